@@ -1,0 +1,108 @@
+"""The machine: device, precision, seeds and progress."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from featuregen.errors import UserError
+
+_T = TypeVar("_T")
+
+
+def resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"'{name}' is no device; use auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{name}' was asked for, but torch finds no CUDA device here; use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device '{name}' does not exist; this machine has {torch.cuda.device_count()} CUDA device(s).")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{name}' is not supported; use auto, cpu or cuda.")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies bf16 itself, else fp32: a rule, so that runs repeat."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16" if native else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+class RowRandom:
+    """Random numbers keyed by (seed, purpose, row), so that batches, shards and resuming never change them.
+
+    They are computed from Philox's raw 64-bit output alone: numpy promises to keep that stream forever,
+    which it does not promise for its distributions.
+    """
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        digest = hashlib.sha256(purpose.encode()).digest()
+        self._key = np.array([seed, int.from_bytes(digest[:8], "little")], dtype=np.uint64)
+
+    def _raw(self, row: int, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        counter = np.array([0, 0, row, 0], dtype=np.uint64)
+        return np.asarray(np.random.Philox(key=self._key, counter=counter).random_raw(count))
+
+    def integers(self, rows: Iterable[int], high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """One integer in [0, high) per row."""
+        return np.array([int(self._raw(int(row), 1)[0] % np.uint64(high)) for row in rows], dtype=np.int64)
+
+    def uniform(self, row: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """`count` numbers in [0, 1) for one row."""
+        return (self._raw(row, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def normal(self, row: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """`count` standard normal numbers for one row (Box-Muller)."""
+        half = (count + 1) // 2
+        radius = np.sqrt(-2 * np.log(1 - self.uniform(row, 2 * half)[:half]))
+        angle = 2 * np.pi * self.uniform(row, 2 * half)[half:]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+    def permutation(self, row: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """A shuffle of range(count) for one row."""
+        return np.argsort(self._raw(row, count), kind="stable").astype(np.int64)
+
+    def torch_generator(self, row: int, device: torch.device) -> torch.Generator:
+        """A torch generator for work whose bits depend on the device anyway (augmentation, random starts)."""
+        return torch.Generator(device).manual_seed(int(self._raw(row, 1)[0] >> np.uint64(1)))
+
+
+def progress(items: Iterable[_T], label: str, total: int | None = None, quiet: bool = False) -> Iterator[_T]:
+    """A bar on standard error; nothing when output goes to a file."""
+    hidden = quiet or not sys.stderr.isatty()
+    yield from tqdm(items, desc=label, total=total, file=sys.stderr, disable=hidden, leave=False, mininterval=0.2)
+
+
+def note(message: str) -> None:
+    """Progress in words, on standard error."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def software(device: torch.device, precision: str) -> dict[str, str]:
+    """What made a file, for its record."""
+    packages = {name: metadata.version(name) for name in ("featuregen", "torch", "numpy", "h5py")}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {**packages, "python": platform.python_version(), "device": f"{device.type} ({name})", "precision": precision}
