@@ -1,0 +1,61 @@
+"""The classifier every other room works with: pixels in [0, 1] go in, and it normalises them itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from featuregen.errors import UserError
+from featuregen.models.backbone import Backbone
+
+
+class Classifier(nn.Module):
+    """A backbone, its normaliser, and what is needed to build both again."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: Backbone,
+        *,
+        architecture: str,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        width: int,
+        fake_relu: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.architecture = architecture
+        self.image_shape = image_shape
+        self.classes = classes
+        self.width = width
+        self.takes_fake_relu = fake_relu
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def features(self, x: Tensor, fake_relu: bool = False) -> Tensor:
+        """Penultimate features (N, D). With `fake_relu` the last ReLU passes every gradient."""
+        if fake_relu and not self.takes_fake_relu:
+            raise UserError(
+                f"{self.architecture} has no fake ReLU; set fake_relu to false or choose another architecture."
+            )
+        return self.net.features((x - self.mean[:, None, None]) / self.std[:, None, None], fake_relu)
+
+    def head(self, features: Tensor) -> Tensor:
+        return self.net.head(features)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.net.head(self.features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,136 @@
+"""The architectures by name, what each takes, and how a model is built from settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from featuregen.config import Model, closest
+from featuregen.errors import UserError
+from featuregen.models.backbone import Backbone
+from featuregen.models.classifier import Classifier
+from featuregen.models.convnets import ConvNet
+
+ImageShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table. `channels` none takes any, `max_size` none has no limit, `width` 0 is not adjustable."""
+
+    name: str
+    description: str
+    builder: Callable[[ImageShape, int, int], Backbone]
+    channels: tuple[int, ...] | None = None
+    min_size: int = 1
+    max_size: int | None = None
+    width: int = 0
+    fake_relu: bool = True
+
+    def takes(self, image_shape: ImageShape) -> bool:
+        channels, *sides = image_shape
+        if self.channels is not None and channels not in self.channels:
+            return False
+        return all(self.min_size <= side <= (self.max_size or side) for side in sides)
+
+    @property
+    def channels_text(self) -> str:
+        return "any" if self.channels is None else " or ".join(str(count) for count in self.channels)
+
+    @property
+    def sizes_text(self) -> str:
+        low, high = f"{self.min_size}x{self.min_size}", f"{self.max_size}x{self.max_size}"
+        if self.max_size is None:
+            return f"{low} or larger"
+        return f"{low} only" if low == high else f"{low} to {high}"
+
+
+_TABLE = (
+    Architecture(
+        "convnet",
+        "three convolutions with batch norm; trains in seconds",
+        lambda shape, classes, width: ConvNet(shape[0], classes, width),
+        min_size=6,
+        width=16,
+    ),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _TABLE}
+
+
+def find_architecture(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise UserError(f"'{name}' is no architecture; {closest(name, ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def architecture_table() -> str:
+    """The table, ready to print."""
+    rows = [("name", "channels", "image size", "width", "fake ReLU", "description")]
+    for item in ARCHITECTURES.values():
+        width = str(item.width) if item.width else "fixed"
+        fake = "yes" if item.fake_relu else "no"
+        rows.append((item.name, item.channels_text, item.sizes_text, width, fake, item.description))
+    spans = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(span) for cell, span in zip(row, spans, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def build_model(
+    settings: Model,
+    image_shape: ImageShape,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+) -> Classifier:
+    """A fresh classifier on the CPU, in training mode; the seed alone decides its weights."""
+    _check_normaliser(image_shape[0], mean, std)
+    # torch.manual_seed would also seed the CUDA generators, which fork_rng(devices=[]) does not put back.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        return assemble(settings, image_shape, classes, mean, std)
+
+
+def assemble(
+    settings: Model, image_shape: ImageShape, classes: int, mean: Sequence[float], std: Sequence[float]
+) -> Classifier:
+    """The modules of a classifier, on torch's current device and from its current random state."""
+    architecture = find_architecture(settings.architecture)
+    _check_shape(architecture, image_shape)
+    if classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes; got {classes}.")
+    if settings.width and not architecture.width:
+        raise UserError(f"model.width is {settings.width}, but the width of {architecture.name} is fixed; set it to 0.")
+    width = settings.width or architecture.width
+    return Classifier(
+        architecture.builder(image_shape, classes, width),
+        architecture=architecture.name,
+        image_shape=image_shape,
+        classes=classes,
+        width=width,
+        fake_relu=architecture.fake_relu,
+        mean=mean,
+        std=std,
+    )
+
+
+def _check_shape(architecture: Architecture, image_shape: ImageShape) -> None:
+    if architecture.takes(image_shape):
+        return
+    shape = "x".join(str(side) for side in image_shape)
+    fitting = ", ".join(item.name for item in ARCHITECTURES.values() if item.takes(image_shape)) or "none"
+    raise UserError(
+        f"{architecture.name} takes images of {architecture.sizes_text} pixels with {architecture.channels_text} "
+        f"channels, not {shape} (channels x height x width); architectures that take it: {fitting}."
+    )
+
+
+def _check_normaliser(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    if len(mean) != channels or len(std) != channels:
+        raise UserError(f"the normaliser has {len(mean)} means and {len(std)} deviations for {channels} channels.")
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise UserError(f"the normaliser needs finite means and positive deviations; got {list(mean)} and {list(std)}.")
