@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import reprlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,26 @@ def save_model(path: str | Path, model: Classifier, record: dict[str, Any]) -> N
 
 def read_model_record(path: str | Path) -> dict[str, Any]:
     """The header of a saved model, checked; its `record` is what `save_model` was given. Reads no weights."""
-    return _read(Path(path), with_tensors=False)[0]
+    with _opened(Path(path)) as file:
+        return _parse(Path(path), (file.metadata() or {}).get("featuregen"))
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Classifier, dict[str, Any]]:
     """The model in eval mode, and its record; anything that does not fit is refused."""
     path = Path(path)
-    header, tensors = _read(path, with_tensors=True)
-    model = _skeleton(path, header)
-    model.load_state_dict(tensors, assign=True)
+    with _opened(path) as file:
+        header = _parse(path, (file.metadata() or {}).get("featuregen"))
+        model = _skeleton(path, header)
+        names = file.keys()
+        _check_fit(path, model, {name: _type_and_shape(file.get_slice(name)) for name in names})
+        # Cloned, because safetensors maps the file: truncating it later would kill the process.
+        tensors = {name: file.get_tensor(name).clone() for name in names}
     if _digest(tensors) != header["weights_sha256"]:
         raise UserError(f"{path} is damaged: its weights do not match their recorded sha256; restore the file.")
     broken = _not_finite(tensors)
-    if broken or bool((model.std <= 0).any()):
+    if broken or bool((tensors["std"] <= 0).any()):
         raise UserError(f"{path} holds unusable weights: {broken or 'std'} must be finite and deviations positive.")
+    model.load_state_dict(tensors, assign=True)
     return model.to(device).eval(), header["record"]
 
 
@@ -101,19 +108,13 @@ def _write(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"No model file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = _parse(path, (file.metadata() or {}).get("featuregen"))
-            if not with_tensors:
-                return header, {}
-            names = file.keys()
-            found = {name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names}
-            _check_fit(path, _skeleton(path, header), found)
-            # Cloned, because safetensors maps the file: truncating it later would kill the process.
-            return header, {name: file.get_tensor(name).clone() for name in names}
+            yield file
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is no readable safetensors file ({reason}); it may be truncated.") from None
@@ -166,6 +167,10 @@ def _skeleton(path: Path, header: dict[str, Any]) -> Classifier:
             return assemble(settings, (channels, height, width), header["classes"], [0.0] * channels, [1.0] * channels)
     except UserError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from None
+
+
+def _type_and_shape(stored: Any) -> tuple[str, list[int]]:
+    return stored.get_dtype(), stored.get_shape()
 
 
 def _check_fit(path: Path, model: Classifier, found: dict[str, tuple[str, list[int]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from featuregen.config import Model, closest
 from featuregen.errors import UserError
 from featuregen.models.backbone import Backbone
 from featuregen.models.classifier import Classifier
-from featuregen.models.convnets import ConvNet
+from featuregen.models.convnets import CarliniWagner, ConvNet
+from featuregen.models.resnets import PreActResNet18, ResNet9
+from featuregen.models.robustness_nets import RobustnessNet
 
 ImageShape = tuple[int, int, int]
 
@@ -45,25 +48,74 @@ class Architecture:
         low, high = f"{self.min_size}x{self.min_size}", f"{self.max_size}x{self.max_size}"
         if self.max_size is None:
             return f"{low} or larger"
-        return f"{low} only" if low == high else f"{low} to {high}"
+        return low if low == high else f"{low} to {high}"
 
 
+def _robustness(
+    name: str,
+    description: str,
+    constructor: str,
+    min_size: int = 32,
+    max_size: int | None = 32,
+    fake_relu: bool = True,
+) -> Architecture:
+    return Architecture(
+        name,
+        f"{description} (robustness package)",
+        lambda shape, classes, width: RobustnessNet(constructor, classes),
+        channels=(3,),
+        min_size=min_size,
+        max_size=max_size,
+        fake_relu=fake_relu,
+    )
+
+
+# Sizes are those whose last feature map is used whole: ResNets also run on 33 to 56 pixels, VGG and DenseNet on
+# 33 to 63, but drop the border without a word.
 _TABLE = (
     Architecture(
         "convnet",
-        "three convolutions with batch norm; trains in seconds",
+        "3 convolutions with batch norm, trains in seconds",
         lambda shape, classes, width: ConvNet(shape[0], classes, width),
         min_size=6,
         width=16,
     ),
+    Architecture(
+        "cw-convnet",
+        "Carlini & Wagner 2017, Table 1: the MNIST net for 1 channel, the CIFAR net for 3",
+        lambda shape, classes, width: CarliniWagner(shape, classes),
+        channels=(1, 3),
+        min_size=16,
+    ),
+    Architecture(
+        "resnet9",
+        "the DAWNBench ResNet-9, 94 % on CIFAR-10 in a few epochs",
+        lambda shape, classes, width: ResNet9(shape[0], classes, width),
+        min_size=16,
+        width=64,
+    ),
+    Architecture(
+        "preactresnet18",
+        "pre-activation ResNet-18, He et al. 2016",
+        lambda shape, classes, width: PreActResNet18(shape[0], classes, width),
+        min_size=16,
+        width=64,
+    ),
+    _robustness("resnet18", "ResNet-18", "resnet18", min_size=25),
+    _robustness("resnet50", "ResNet-50, the paper's source model", "resnet50", min_size=25),
+    _robustness("vgg16", "VGG-16 with batch norm", "vgg16", fake_relu=False),
+    _robustness("densenet121", "DenseNet-121, also by the name densenet", "densenet121"),
+    _robustness("inception-v3", "Inception-v3", "InceptionV3", min_size=9, max_size=None, fake_relu=False),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _TABLE}
+_ALIASES = {"densenet": "densenet121"}
 
 
 def find_architecture(name: str) -> Architecture:
+    name = _ALIASES.get(name, name)
     if name not in ARCHITECTURES:
-        raise UserError(f"'{name}' is no architecture; {closest(name, ARCHITECTURES)}")
+        raise UserError(f"{reprlib.repr(name)} is no architecture; {closest(name, ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 
@@ -124,8 +176,8 @@ def _check_shape(architecture: Architecture, image_shape: ImageShape) -> None:
     shape = "x".join(str(side) for side in image_shape)
     fitting = ", ".join(item.name for item in ARCHITECTURES.values() if item.takes(image_shape)) or "none"
     raise UserError(
-        f"{architecture.name} takes images of {architecture.sizes_text} pixels with {architecture.channels_text} "
-        f"channels, not {shape} (channels x height x width); architectures that take it: {fitting}."
+        f"{architecture.name} takes no {shape} images (channels x height x width): it needs {architecture.sizes_text} "
+        f"pixels, channels: {architecture.channels_text}; architectures for {shape}: {fitting}."
     )
 
 
