@@ -1,0 +1,23 @@
+"""The HDF5 file, format version 1: written row by row, resumed, read as a torch `Dataset`, checked."""
+
+from featuregen.store.checks import Check, check_against_base, check_file
+from featuregen.store.dataset import FeatureDataset
+from featuregen.store.format import COLUMNS, FORMAT_VERSION, Damaged, Header
+from featuregen.store.reader import Info, read_columns, read_images, read_info
+from featuregen.store.writer import Writer
+
+__all__ = [
+    "COLUMNS",
+    "FORMAT_VERSION",
+    "Check",
+    "Damaged",
+    "FeatureDataset",
+    "Header",
+    "Info",
+    "Writer",
+    "check_against_base",
+    "check_file",
+    "read_columns",
+    "read_images",
+    "read_info",
+]

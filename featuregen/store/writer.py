@@ -1,0 +1,270 @@
+"""Writing a file: batches into the journal beside it, then the HDF5 file in one go and in one order."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import h5py
+import numpy as np
+
+from featuregen.errors import UserError
+from featuregen.store.format import (
+    COLUMNS,
+    FORMAT,
+    Array,
+    Attribute,
+    Header,
+    chunk_shape,
+    column_dtype,
+    column_shape,
+    content_digest,
+    difference,
+    record_digest,
+    value_problem,
+)
+from featuregen.store.journal import Journal, partial_path
+from featuregen.store.reader import read_info
+
+
+class Writer:
+    """Rows in order, a batch at a time; whatever stops the run, the batches appended so far are kept.
+
+    `complete` says that the finished file is already there; otherwise go on from row `rows_done`.
+    """
+
+    def __init__(self, path: Path, header: Header, journal: Journal | None) -> None:
+        self.path = path
+        self.header = header
+        self._journal = journal
+
+    @classmethod
+    def open(cls, path: Path, header: Header, force: bool = False) -> Writer:
+        """Refuse before any work what would fail after it: the folder, the room on disk, a file in the way."""
+        path = Path(path)
+        if not force and _is_complete(path, header):
+            return cls(path, header, None)
+        with _disk(path):
+            if path.is_dir():
+                raise UserError(f"{path} is a folder; name a file to write, for example {path / 'det.h5'}.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            journal = Journal(partial_path(path), header)
+        writer = cls(path, header, journal)
+        try:
+            # Another run may have finished it between the first look and the lock.
+            if not force and _is_complete(path, header):
+                journal.remove()
+                return cls(path, header, None)
+            with _disk(path):
+                _finishing_path(path).unlink(missing_ok=True)
+                writer._check_room()
+        except BaseException:
+            journal.close()
+            raise
+        return writer
+
+    @property
+    def complete(self) -> bool:
+        return self._journal is None
+
+    @property
+    def rows_done(self) -> int:
+        return self._journal.rows if self._journal else self.header.rows
+
+    def append(self, columns: Mapping[str, Array]) -> None:
+        """The next rows, in every column at once."""
+        journal = self._open_journal()
+        self._check(columns)
+        with _disk(self.path, f"{journal.rows} rows are kept, and the same command goes on from there"):
+            journal.append(columns)
+
+    def finish(self, success_rate: float, created: str | None = None) -> str:
+        """Write the file, put it in place at once, and return its content_sha256."""
+        journal = self._open_journal()
+        if journal.rows != self.header.rows:
+            raise UserError(f"{self.path} has {journal.rows} of {self.header.rows} rows; append the others first.")
+        if not (math.isnan(success_rate) or 0 <= success_rate <= 1):
+            raise UserError(f"The success rate of {self.path} is {success_rate}; it is a share between 0 and 1.")
+        attributes = self.header.attributes()
+        attributes["success_rate"] = float(success_rate)
+        attributes["created"] = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        finishing = _finishing_path(self.path)
+        with _disk(self.path, "all rows are kept, and the same command finishes the file"):
+            try:
+                with finishing.open("w+b") as file:
+                    target = _Reserved(file, _file_size(self.header, attributes))
+                    digest = self._write(target, journal, attributes)
+                    target.seal()
+                os.replace(finishing, self.path)
+                _sync_folder(self.path.parent)
+            finally:
+                finishing.unlink(missing_ok=True)
+            journal.remove()
+        self._journal = None
+        return digest
+
+    def close(self) -> None:
+        """Let go of the lock; an unfinished file stays where it is."""
+        if self._journal:
+            self._journal.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_journal(self) -> Journal:
+        if self._journal is None:
+            raise UserError(f"{self.path} is finished and takes no more rows.")
+        return self._journal
+
+    def _check(self, columns: Mapping[str, Array]) -> None:
+        if set(columns) != set(COLUMNS):
+            odd = ", ".join(sorted(set(columns) ^ set(COLUMNS)))
+            raise UserError(
+                f"{self.path}: a batch has exactly the columns {', '.join(COLUMNS)}; missing or unknown: {odd}."
+            )
+        count = len(columns["labels"])
+        if not 0 < count <= self.header.rows - self.rows_done:
+            left = self.header.rows - self.rows_done
+            raise UserError(f"{self.path}: a batch of {count} rows was given where 1 to {left} are missing.")
+        for name, values in columns.items():
+            dtype = column_dtype(name, self.header.dtype)
+            shape = column_shape(name, count, self.header.image_shape)
+            if values.dtype != dtype or values.shape != shape:
+                given = f"{values.dtype} of shape {values.shape}"
+                raise UserError(f"{self.path}: column '{name}' takes {dtype} of shape {shape}; got {given}.")
+            problem = value_problem(name, values, len(self.header.classes))
+            if problem:
+                raise UserError(f"{self.path}: column '{name}' in the batch after row {self.rows_done}: {problem}.")
+
+    def _check_room(self) -> None:
+        """The journal grows to the size of the data, and the file is written before the journal goes."""
+        wanted = 2 * _file_size(self.header, {}) - partial_path(self.path).stat().st_size
+        usage = shutil.disk_usage(self.path.parent)
+        # Some network file systems report nothing at all.
+        if usage.total and usage.free < wanted:
+            raise UserError(
+                f"{self.path} needs about {_megabytes(wanted)} while it is made, and {self.path.parent} has "
+                f"{_megabytes(usage.free)} free; make room or choose another output."
+            )
+
+    def _write(self, target: _Reserved, journal: Journal, attributes: dict[str, Attribute]) -> str:
+        with h5py.File(target, "w", track_order=False) as root:
+            # First, so that a truncated file can still be told from a stranger's.
+            root.attrs["format"] = FORMAT
+            for name in COLUMNS:
+                shape = column_shape(name, self.header.rows, self.header.image_shape)
+                dtype = column_dtype(name, self.header.dtype)
+                chunks = chunk_shape(shape, dtype)
+                root.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, track_times=False)
+            for name in COLUMNS:
+                start = 0
+                for records in journal.batches():
+                    root[name][start : start + len(records)] = np.ascontiguousarray(records[name])
+                    start += len(records)
+            digest = content_digest(root, attributes)
+            attributes["content_sha256"] = digest
+            attributes["record_sha256"] = record_digest(attributes)
+            for name in sorted(set(attributes) - {"format"}):
+                root.attrs[name] = attributes[name]
+        return digest
+
+
+class _Reserved:
+    """A file for HDF5 to write whose room on disk is taken beforehand.
+
+    HDF5 ends the process if it cannot flush, so a full disk must show before it begins.
+    """
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        os.posix_fallocate(file.fileno(), 0, size)
+        self._file = file
+        self._end = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(self._end + offset if whence == os.SEEK_END else offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: memoryview) -> int:
+        count = self._file.write(data)
+        self._end = max(self._end, self._file.tell())
+        return count
+
+    def truncate(self, size: int) -> None:
+        self._end = size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seal(self) -> None:
+        """Give back what was not needed, and see the rest onto the disk."""
+        self._file.truncate(self._end)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _is_complete(path: Path, header: Header) -> bool:
+    """Whether the output is there already; anything else in its place is refused."""
+    if not path.is_file():
+        return False
+    try:
+        there = read_info(path).header()
+    except UserError as error:
+        raise UserError(f"Cannot replace what is there: {str(error).rstrip('.')}; --force overwrites it.") from None
+    odd = difference(there.identity(), header.identity())
+    if odd:
+        raise UserError(f"{path} is another dataset: {odd}; choose another output, or --force to overwrite it.")
+    return True
+
+
+def _finishing_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.finishing")
+
+
+def _file_size(header: Header, attributes: Mapping[str, Attribute]) -> int:
+    """Never less than HDF5 will take: chunks with their checksums, an index entry for each, text, and a margin."""
+    size = 1 << 20
+    for name in COLUMNS:
+        shape, dtype = column_shape(name, header.rows, header.image_shape), column_dtype(name, header.dtype)
+        chunk = chunk_shape(shape, dtype)
+        size += -(-shape[0] // chunk[0]) * (math.prod(chunk) * dtype.itemsize + 256)
+    return size + sum(2 * len(value.encode()) for value in attributes.values() if isinstance(value, str))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _disk(path: Path, consequence: str = "choose another output, or mend that") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"Cannot write {path}: {reason}; {consequence}.") from None
