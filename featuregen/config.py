@@ -112,14 +112,26 @@ class Synthesis:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Fresh models per dataset, and the attacks they face: one per norm and eps."""
+    """Fresh models per dataset, and the attacks they face: one per norm and eps.
+
+    `headline` is the L2 eps of the bar chart and of every claim in words, fixed before any seed is run.
+    """
 
     seeds: int = _limits(3, low=1)
     l2: tuple[float, ...] = _limits((0.25, 0.5), low=0)
+    headline: float = _limits(0.5, low=0)
     linf: tuple[float, ...] = _limits((), low=0)
     steps: int = _limits(20, low=1)
     restarts: int = _limits(1, low=1)
     batch_size: int = _limits(500, low=1)
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """The radii at which judges other than the source look at D_rand and D_det, on `rows` images each (0: all)."""
+
+    eps: tuple[float, ...] = _limits((), above=0)
+    rows: int = _limits(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class Config:
     synthesis: Mapping[str, Synthesis] = field(default_factory=dict[str, Synthesis])
     fresh: Mapping[str, Training] = field(default_factory=dict[str, Training])
     evaluation: Evaluation = Evaluation()
+    honesty: Honesty = Honesty()
 
 
 # Reading -------------------------------------------------------------------------------------------
@@ -193,6 +206,9 @@ def check_consistency(config: Config) -> None:
             raise UserError(f"synthesis.{kind}.norm is 'none'; {kind} needs a ball: set it to l2 or linf.")
         if recipe.norm != "none" and recipe.eps == 0:
             raise UserError(f"synthesis.{kind}.eps is 0 with norm {recipe.norm}; give a positive radius.")
+    if config.evaluation.headline not in config.evaluation.l2:
+        radii = ", ".join(f"{eps:g}" for eps in config.evaluation.l2)
+        raise UserError(f"evaluation.headline is {config.evaluation.headline:g}; choose one of evaluation.l2: {radii}.")
     if config.sources.robust.attack is None:
         raise UserError("sources.robust.attack is missing; a robust source model is trained against an attack.")
     if config.sources.standard.attack is not None:

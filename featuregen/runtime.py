@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -14,9 +15,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from featuregen.config import Runtime
 from featuregen.errors import UserError
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where work runs, settled before it starts."""
+
+    device: torch.device
+    precision: str
+
+
+def resolve(settings: Runtime) -> Machine:
+    device = resolve_device(settings.device)
+    return Machine(device, resolve_precision(settings.precision, device))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -101,8 +116,10 @@ def note(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def software(device: torch.device, precision: str) -> dict[str, str]:
+def software(machine: Machine) -> dict[str, str]:
     """What made a file, for its record."""
     packages = {name: metadata.version(name) for name in ("featuregen", "torch", "numpy", "h5py")}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {**packages, "python": platform.python_version(), "device": f"{device.type} ({name})", "precision": precision}
+    kind = machine.device.type
+    name = torch.cuda.get_device_name(machine.device) if kind == "cuda" else platform.machine()
+    record = {"python": platform.python_version(), "device": f"{kind} ({name})", "precision": machine.precision}
+    return {**packages, **record}

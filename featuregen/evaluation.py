@@ -1,0 +1,100 @@
+"""What a model is worth: accuracy under attack, and what different judges see in a dataset. Always in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featuregen.attacks import pgd
+from featuregen.config import Attack, Evaluation, Norm
+from featuregen.runtime import RowRandom
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracy on clean images and under attack; eps as text, so that JSON keeps it."""
+
+    clean: float
+    l2: dict[str, float]
+    linf: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score(model: nn.Module, images: Tensor, labels: Tensor, settings: Evaluation, seed: int = 0) -> Scores:
+    right = _right(model, images, labels, settings.batch_size)
+    return Scores(
+        clean=right.float().mean().item(),
+        l2=_under_attack(model, images, labels, right, "l2", settings.l2, settings, seed),
+        linf=_under_attack(model, images, labels, right, "linf", settings.linf, settings, seed),
+    )
+
+
+def _under_attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    right: Tensor,
+    norm: Norm,
+    radii: tuple[float, ...],
+    settings: Evaluation,
+    seed: int,
+) -> dict[str, float]:
+    """An image lost at one eps stays lost at every larger one, since its ball lies inside theirs."""
+    standing = right.nonzero().flatten()
+    accuracy: dict[str, float] = {}
+    for eps in sorted(radii):
+        attack = Attack(norm=norm, eps=eps, steps=settings.steps, restarts=settings.restarts)
+        generator = RowRandom(seed, f"restarts {norm} {eps:g}").torch_generator(0, images.device)
+        held = []
+        for part in _batches(len(standing), settings.batch_size):
+            rows = standing[part]
+            found = pgd(model, images[rows], labels[rows], attack, generator=generator)
+            held.append(_right(model, found, labels[rows], settings.batch_size))
+        standing = standing[torch.cat(held)] if held else standing
+        accuracy[f"{eps:g}"] = len(standing) / len(images)
+    return accuracy
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+    model.eval()
+    return torch.cat([model(images[part]).argmax(1) for part in _batches(len(images), batch_size)])
+
+
+def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    return predict(model, images, batch_size) == labels
+
+
+def nearest_neighbour(images: Tensor, own: Tensor, known: Tensor, labels: Tensor, batch_size: int = 500) -> Tensor:
+    """The class of each image's nearest known image, leaving out the one it was made from (row `own`)."""
+    flat, found = known.flatten(1), []
+    for part in _batches(len(images), batch_size):
+        distance = torch.cdist(images[part].flatten(1), flat)
+        distance.scatter_(1, own[part].view(-1, 1), float("inf"))
+        found.append(labels[distance.argmin(1)])
+    return torch.cat(found)
+
+
+def judged(seen: Tensor, true: Tensor, stored: Tensor) -> dict[str, float]:
+    """Shares of images seen as their true class, as the stored label, as neither; only rows where the two differ."""
+    differ = true != stored
+    if not differ.any():
+        return {"true": float("nan"), "stored": float("nan"), "neither": float("nan")}
+    as_true = (seen == true)[differ].float().mean().item()
+    as_stored = (seen == stored)[differ].float().mean().item()
+    return {"true": as_true, "stored": as_stored, "neither": max(0.0, 1 - as_true - as_stored)}
+
+
+def _batches(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

@@ -1,0 +1,100 @@
+"""The one loop that moves pixels: objective, step rule, schedule, constraint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from featuregen.config import Norm
+
+Schedule = Literal["constant", "cosine", "linear"]
+Objective = Callable[[Tensor], Tensor]
+
+# Keeps a vanishing gradient from becoming 0/0; far below any gradient that still points somewhere.
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All images within `eps` of `centre`, image by image."""
+
+    norm: Norm
+    eps: float
+    centre: Tensor
+
+
+def image_norms(x: Tensor) -> Tensor:
+    """The L2 norm of every image, shaped to broadcast over it."""
+    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """The direction of unit size in `norm` along which the objective grows fastest."""
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / image_norms(gradient).clamp_min(TINY)
+
+
+def project(x: Tensor, ball: Ball | None) -> Tensor:
+    """The nearest image inside the ball, then inside [0, 1] (which keeps it inside the ball)."""
+    if ball is None:
+        return x.clamp(0, 1)
+    offset = x - ball.centre
+    if ball.norm == "linf":
+        offset = offset.clamp(-ball.eps, ball.eps)
+    else:
+        offset = offset * (ball.eps / image_norms(offset).clamp_min(TINY)).clamp_max(1)
+    return (ball.centre + offset).clamp(0, 1)
+
+
+def step_sizes(size: float, steps: int, schedule: Schedule) -> list[float]:
+    """The length of every step; the decaying schedules end just above zero."""
+    if schedule == "constant":
+        return [size] * steps
+    if schedule == "linear":
+        return [size * (1 - step / steps) for step in range(steps)]
+    return [size * 0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+
+
+def move_pixels(
+    start: Tensor,
+    objective: Objective,
+    *,
+    sizes: list[float],
+    norm: Norm = "l2",
+    ball: Ball | None = None,
+    ascend: bool = False,
+) -> Tensor:
+    """Follow the objective's gradient one step per entry of `sizes`; the last iterate is the result.
+
+    `objective` maps images to one number per image. Nothing in the loop waits for the device.
+    """
+    x = start.detach()
+    for size in sizes:
+        x = x.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+        with torch.no_grad():
+            x = project(x + steepest(gradient, norm) * (size if ascend else -size), ball)
+    return x.detach()
+
+
+@contextmanager
+def fixed(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode with frozen parameters, so that only pixels get gradients; restored afterwards."""
+    training = model.training
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in learnt:
+        parameter.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        model.train(training)
+        for parameter in learnt:
+            parameter.requires_grad_(True)

@@ -1,0 +1,255 @@
+"""One config, one base set, one folder: models trained once, datasets made once, both found again by their settings."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featuregen.config import Config, Evaluation, Synthesis, Training, canonical_json, closest, to_dict
+from featuregen.errors import UserError
+from featuregen.evaluation import score
+from featuregen.images import Base, balanced_rows, load_images
+from featuregen.models import Classifier, build_model, load_model, read_model_record, save_model, weights_sha256
+from featuregen.runtime import Machine, note, resolve, software
+from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
+from featuregen.synthesis import RULES, Plan, make_plan, synthesize
+from featuregen.training import train
+
+# Fresh models start from other weights than any source model, or the two would share more than the data.
+FRESH_SEED = 1000
+
+PAPER = (
+    "Ilyas, Santurkar, Tsipras, Engstrom, Tran, Madry: Adversarial Examples Are Not Bugs, They Are Features. "
+    "NeurIPS 2019, arXiv:1905.02175."
+)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images and labels on the device, and the digest that names them."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, the record that travels with it, and where it was found."""
+
+    model: Classifier
+    record: dict[str, Any]
+    path: Path
+
+
+class Workshop:
+    """Where the models and datasets of one config are made and kept: `out/models` and `out/*.h5`."""
+
+    def __init__(self, config: Config, out: Path, base: Base | None = None) -> None:
+        self.config = config
+        self.out = Path(out)
+        self.machine: Machine = resolve(config.runtime)
+        self.base = base or load_images(config.data)
+
+    @cached_property
+    def train_set(self) -> Examples:
+        split, device = self.base.train, self.machine.device
+        return Examples(self.base.name, split.tensor(device), split.label_tensor(device), split.sha256)
+
+    @cached_property
+    def test_set(self) -> Examples:
+        split, device = self.base.test, self.machine.device
+        return Examples(f"{self.base.name} test", split.tensor(device), split.label_tensor(device), split.sha256)
+
+    # Models --------------------------------------------------------------------------------------
+
+    def source(self, which: str, number: int = 0) -> Trained:
+        """The standard or robust model trained on the base set; number 0 is the one that makes datasets."""
+        recipe = self.config.sources.robust if which == "robust" else self.config.sources.standard
+        return self.trained(self.train_set, recipe, self.config.seed + number, f"{which} model {number}")
+
+    def fresh(self, data: Examples, recipe: Training, number: int, title: str) -> Trained:
+        """A model that has seen nothing but the given data."""
+        return self.trained(data, recipe, self.config.seed + FRESH_SEED + number, f"{title}: fresh model {number}")
+
+    def trained(self, data: Examples, recipe: Training, seed: int, title: str) -> Trained:
+        """Found by its settings, or trained, saved, measured, saved again with its accuracies."""
+        settings = self._model_settings(data, recipe, seed)
+        path = self._model_path(settings)
+        if path.exists():
+            model, record = load_model(path, self.machine.device)
+        else:
+            note(f"training {title}")
+            model, record = self._train(data, recipe, seed, title, settings)
+            save_model(path, model, record)
+        found = Trained(model, record, path)
+        wanted = to_dict(self.config.evaluation) | {"test": self.base.test.sha256}
+        if record.get("accuracy", {}).get("settings") != wanted:
+            started = time.perf_counter()
+            record["accuracy"] = {"settings": wanted, **self.score(model).to_dict()}
+            record["seconds"]["evaluation"] = time.perf_counter() - started
+            save_model(path, model, record)
+        return found
+
+    def score(self, model: Classifier, settings: Evaluation | None = None) -> Any:
+        """Clean and attacked accuracy on the untouched test set."""
+        self.check_fits(model, "The model")
+        test = self.test_set
+        return score(model, test.images, test.labels, settings or self.config.evaluation, self.config.seed)
+
+    def load_source(self, path: Path) -> Trained:
+        """A given checkpoint, which must fit the base set."""
+        model, record = load_model(path, self.machine.device)
+        self.check_fits(model, str(path))
+        return Trained(model, record, Path(path))
+
+    def check_fits(self, model: Classifier, name: str) -> None:
+        wanted = (self.base.image_shape, len(self.base.classes))
+        if (model.image_shape, model.classes) != wanted:
+            raise UserError(
+                f"{name} takes images of shape {model.image_shape} in {model.classes} classes, but {self.base.name} has "
+                f"{wanted[0]} in {wanted[1]}; choose the image set it was trained on with --data."
+            )
+
+    def _train(
+        self, data: Examples, recipe: Training, seed: int, title: str, settings: dict[str, Any]
+    ) -> tuple[Classifier, dict[str, Any]]:
+        mean, std = _channel_statistics(data.images)
+        shape, classes = self.base.image_shape, len(self.base.classes)
+        model = build_model(self.config.model, shape, classes, mean, std, seed).to(self.machine.device)
+        log = train(
+            model, data.images, data.labels, recipe, seed=seed, precision=self.machine.precision, title=title
+        )
+        record: dict[str, Any] = {
+            "settings": settings,
+            "trained_on": {"name": data.name, "sha256": data.sha256},
+            "base": {"name": self.base.name, "train_sha256": self.base.train.sha256},
+            "config": to_dict(self.config),
+            "train_accuracy": log.train_accuracy,
+            "loss": [round(epoch.loss, 6) for epoch in log.epochs],
+            "seconds": {"training": log.seconds},
+            "software": software(self.machine),
+        }
+        return model, record
+
+    def _model_settings(self, data: Examples, recipe: Training, seed: int) -> dict[str, Any]:
+        return {
+            "model": to_dict(self.config.model),
+            "training": to_dict(recipe),
+            "seed": seed,
+            "data": data.sha256,
+            "classes": len(self.base.classes),
+            "precision": self.machine.precision,
+        }
+
+    def _model_path(self, settings: dict[str, Any]) -> Path:
+        key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+        return self.out / "models" / f"{self.config.model.architecture}-{key}.safetensors"
+
+    # Datasets ------------------------------------------------------------------------------------
+
+    def recipe(self, kind: str) -> Synthesis:
+        if kind not in RULES:
+            raise UserError(f"'{kind}' is no kind of dataset; {closest(kind, RULES)}")
+        if kind not in self.config.synthesis:
+            raise UserError(f"config '{self.config.name}' has no recipe for {kind}; add one under synthesis.{kind}.")
+        return self.config.synthesis[kind]
+
+    def fresh_recipe(self, kind: str) -> Training:
+        """How models are trained on a kind; a kind without a recipe of its own is trained like the standard source."""
+        return self.config.fresh.get(kind, self.config.sources.standard)
+
+    def plan(self, kind: str, rows: int) -> Plan:
+        split, seed = self.base.train, self.config.seed
+        index = balanced_rows(split.labels, rows, seed)
+        return make_plan(kind, split.labels, index, len(self.base.classes), seed)
+
+    def make(self, kind: str, path: Path, source: Trained | None = None, force: bool = False) -> Info:
+        """Synthesise a dataset into a file, or find it there, or go on where an interrupted run stopped."""
+        recipe = self.recipe(kind)
+        plan = self.plan(kind, recipe.rows)
+        maker = source or self.source(RULES[kind].source)
+        with Writer.open(path, self._header(kind, recipe, plan, maker), force) as writer:
+            if not writer.complete:
+                batches = synthesize(
+                    kind, recipe, maker.model, self.base.train, plan,
+                    seed=self.config.seed, device=self.machine.device, precision=self.machine.precision,
+                    done=writer.rows_done,
+                )  # fmt: skip
+                for columns in batches:
+                    writer.append(columns)
+                writer.finish()
+        return read_info(path)
+
+    def _header(self, kind: str, recipe: Synthesis, plan: Plan, maker: Trained) -> Header:
+        base = self.base
+        return Header(
+            kind=kind,
+            rows=len(plan.index),
+            image_shape=base.image_shape,
+            dtype=recipe.dtype,
+            classes=base.classes,
+            recipe={
+                "seed": self.config.seed,
+                "synthesis": to_dict(recipe),
+                "precision": self.machine.precision,
+            },
+            base={
+                "name": base.name,
+                "split": "train",
+                "rows": len(base.train),
+                "sha256": base.train.sha256,
+                "test_sha256": base.test.sha256,
+                "licence": base.licence,
+            },
+            source_model=describe_model(maker),
+            software=software(self.machine),
+            config=to_dict(self.config),
+            citation=f"{base.citation} {PAPER}".strip(),
+        )
+
+    def examples(self, path: Path) -> Examples:
+        """A dataset file, ready to train on; it must come from this base set."""
+        data = FeatureDataset(path)
+        self.check_base(data.info)
+        device = self.machine.device
+        return Examples(f"{data.info.kind} ({path.name})", data.images.to(device), data.labels.to(device), data.info.content_sha256)
+
+    def check_base(self, info: Info) -> None:
+        recorded, own = info.base.get("sha256"), self.base.train.sha256
+        if recorded != own:
+            raise UserError(
+                f"{info.path} was made from {info.base.get('name')} with digest {str(recorded)[:12]}, but {self.base.name} here "
+                f"has {own[:12]}; choose its base set with --data."
+            )
+
+
+def describe_model(trained: Trained) -> dict[str, Any]:
+    """What a dataset says of its source model: nothing that changes from run to run of the same training."""
+    record: Mapping[str, Any] = trained.record
+    model = trained.model
+    return {
+        "architecture": model.architecture,
+        "width": model.width,
+        "weights_sha256": weights_sha256(model),
+        **{name: record[name] for name in ("settings", "trained_on", "train_accuracy", "accuracy") if name in record},
+    }
+
+
+def accuracy_of(path: Path) -> dict[str, Any]:
+    return dict(read_model_record(path).get("accuracy", {}))
+
+
+def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    flat = images.transpose(0, 1).flatten(1).to(torch.float64)
+    # A constant channel has no spread to divide by.
+    return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
