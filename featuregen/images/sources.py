@@ -1,0 +1,118 @@
+"""The image sets by name, and where each comes from."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featuregen import config
+from featuregen.config import closest
+from featuregen.errors import UserError
+from featuregen.images.arrays import ARRAYS, WANTED, checked, read_npz, words
+from featuregen.images.split import Base, Split, class_ranks
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a set by its name; `loader` is torchvision's class and `place` where it looks for files."""
+
+    classes: tuple[str, ...]
+    licence: str
+    citation: str
+    loader: str = ""
+    place: str = ""
+
+
+_TEN = tuple("0123456789")
+KNOWN = {
+    "digits": _Known(
+        _TEN,
+        "CC BY 4.0",
+        "E. Alpaydin and C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998. "
+        "https://doi.org/10.24432/C50P49",
+    ),
+    "cifar10": _Known(
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        "none stated by its authors",
+        "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009.",
+        "CIFAR10",
+        "cifar-10-batches-py",
+    ),
+    "mnist": _Known(
+        _TEN,
+        "CC BY-SA 3.0",
+        "Y. LeCun, L. Bottou, Y. Bengio and P. Haffner: Gradient-Based Learning Applied to Document Recognition. "
+        "Proceedings of the IEEE 86(11), 1998.",
+        "MNIST",
+        "MNIST/raw",
+    ),
+    "fashion-mnist": _Known(
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        "MIT",
+        "H. Xiao, K. Rasul and R. Vollgraf: Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
+        "Algorithms. arXiv:1708.07747, 2017.",
+        "FashionMNIST",
+        "FashionMNIST/raw",
+    ),
+}
+
+
+def load_images(data: config.Data) -> Base:
+    """The set called `data.name`, or the one in the `.npz` file of that path."""
+    if data.name == "digits":
+        return _digits()
+    if data.name in KNOWN:
+        return _official(data.name, Path(data.folder).expanduser())
+    path = Path(data.name).expanduser()
+    if path.suffix.lower() == ".npz":
+        return _from_npz(path)
+    if path.exists():
+        raise UserError(f"{path} is no .npz file: give one with {WANTED}, or one of {', '.join(KNOWN)}.")
+    hint = closest(data.name.lower(), KNOWN)
+    raise UserError(f"No image set '{data.name}': give a known name or a .npz file; {hint}")
+
+
+def _digits() -> Base:
+    """scikit-learn's 1,797 digits; a fifth of each class is the test set, the same for every seed."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images = np.rint(source.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    labels = source.target.astype(np.int64)
+    tested = class_ranks(labels, 0, "digits test set") < np.rint(np.bincount(labels)[labels] / 5)
+    known = KNOWN["digits"]
+    train, test = Split(images[~tested], labels[~tested]), Split(images[tested], labels[tested])
+    return Base("digits", train, test, known.classes, known.licence, known.citation)
+
+
+def _official(name: str, folder: Path) -> Base:
+    """Through torchvision, which downloads what is not in the folder."""
+    from torchvision import datasets
+
+    known = KNOWN[name]
+    loader = getattr(datasets, known.loader)
+    try:
+        # Some versions of torchvision print, and standard output is for results.
+        with redirect_stdout(sys.stderr):
+            train, test = (loader(root=str(folder), train=part, download=True) for part in (True, False))
+    except Exception as error:  # Network, disk or a damaged file: torchvision has no error type of its own.
+        raise UserError(
+            f"Cannot get {name} ({words(error)}): put the official files into {folder / known.place}, replacing "
+            f"damaged ones, or use a .npz file with {WANTED} as --data path.npz."
+        ) from None
+    arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
+    splits = checked(dict(zip(ARRAYS, arrays, strict=True)), folder / known.place)
+    return Base(name, *splits, known.classes, known.licence, known.citation)
+
+
+def _from_npz(path: Path) -> Base:
+    train, test = checked(read_npz(path), path)
+    count = int(train.labels.max()) + 1
+    known = KNOWN.get(path.stem.replace("_", "-"))
+    if known is None or not known.loader or count != len(known.classes):
+        known = _Known(tuple(map(str, range(count))), "", "")
+    return Base(path.stem, train, test, known.classes, "not stated in the .npz file", known.citation)

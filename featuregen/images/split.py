@@ -1,0 +1,96 @@
+"""A base set in memory: its two splits, their digests, and the drawing of rows."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featuregen.errors import UserError
+from featuregen.runtime import RowRandom
+
+Rows = NDArray[np.int64] | slice | None
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels, as stored: uint8 (N,H,W,C) and int64 (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over shape, uint8 NHWC images and int64 labels, little-endian."""
+        digest = hashlib.sha256(np.array(self.images.shape, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+    def tensor(self, device: torch.device, rows: Rows = None) -> torch.Tensor:
+        """Pixels as models see them: float32 (N,C,H,W) in [0, 1]."""
+        chosen = torch.from_numpy(self.images if rows is None else self.images[rows])
+        pixels = chosen.to(device).permute(0, 3, 1, 2).contiguous().float()
+        # CUDA divides by a plain number as a multiplication by its reciprocal, which rounds differently from the CPU.
+        return pixels.div_(torch.tensor(255.0, device=device))
+
+    def label_tensor(self, device: torch.device, rows: Rows = None) -> torch.Tensor:
+        return torch.tensor(self.labels if rows is None else self.labels[rows], device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A base set: what every dataset is made from and every model is tested on."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    licence: str
+    citation: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, height, width, channels = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def digest(self) -> dict[str, str]:
+        return {"train": self.train.sha256, "test": self.test.sha256}
+
+
+def balanced_rows(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
+    """A class-balanced sample of row numbers, in order; 0 means all. A larger sample contains every smaller one."""
+    if not 0 <= rows <= len(labels):
+        raise UserError(f"{rows} rows were asked for; give a number up to {len(labels)}, or 0 for all of them.")
+    if rows == 0:
+        return np.arange(len(labels), dtype=np.int64)
+    turn = RowRandom(seed, "balanced classes").permutation(0, int(labels.max()) + 1)
+    order = np.lexsort((turn[labels], class_ranks(labels, seed, "balanced rows")))
+    return np.sort(order[:rows]).astype(np.int64)
+
+
+def differing_images(a: Split, b: Split) -> int:
+    """How many rows hold another image or another label; rows that only one of them has count as differing."""
+    if a.images.shape[1:] != b.images.shape[1:]:
+        return max(len(a), len(b))
+    common = min(len(a), len(b))
+    pixels = (a.images[:common] != b.images[:common]).reshape(common, -1).any(axis=1)
+    return int((pixels | (a.labels[:common] != b.labels[:common])).sum()) + max(len(a), len(b)) - common
+
+
+def class_ranks(labels: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
+    """The place of each row in a drawn order of its own class."""
+    random = RowRandom(seed, purpose)
+    ranks = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranks[members] = random.permutation(int(label), len(members))
+    return ranks
