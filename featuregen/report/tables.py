@@ -1,0 +1,232 @@
+"""What the numbers are: means and spreads over seeds, laid out for a terminal or as Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Results = Mapping[str, Any]
+Model = Mapping[str, Any]
+
+TERMINAL_WIDTH = 160
+UNKNOWN = "–"
+NORMS = {"l2": "L2", "linf": "Linf"}
+
+PAPER_GROUP = "paper: CIFAR-10, ResNet-50"
+PAPER_NOTE = (
+    "Paper: Ilyas et al. 2019, CIFAR-10, ResNet-50, clean and under L2 attack at eps 0.25 and 0.5; "
+    "~ read off a figure, – unknown."
+)
+PAPER = {
+    "standard": ("~95.25", "~4.5", "~0"),
+    "adversarial": ("~90.83", "~82.5", "~70.9"),
+    "robust": ("~84.1", "~48.3", UNKNOWN),
+    "nonrobust": ("~87.7", "~0.8", "~0"),
+    "rand": ("63.3", "~0", "~0"),
+    "det": ("43.7", "~0", "~0"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value as text, with its range over seeds where there are several, and in full where it is shortened."""
+
+    text: str
+    spread: str = ""
+    full: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`group` is the heading that neighbouring columns share."""
+
+    group: str
+    name: str
+    cells: tuple[Cell, ...]
+
+
+# Numbers -------------------------------------------------------------------------------------------
+
+
+def summary(values: Iterable[float]) -> tuple[float, float | None, float, float]:
+    """Mean, sample standard deviation (None for a single value), smallest and largest."""
+    numbers = [float(value) for value in values]
+    sd = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return statistics.fmean(numbers), sd, min(numbers), max(numbers)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return UNKNOWN if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def mean_sd(values: Sequence[float]) -> str:
+    """`46.1 ± 2.0`, in percent; a single value stands alone."""
+    if not values:
+        return UNKNOWN
+    mean, sd, _, _ = summary(values)
+    return percent(mean) if sd is None else f"{percent(mean)} ± {percent(sd)}"
+
+
+def accuracies(model: Model, norm: str = "", eps: float = 0.0) -> list[float]:
+    """One accuracy per run that measured it: clean, or under attack in `norm` at `eps`."""
+    if not norm:
+        return [run["clean"] for run in model["runs"]]
+    return [value for run in model["runs"] for key, value in run.get(norm, {}).items() if float(key) == eps]
+
+
+def radii(models: Iterable[Model], norm: str) -> list[float]:
+    """Every eps that any run was attacked at, ascending."""
+    return sorted({float(key) for model in models for run in model["runs"] for key in run.get(norm, {})})
+
+
+def seeds_in_words(models: Iterable[Model]) -> str:
+    counts = sorted({len(model["runs"]) for model in models})
+    if not counts:
+        return "no run"
+    if len(counts) > 1:
+        return f"{counts[0]} to {counts[-1]} seeds per row"
+    return "a single seed" if counts[0] == 1 else f"{counts[0]} seeds"
+
+
+# Columns -------------------------------------------------------------------------------------------
+
+
+def accuracy_columns(models: Sequence[Model]) -> list[Column]:
+    columns = [_column("", "clean", [accuracies(model) for model in models])]
+    for norm, name in NORMS.items():
+        for eps in radii(models, norm):
+            columns.append(_column(f"{name} eps", f"{eps:g}", [accuracies(model, norm, eps) for model in models]))
+    return columns
+
+
+def paper_columns(models: Sequence[Model]) -> list[Column]:
+    rows = [PAPER.get(model["key"], (UNKNOWN,) * 3) for model in models]
+    names = ("clean", "0.25", "0.5")
+    return [Column(PAPER_GROUP, name, tuple(Cell(row[i]) for row in rows)) for i, name in enumerate(names)]
+
+
+def _column(group: str, name: str, values: list[list[float]]) -> Column:
+    return Column(group, name, tuple(Cell(mean_sd(v), _spread(v)) for v in values))
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{percent(min(values))}–{percent(max(values))}" if len(values) > 1 else ""
+
+
+# Terminal ------------------------------------------------------------------------------------------
+
+
+def results_table(results: Results) -> str:
+    """The table of an experiment, for a terminal: accuracies in %, the paper's beside them."""
+    models = results["models"]
+    head = f"{_plain(results['base']['name'])}: {_caption(models)}"
+    columns = accuracy_columns(models) + paper_columns(models)
+    return "\n".join([head, "", *_terminal(models, columns), "", PAPER_NOTE])
+
+
+def evaluation_table(rows: Sequence[Model]) -> str:
+    """The same table for any models: rows of {"title", "runs"}, without the paper."""
+    caption = _caption(rows)
+    return "\n".join([caption[0].upper() + caption[1:], "", *_terminal(rows, accuracy_columns(rows))])
+
+
+def _caption(models: Sequence[Model]) -> str:
+    several = any(len(model["runs"]) > 1 for model in models)
+    return f"test accuracy in %, {'mean ± standard deviation over ' if several else ''}{seeds_in_words(models)}"
+
+
+def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
+    groups: list[list[Column]] = []
+    for column in columns:
+        if groups and groups[-1][0].group == column.group:
+            groups[-1].append(column)
+        else:
+            groups.append([column])
+    return groups
+
+
+def _terminal(models: Sequence[Model], columns: Sequence[Column]) -> list[str]:
+    titles = [_shortened(_plain(model["title"]), 36) for model in models]
+    left = max(len(text) for text in (*titles, "trained on"))
+    lines: list[str] = []
+    for block in _blocks(columns, TERMINAL_WIDTH - left):
+        parts = [_group_lines(group) for group in block]
+        rows = [
+            title.ljust(left) + "".join(cells)
+            for title, *cells in zip(["", "trained on", *titles], *parts, strict=True)
+        ]
+        head = [row for row in rows[:2] if row.strip()]
+        lines += ["", *head, "─" * len(rows[0]), *rows[2:]]
+    return [line.rstrip() for line in lines[1:]]
+
+
+def _blocks(columns: Sequence[Column], width: int) -> list[list[list[Column]]]:
+    """A table that is too wide becomes tables below each other; the paper's columns stay together."""
+    paper = [column for column in columns if column.group == PAPER_GROUP]
+    measured = [[column] for column in columns if column.group != PAPER_GROUP]
+    blocks: list[list[Column]] = [[]]
+    for unit in [*measured, paper]:
+        if blocks[-1] and sum(_width(group) for group in _grouped([*blocks[-1], *unit])) > width:
+            blocks.append([])
+        blocks[-1] += unit
+    return [_grouped(block) for block in blocks]
+
+
+def _width(group: list[Column]) -> int:
+    return len(_group_lines(group)[0])
+
+
+def _group_lines(group: list[Column]) -> list[str]:
+    """Heading, column names and cells of one group, all equally long."""
+    gap = "   "
+    widths = [max(len(text) for text in (column.name, *(cell.text for cell in column.cells))) for column in group]
+    body = [gap.join(column.name.rjust(w) for column, w in zip(group, widths, strict=True))]
+    for cells in zip(*(column.cells for column in group), strict=True):
+        body.append(gap.join(cell.text.rjust(w) for cell, w in zip(cells, widths, strict=True)))
+    width = max(len(body[0]), len(group[0].group))
+    separator = "  │ " if group[0].group == PAPER_GROUP else "    "
+    return [separator + line for line in (group[0].group.center(width), *(line.rjust(width) for line in body))]
+
+
+def _plain(text: object) -> str:
+    """Control characters would move the cursor of a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in str(text))
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# Markdown ------------------------------------------------------------------------------------------
+
+
+def results_markdown(results: Results) -> str:
+    """The table of an experiment as Markdown, with (min–max) where there are several seeds."""
+    models = results["models"]
+    columns = accuracy_columns(models) + paper_columns(models)
+    names = [_markdown_name(column) for column in columns]
+    lines = [_markdown_row(["trained on", *names]), _markdown_row(["---", *["---:"] * len(columns)])]
+    for i, model in enumerate(models):
+        cells = [column.cells[i] for column in columns]
+        texts = [f"{cell.text} ({cell.spread})" if cell.spread else cell.text for cell in cells]
+        lines.append(_markdown_row([model["title"], *texts], _markdown_escape))
+    head = f"{_markdown_escape(results['base']['name'])}: {_caption(models)}"
+    head += " (min–max)" if any(cell.spread for column in columns for cell in column.cells) else ""
+    return "\n".join([f"{head}.", "", *lines, "", PAPER_NOTE.replace("~", r"\~")]) + "\n"
+
+
+def _markdown_name(column: Column) -> str:
+    if column.group == PAPER_GROUP:
+        return f"{PAPER_GROUP}, {column.name}"
+    return f"{column.group} {column.name}".strip()
+
+
+def _markdown_row(cells: Iterable[str], escape: Callable[[object], str] = str) -> str:
+    return f"| {' | '.join(escape(cell) for cell in cells)} |"
+
+
+def _markdown_escape(text: object) -> str:
+    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in _plain(text))
