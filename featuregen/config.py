@@ -170,8 +170,10 @@ def config_names() -> list[str]:
     return sorted(Path(item.name).stem for item in _shipped().iterdir() if item.name.endswith(".yaml"))
 
 
-def load_config(name_or_path: str = "digits", overrides: Iterable[str] = ()) -> Config:
-    """Read a shipped config by name or any YAML file by path; apply `key=value` overrides."""
+def load_config(
+    name_or_path: str = "digits", overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a shipped config by name or any YAML file by path; apply values by dotted key, then `key=value` texts."""
     text, where = _read(name_or_path)
     try:
         tree = yaml.safe_load(text)
@@ -180,21 +182,28 @@ def load_config(name_or_path: str = "digits", overrides: Iterable[str] = ()) -> 
     if not isinstance(tree, dict):
         raise UserError(f"{where} must hold settings as 'key: value' lines.")
     tree.setdefault("name", Path(where).stem)
+    return _checked(tree, where, overrides, values or {})
+
+
+def with_overrides(config: Config, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Config:
+    """The same settings with some of them replaced, checked again."""
+    return _checked(to_dict(config), "the settings", overrides, values or {})
+
+
+def _checked(tree: dict[str, Any], where: str, overrides: Iterable[str], values: Mapping[str, Any]) -> Config:
+    for key, value in values.items():
+        _put(tree, key, value)
     for override in overrides:
-        _override(tree, override)
-    config = _build(Config, tree, "", where)
+        key, sign, text = override.partition("=")
+        if not sign or not key.strip():
+            raise UserError(f"--set takes key=value, for example --set synthesis.robust.steps=50; got '{override}'.")
+        try:
+            _put(tree, key.strip(), yaml.safe_load(text))
+        except yaml.YAMLError:
+            _put(tree, key.strip(), text)
+    config: Config = _build(Config, tree, "", where)
     check_consistency(config)
     return config
-
-
-def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
-    """The same settings with some of them replaced, checked again."""
-    tree = to_dict(config)
-    for override in overrides:
-        _override(tree, override)
-    changed = _build(Config, tree, "", "the settings")
-    check_consistency(changed)
-    return changed
 
 
 def check_consistency(config: Config) -> None:
@@ -254,23 +263,17 @@ def _read(name_or_path: str) -> tuple[str, str]:
         raise UserError(f"Cannot read config {path}: {error}") from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key:
-        raise UserError(f"--set takes key=value, for example --set synthesis.robust.steps=50; got '{override}'.")
-    *parents, last = key.strip().split(".")
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, making the levels above it where they are missing."""
+    *parents, last = key.split(".")
     node = tree
     for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise UserError(f"--set {override}: '{parent}' is a single value and holds no '{last}'.")
-        node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        node[last] = text
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise UserError(f"'{key}' cannot be set: '{parent}' is a single value and holds no '{last}'.")
+    node[last] = value
 
 
 def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, float] | None = None) -> Any:

@@ -16,9 +16,10 @@ import torch
 
 from featuregen.config import canonical_json, to_dict
 from featuregen.evaluation import judged, nearest_neighbour, predict
+from featuregen.pipeline.files import run_of
 from featuregen.pipeline.workshop import Examples, Trained, Workshop
 from featuregen.runtime import note, software
-from featuregen.store import FeatureDataset, Info, read_columns
+from featuregen.store import Info, read_columns
 from featuregen.synthesis import RULES, as_pixels, synthesize
 
 TITLES = {
@@ -76,15 +77,6 @@ def describe_base(shop: Workshop) -> dict[str, Any]:
     }
 
 
-def run_of(trained: Trained) -> dict[str, Any]:
-    """One seed's numbers, as tables and results.json hold them."""
-    record = trained.record
-    return {
-        "seed": record["settings"]["seed"],
-        **{name: record["accuracy"][name] for name in ("clean", "l2", "linf")},
-        "train_accuracy": record["train_accuracy"],
-        "seconds": sum(record["seconds"].values()),
-    }
 
 
 def _row(key: str, runs: list[Trained]) -> dict[str, Any]:

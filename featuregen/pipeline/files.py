@@ -1,0 +1,159 @@
+"""Commands on files that exist: evaluate them, verify them, find the settings and the base set they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featuregen.config import Config, Training, check_consistency, from_dict, load_config, to_dict, with_overrides
+from featuregen.errors import UserError
+from featuregen.evaluation import predict
+from featuregen.images import load_images
+from featuregen.models import read_model_record, weights_sha256
+from featuregen.pipeline.workshop import Trained, Workshop
+from featuregen.store import Check, Damaged, FeatureDataset, Info, check_against_base, check_file, read_columns, read_info
+
+MODEL_SUFFIX = ".safetensors"
+
+
+def is_model(path: Path) -> bool:
+    return path.suffix == MODEL_SUFFIX
+
+
+def recorded_config(path: Path) -> Config:
+    """The settings a dataset or model was made with, as it records them; digits' where it records none."""
+    tree = read_model_record(path).get("config") if is_model(path) else dict(read_info(path).config)
+    if not tree:
+        return load_config("digits")
+    config = from_dict(Config, tree, f"{path}, recorded settings")
+    check_consistency(config)
+    return config
+
+
+def workshop_of(path: Path, data: str | None, out: Path | None = None) -> Workshop:
+    """A workshop with the file's own settings, on its own base set or the one given."""
+    config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
+    return Workshop(config, out or path.parent)
+
+
+def copy_model(cached: Path, path: Path, force: bool) -> Path:
+    """The trained model under the name its user asked for."""
+    if path.exists() and path.read_bytes() != cached.read_bytes() and not force:
+        raise UserError(f"{path} exists and holds something else; choose another --out, or replace it with --force.")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cached, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}; choose another --out.") from None
+    return path
+
+
+# Evaluating ----------------------------------------------------------------------------------------
+
+
+def evaluate_path(
+    path: Path,
+    config: Config | None = None,
+    *,
+    values: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+    recipe: Mapping[str, Any] | None = None,
+    out: Path = Path("datasets_out"),
+) -> dict[str, Any]:
+    """One row of the evaluation table: fresh models of a dataset, or a saved model as it is.
+
+    `recipe` replaces parts of the fresh models' training recipe, such as {"epochs": 10}.
+    """
+    settings = with_overrides(config or recorded_config(path), overrides, values or {})
+    if is_model(path):
+        if recipe:
+            raise UserError(f"{path} is a trained model; --epochs and --lr are for datasets, on which fresh models train.")
+        return _evaluate_model(path, Workshop(settings, out))
+    return _evaluate_dataset(path, Workshop(settings, out), recipe or {})
+
+
+def _evaluate_model(path: Path, shop: Workshop) -> dict[str, Any]:
+    found = shop.load_source(path)
+    record = found.record
+    run = {
+        "seed": record.get("settings", {}).get("seed"),
+        "train_accuracy": record.get("train_accuracy"),
+        **shop.score(found.model).to_dict(),
+    }
+    return {"key": "model", "title": path.name, "file": str(path), "evaluation": to_dict(shop.config.evaluation), "runs": [run]}
+
+
+def _evaluate_dataset(path: Path, shop: Workshop, changes: Mapping[str, Any]) -> dict[str, Any]:
+    data = shop.examples(path)
+    kind = read_info(path).kind
+    recipe = from_dict(Training, to_dict(shop.fresh_recipe(kind)) | dict(changes), "the training options")
+    runs = [run_of(shop.fresh(data, recipe, number, kind)) for number in range(shop.config.evaluation.seeds)]
+    return {
+        "key": kind,
+        "title": path.name,
+        "file": str(path),
+        "content_sha256": data.sha256,
+        "training": to_dict(recipe),
+        "evaluation": to_dict(shop.config.evaluation),
+        "runs": runs,
+    }
+
+
+def run_of(trained: Trained) -> dict[str, Any]:
+    """One seed's numbers, as tables and results.json hold them."""
+    record = trained.record
+    return {
+        "seed": record["settings"]["seed"],
+        **{name: record["accuracy"][name] for name in ("clean", "l2", "linf")},
+        "train_accuracy": record["train_accuracy"],
+        "seconds": sum(record["seconds"].values()),
+    }
+
+
+# Verifying -----------------------------------------------------------------------------------------
+
+
+def verify_file(path: Path, data: str | None = None, source: Path | None = None) -> list[Check]:
+    """What the file can prove by itself, then against its base set, then against its source model."""
+    checks = check_file(path)
+    if not all(check.ok for check in checks):
+        return checks
+    info = read_info(path)
+    config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
+    base = load_images(config.data)
+    if base.train.sha256 != info.base.get("sha256"):
+        raise UserError(
+            f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
+            f"{config.data.name} has {base.train.sha256[:12]}; name its base set with --data."
+        )
+    checks += check_against_base(path, base.train.images, base.train.labels)
+    if source:
+        checks += _check_success(path, info, Workshop(config, path.parent, base), source)
+    return checks
+
+
+def _check_success(path: Path, info: Info, shop: Workshop, source: Path) -> list[Check]:
+    maker = shop.load_source(source)
+    digest, recorded = weights_sha256(maker.model), info.source_model.get("weights_sha256")
+    columns = read_columns(path, ["labels", "source_pred"])
+    seen = predict(maker.model, FeatureDataset(path).images.to(shop.machine.device)).cpu().numpy()
+    differ = int((seen != columns["source_pred"]).sum())
+    success = float(np.mean(seen == columns["labels"]))
+    # Another machine may round a prediction on the border the other way: one row in two hundred, and no more.
+    return [
+        Check("source model", digest == recorded, f"weights {digest[:12]}, recorded {str(recorded)[:12]}"),
+        Check(
+            "success recomputed",
+            differ <= max(1, info.rows // 200) and abs(success - info.success_rate) <= 0.005,
+            f"{success:.4f}, recorded {info.success_rate:.4f}; {differ} of {info.rows} predictions differ",
+        ),
+    ]
