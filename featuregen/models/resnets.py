@@ -70,7 +70,8 @@ class PreActBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x), inplace=True)
         kept: Tensor = x if self.shortcut is None else self.shortcut(active)
-        return kept + self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        changed: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        return kept + changed
 
 
 class PreActResNet18(Backbone):
