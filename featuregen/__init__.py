@@ -1,6 +1,6 @@
 """featuregen: make, share and check robust and non-robust image datasets.
 
-    from featuregen import FeatureDataset, load_config, Workshop
+from featuregen import FeatureDataset, load_config, Workshop
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HOMES = {
     "train": "featuregen.training",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - one list of names, not two
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,8 @@ class PrecisionName(StrEnum):
 
 
 ConfigOption = Annotated[
-    str | None, typer.Option(help="A shipped config's name or a YAML file. Default: the one of the image set, or digits.")
+    str | None,
+    typer.Option(help="A shipped config's name or a YAML file. Default: the one of the image set, or digits."),
 ]
 DataOption = Annotated[
     str | None, typer.Option(help="digits, cifar10, mnist, fashion-mnist, or the path of a Keras-style .npz.")
@@ -105,7 +106,9 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
             print(f"failed: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            print("stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr)
+            print(
+                "stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr
+            )
             raise typer.Exit(130) from None
 
     return run
@@ -117,7 +120,9 @@ def _settings(config: str | None, data: str | None, overrides: list[str] | None,
 
     name = config or (data if data in config_names() else "digits")
     if config is None and data not in (None, name):
-        print(f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr)
+        print(
+            f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr
+        )
     return load_config(name, overrides or (), _given({"data.name": data} | values))
 
 
@@ -208,11 +213,11 @@ def make_dataset(
 ) -> None:
     """Make any of the sets: robust, nonrobust, robust-noise, nonrobust-noise, rand, det.
 
-        featuregen make-dataset det
+    featuregen make-dataset det
 
-        featuregen make-dataset rand --eps 1.0 --norm l2 --steps 100
+    featuregen make-dataset rand --eps 1.0 --norm l2 --steps 100
 
-        featuregen make-dataset nonrobust --start noise --seed 3 --out out/dnr.h5
+    featuregen make-dataset nonrobust --start noise --seed 3 --out out/dnr.h5
     """
     name = _with_start(kind.value, start)
     values = _common(model, seed, device, precision)
@@ -248,7 +253,9 @@ def train(
     data: DataOption = None,
     model: ModelOption = None,
     norm: Annotated[NormName | None, typer.Option(help="The attack's norm; implies --robust.")] = None,
-    eps: Annotated[str | None, typer.Option(help="The attack's radius, such as 0.5 or 8/255; implies --robust.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="The attack's radius, such as 0.5 or 8/255; implies --robust.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="The attack's steps; implies --robust.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -261,15 +268,18 @@ def train(
 ) -> None:
     """Train a model, standard or adversarially, and save it with its settings and its own accuracies.
 
-        featuregen train --out out/standard.safetensors
+    featuregen train --out out/standard.safetensors
 
-        featuregen train --robust --norm l2 --eps 0.5 --steps 7 --out out/robust.safetensors
+    featuregen train --robust --norm l2 --eps 0.5 --steps 7 --out out/robust.safetensors
 
-        featuregen train --norm linf --eps 8/255 --data .data/cifar10.npz --model resnet9
+    featuregen train --norm linf --eps 8/255 --data .data/cifar10.npz --model resnet9
     """
     robust = robust or norm is not None or eps is not None or steps is not None
     which = "robust" if robust else "standard"
-    attack = {f"sources.robust.attack.{key}": value for key, value in {"norm": norm and norm.value, "eps": eps, "steps": steps}.items()}
+    attack = {
+        f"sources.robust.attack.{key}": value
+        for key, value in {"norm": norm and norm.value, "eps": eps, "steps": steps}.items()
+    }
     if steps or eps or norm:
         attack["sources.robust.attack.step_size"] = 0
     values = _common(model, seed, device, precision) | attack
@@ -304,11 +314,11 @@ def evaluate(
 ) -> None:
     """Train fresh models on a dataset alone and test them on the untouched test set; or test a saved model.
 
-        featuregen evaluate datasets_out/digits-robust.h5
+    featuregen evaluate datasets_out/digits-robust.h5
 
-        featuregen evaluate datasets_out/digits-det.h5 datasets_out/digits-rand.h5 --seeds 5 --json
+    featuregen evaluate datasets_out/digits-det.h5 datasets_out/digits-rand.h5 --seeds 5 --json
 
-        featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
+    featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
     """
     values = _given(_common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = _given({"epochs": epochs, "lr": lr})
@@ -316,9 +326,7 @@ def evaluate(
     from featuregen.pipeline import evaluate_path
 
     chosen = load_config(config) if config else None
-    rows = [
-        evaluate_path(path, chosen, values=values, overrides=set_ or (), recipe=recipe, out=out) for path in paths
-    ]
+    rows = [evaluate_path(path, chosen, values=values, overrides=set_ or (), recipe=recipe, out=out) for path in paths]
     if json_:
         print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
         return
@@ -368,10 +376,12 @@ def reproduce(
 
 @app.command()
 @guarded
-def info(file: Annotated[Path, typer.Argument(help="A dataset (.h5) or a saved model.")], json_: JsonOption = False) -> None:
+def info(
+    file: Annotated[Path, typer.Argument(help="A dataset (.h5) or a saved model.")], json_: JsonOption = False
+) -> None:
     """What a file holds and how it was made.
 
-        featuregen info datasets_out/digits-robust.h5
+    featuregen info datasets_out/digits-robust.h5
     """
     from featuregen.pipeline import is_model
 
@@ -395,7 +405,7 @@ def preview(
 ) -> None:
     """Draw base image, start image and result of ten rows.
 
-        featuregen preview datasets_out/digits-det.h5 --out det.png
+    featuregen preview datasets_out/digits-det.h5 --out det.png
     """
     from featuregen.pipeline import draw_preview, workshop_of
 
@@ -436,7 +446,7 @@ def verify(
 def models() -> None:
     """List the architectures, and the images each of them takes.
 
-        featuregen models
+    featuregen models
     """
     from featuregen.models import architecture_table
 
@@ -453,7 +463,7 @@ def describe(found: Any) -> str:
     channels, height, width = found.image_shape
     return "\n".join([
         f"{found.kind}: {meaning}",
-        f"  rows     {found.rows} of {base.get('name')} {base.get('split')}, {channels}×{height}×{width} {found.dtype}, "
+        f"  rows     {found.rows} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {os.path.getsize(found.path) / 2**20:.1f} MiB",
         f"  made     {recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
         f"seed {found.recipe.get('seed')}",

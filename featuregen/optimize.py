@@ -31,7 +31,8 @@ class Ball:
 
 def image_norms(x: Tensor) -> Tensor:
     """The L2 norm of every image, shaped to broadcast over it."""
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return norms
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

@@ -34,8 +34,12 @@ class Kind:
 
 
 _RULES = {
-    "robust": Kind("robust", "features", "image", "true", "the robust model's features of x, painted over another image"),
-    "nonrobust": Kind("standard", "features", "image", "true", "the standard model's features of x, over another image"),
+    "robust": Kind(
+        "robust", "features", "image", "true", "the robust model's features of x, painted over another image"
+    ),
+    "nonrobust": Kind(
+        "standard", "features", "image", "true", "the standard model's features of x, over another image"
+    ),
     "robust-noise": Kind("robust", "features", "noise", "true", "the robust model's features of x, painted over noise"),
     "nonrobust-noise": Kind("standard", "features", "noise", "true", "the standard model's features of x, over noise"),
     "rand": Kind("standard", "class", "self", "random", "x, nudged until the standard model sees a random class"),
@@ -104,7 +108,9 @@ def synthesize(
     rows = len(plan.index)
     size = min(recipe.batch_size, rows)
     if done % size and done != rows:
-        raise UserError(f"cannot go on at row {done}: it is no multiple of the batch size {size}; start anew with --force.")
+        raise UserError(
+            f"cannot go on at row {done}: it is no multiple of the batch size {size}; start anew with --force."
+        )
     starts = range(done, rows, size)
     with fixed(model):
         for first in progress(starts, title or f"making {kind}", len(starts)):
@@ -150,7 +156,9 @@ def _synthesize_batch(
     }
 
 
-def _objective(kind: str, model: Classifier, aim: Tensor, fake_relu: bool, precision: str) -> Callable[[Tensor], Tensor]:
+def _objective(
+    kind: str, model: Classifier, aim: Tensor, fake_relu: bool, precision: str
+) -> Callable[[Tensor], Tensor]:
     def distance(x: Tensor) -> Tensor:
         with autocast(x.device, precision):
             features = model.features(x, fake_relu=fake_relu)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +52,7 @@ def train(
     optimizer = _optimizer(model, recipe)
     order = RowRandom(seed, "order")
     draws = RowRandom(seed, "augment")
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
+    model.to(memory_format=torch.channels_last)
     log: list[Epoch] = []
     for epoch in progress(range(recipe.epochs), title, recipe.epochs):
         generator = draws.torch_generator(epoch, device)
@@ -70,7 +69,7 @@ def train(
                 logits = model(x)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             losses += loss.detach()
             hits += (logits.detach().argmax(1) == y).float().mean()
@@ -91,8 +90,6 @@ def learning_rate(recipe: Training, done: float) -> float:
     if recipe.schedule == "steps":
         return recipe.lr * 0.1 ** sum(done >= milestone for milestone in recipe.milestones)
     return recipe.lr
-
-
 
 
 def _optimizer(model: nn.Module, recipe: Training) -> torch.optim.Optimizer:

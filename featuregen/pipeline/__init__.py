@@ -1,6 +1,14 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
-from featuregen.pipeline.files import copy_model, evaluate_path, is_model, recorded_config, run_of, verify_file, workshop_of
+from featuregen.pipeline.files import (
+    copy_model,
+    evaluate_path,
+    is_model,
+    recorded_config,
+    run_of,
+    verify_file,
+    workshop_of,
+)
 from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.reproduce import reproduce
 from featuregen.pipeline.workshop import Examples, Trained, Workshop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from featuregen.config import Config, Training, check_consistency, from_dict, load_config, to_dict, with_overrides
 from featuregen.errors import UserError
@@ -18,7 +16,15 @@ from featuregen.evaluation import predict
 from featuregen.images import load_images
 from featuregen.models import read_model_record, weights_sha256
 from featuregen.pipeline.workshop import Trained, Workshop
-from featuregen.store import Check, Damaged, FeatureDataset, Info, check_against_base, check_file, read_columns, read_info
+from featuregen.store import (
+    Check,
+    FeatureDataset,
+    Info,
+    check_against_base,
+    check_file,
+    read_columns,
+    read_info,
+)
 
 MODEL_SUFFIX = ".safetensors"
 
@@ -76,7 +82,9 @@ def evaluate_path(
     settings = with_overrides(config or recorded_config(path), overrides, values or {})
     if is_model(path):
         if recipe:
-            raise UserError(f"{path} is a trained model; --epochs and --lr are for datasets, on which fresh models train.")
+            raise UserError(
+                f"{path} is a trained model; --epochs and --lr are for datasets, on which fresh models train."
+            )
         return _evaluate_model(path, Workshop(settings, out))
     return _evaluate_dataset(path, Workshop(settings, out), recipe or {})
 
@@ -89,7 +97,13 @@ def _evaluate_model(path: Path, shop: Workshop) -> dict[str, Any]:
         "train_accuracy": record.get("train_accuracy"),
         **shop.score(found.model).to_dict(),
     }
-    return {"key": "model", "title": path.name, "file": str(path), "evaluation": to_dict(shop.config.evaluation), "runs": [run]}
+    return {
+        "key": "model",
+        "title": path.name,
+        "file": str(path),
+        "evaluation": to_dict(shop.config.evaluation),
+        "runs": [run],
+    }
 
 
 def _evaluate_dataset(path: Path, shop: Workshop, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 
 from featuregen.pipeline.reproduce import TITLES, Results, write_text
 from featuregen.pipeline.workshop import Workshop
-from featuregen.report import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview, results_markdown, write_report
-from featuregen.store import Info, read_columns, read_images, read_info
+from featuregen.report import (
+    accuracy_bars,
+    accuracy_curves,
+    honesty_curves,
+    kinds_grid,
+    preview,
+    results_markdown,
+    write_report,
+)
+from featuregen.store import read_columns, read_images, read_info
 from featuregen.synthesis import Plan, start_images
 
 SHOWN = 10
@@ -28,7 +36,9 @@ def draw_preview(shop: Workshop, path: Path, picture: Path) -> Path:
     start = start_images(shop.base.train, plan, rows, synthesis["noise"], info.recipe["seed"]).numpy()
     names = info.classes
     headers = [_caption(names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows]
-    return preview(picture, base, start, _images(path, rows), {"columns": headers, "title": f"{path.name}: {info.kind}"})
+    return preview(
+        picture, base, start, _images(path, rows), {"columns": headers, "title": f"{path.name}: {info.kind}"}
+    )
 
 
 def write_results(shop: Workshop, results: Results, folder: Path) -> Path:
@@ -37,17 +47,25 @@ def write_results(shop: Workshop, results: Results, folder: Path) -> Path:
     write_text(folder / "table.md", results_markdown(results))
     headline = f"L2 {results['config']['evaluation']['headline']:g}"
     pictures: list[tuple[str, str, Path]] = [
-        ("Accuracy by training set", f"Clean, and under PGD at {headline}.", accuracy_bars(results, folder / "accuracy.png")),
+        (
+            "Accuracy by training set",
+            f"Clean, and under PGD at {headline}.",
+            accuracy_bars(results, folder / "accuracy.png"),
+        ),
     ]
     if curves := accuracy_curves(results, folder / "curves.png"):
         pictures.append(("Accuracy against eps", "Bands show every seed.", curves))
     if honesty := honesty_curves(results, folder / "honesty.png"):
-        words = "What judges other than the fooled source see in the images: solid the true class, dashed the stored label."
+        words = (
+            "What judges other than the fooled source see in the images: solid the true class, dashed the stored label."
+        )
         pictures.append(("Is non-robust honest?", words, honesty))
     if results["datasets"]:
         files = {made["kind"]: folder / made["file"] for made in results["datasets"]}
         grid = _draw_kinds(shop, files, folder / "kinds.png")
-        pictures.append(("Every kind", "The same ten training images in every set, with the label each set gives them.", grid))
+        pictures.append(
+            ("Every kind", "The same ten training images in every set, with the label each set gives them.", grid)
+        )
     return write_report(results, pictures, folder / "report.html")
 
 

@@ -45,7 +45,9 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     ]
     datasets = []
     for kind in kinds:
-        info, seconds = _timed(folder, f"making {kind}", lambda k=kind: shop.make(k, _path(shop, folder, k), force=force))
+        info, seconds = _timed(
+            folder, f"making {kind}", lambda k=kind: shop.make(k, _path(shop, folder, k), force=force)
+        )
         datasets.append(_describe_dataset(info, seconds))
     for kind in kinds:
         data, recipe = shop.examples(_path(shop, folder, kind)), shop.fresh_recipe(kind)
@@ -75,8 +77,6 @@ def describe_base(shop: Workshop) -> dict[str, Any]:
         "classes": list(base.classes),
         "image_shape": list(base.image_shape),
     }
-
-
 
 
 def _row(key: str, runs: list[Trained]) -> dict[str, Any]:
@@ -168,9 +168,15 @@ def _sampled(shop: Workshop, kind: str, eps: float) -> tuple[Examples, torch.Ten
     plan, device = shop.plan(kind, rows), shop.machine.device
     batches = list(
         synthesize(
-            kind, recipe, shop.source(RULES[kind].source).model, shop.base.train, plan,
-            seed=shop.config.seed, device=device, precision=shop.machine.precision,
-        )  # fmt: skip
+            kind,
+            recipe,
+            shop.source(RULES[kind].source).model,
+            shop.base.train,
+            plan,
+            seed=shop.config.seed,
+            device=device,
+            precision=shop.machine.precision,
+        )
     )
     images = as_pixels(torch.from_numpy(np.concatenate([batch["images"] for batch in batches])).to(device))
     labels = torch.from_numpy(plan.labels).to(device)

@@ -116,8 +116,8 @@ class Workshop:
         wanted = (self.base.image_shape, len(self.base.classes))
         if (model.image_shape, model.classes) != wanted:
             raise UserError(
-                f"{name} takes images of shape {model.image_shape} in {model.classes} classes, but {self.base.name} has "
-                f"{wanted[0]} in {wanted[1]}; choose the image set it was trained on with --data."
+                f"{name} takes images of shape {model.image_shape} in {model.classes} classes, but {self.base.name} "
+                f"has {wanted[0]} in {wanted[1]}; choose the image set it was trained on with --data."
             )
 
     def _train(
@@ -126,9 +126,7 @@ class Workshop:
         mean, std = _channel_statistics(data.images)
         shape, classes = self.base.image_shape, len(self.base.classes)
         model = build_model(self.config.model, shape, classes, mean, std, seed).to(self.machine.device)
-        log = train(
-            model, data.images, data.labels, recipe, seed=seed, precision=self.machine.precision, title=title
-        )
+        log = train(model, data.images, data.labels, recipe, seed=seed, precision=self.machine.precision, title=title)
         record: dict[str, Any] = {
             "settings": settings,
             "trained_on": {"name": data.name, "sha256": data.sha256},
@@ -222,14 +220,16 @@ class Workshop:
         data = FeatureDataset(path)
         self.check_base(data.info)
         device = self.machine.device
-        return Examples(f"{data.info.kind} ({path.name})", data.images.to(device), data.labels.to(device), data.info.content_sha256)
+        return Examples(
+            f"{data.info.kind} ({path.name})", data.images.to(device), data.labels.to(device), data.info.content_sha256
+        )
 
     def check_base(self, info: Info) -> None:
         recorded, own = info.base.get("sha256"), self.base.train.sha256
         if recorded != own:
             raise UserError(
-                f"{info.path} was made from {info.base.get('name')} with digest {str(recorded)[:12]}, but {self.base.name} here "
-                f"has {own[:12]}; choose its base set with --data."
+                f"{info.path} was made from {info.base.get('name')} with digest {str(recorded)[:12]}, but {self.base.name} "
+                f"here has {own[:12]}; choose its base set with --data."
             )
 
 

@@ -1,0 +1,182 @@
+"""Frozen, typed settings, and the rules that span several of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from featuregen.errors import UserError
+
+Norm = Literal["l2", "linf"]
+Precision = Literal["auto", "fp32", "bf16"]
+Dtype = Literal["uint8", "float16", "float32"]
+
+KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
+
+
+def _limits(default: Any = dataclasses.MISSING, **limits: float) -> Any:
+    """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive)."""
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images. `name` is a known set or the path of a Keras-style `.npz`."""
+
+    name: str = "digits"
+    folder: str = "data"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network. `width` 0 means the architecture's own."""
+
+    architecture: str = "convnet"
+    width: int = _limits(0, low=0, high=4096)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    device: str = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps."""
+
+    norm: Norm = "l2"
+    eps: float = _limits(0.5, low=0)
+    steps: int = _limits(20, low=1)
+    step_size: float = _limits(0.0, low=0)
+    random_start: bool = False
+    restarts: int = _limits(1, low=1)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of training images: pixels of crop padding, flip, colour jitter, degrees of rotation."""
+
+    crop: int = _limits(0, low=0, high=64)
+    flip: bool = False
+    jitter: float = _limits(0.0, low=0, high=1)
+    rotate: float = _limits(0.0, low=0, high=180)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training recipe; with an `attack` it is adversarial training."""
+
+    epochs: int = _limits(30, low=1)
+    batch_size: int = _limits(128, low=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = _limits(0.1, above=0)
+    momentum: float = _limits(0.9, low=0, high=1)
+    weight_decay: float = _limits(5e-4, low=0)
+    schedule: Literal["onecycle", "cosine", "steps", "constant"] = "onecycle"
+    milestones: tuple[float, ...] = _limits((1 / 3, 2 / 3), low=0, high=1)
+    label_smoothing: float = _limits(0.0, low=0, high=0.99)
+    augment: Augment = Augment()
+    attack: Attack | None = None
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """How pixels are moved. `norm` none leaves them free in [0, 1]."""
+
+    steps: int = _limits(1000, low=0)
+    step_size: float = _limits(0.1, above=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    norm: Literal["none", "l2", "linf"] = "none"
+    eps: float = _limits(0.0, low=0)
+    noise: float = _limits(0.25, low=0)
+    fake_relu: bool = False
+    batch_size: int = _limits(256, low=1)
+    dtype: Dtype = "uint8"
+    rows: int = _limits(0, low=0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Fresh models per dataset, and the attacks they face: one per norm and eps.
+
+    `headline` is the L2 eps of the bar chart and of every claim in words, fixed before any seed is run.
+    """
+
+    seeds: int = _limits(3, low=1)
+    l2: tuple[float, ...] = _limits((0.25, 0.5), low=0)
+    headline: float = _limits(0.5, low=0)
+    linf: tuple[float, ...] = _limits((), low=0)
+    steps: int = _limits(20, low=1)
+    restarts: int = _limits(1, low=1)
+    batch_size: int = _limits(500, low=1)
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """The radii at which judges other than the source look at D_rand and D_det, on `rows` images each (0: all)."""
+
+    eps: tuple[float, ...] = _limits((), above=0)
+    rows: int = _limits(0, low=0)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The recipes of the two source models."""
+
+    standard: Training = Training()
+    robust: Training = Training(attack=Attack())
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "unnamed"
+    seed: int = _limits(0, low=0, high=2**63 - 1)
+    data: Data = Data()
+    model: Model = Model()
+    runtime: Runtime = Runtime()
+    sources: Sources = Sources()
+    synthesis: Mapping[str, Synthesis] = field(default_factory=dict[str, Synthesis])
+    fresh: Mapping[str, Training] = field(default_factory=dict[str, Training])
+    evaluation: Evaluation = Evaluation()
+    honesty: Honesty = Honesty()
+
+
+def check_consistency(config: Config) -> None:
+    """Rules that span several settings."""
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", config.name):
+        raise UserError(f"name is '{config.name}'; it names a folder, so use letters, digits, '.', '_' and '-'.")
+    for kind, recipe in config.synthesis.items():
+        if kind in ("rand", "det") and recipe.norm == "none":
+            raise UserError(f"synthesis.{kind}.norm is 'none'; {kind} needs a ball: set it to l2 or linf.")
+        if recipe.norm == "none" and recipe.eps > 0:
+            raise UserError(f"synthesis.{kind}.eps is {recipe.eps:g} but its norm is none; choose the norm l2 or linf.")
+        if recipe.norm != "none" and recipe.eps == 0:
+            raise UserError(f"synthesis.{kind}.eps is 0 with norm {recipe.norm}; give a positive radius.")
+    if config.evaluation.headline not in config.evaluation.l2:
+        radii = ", ".join(f"{eps:g}" for eps in config.evaluation.l2)
+        raise UserError(f"evaluation.headline is {config.evaluation.headline:g}; choose one of evaluation.l2: {radii}.")
+    if config.sources.robust.attack is None:
+        raise UserError("sources.robust.attack is missing; a robust source model is trained against an attack.")
+    if config.sources.standard.attack is not None:
+        raise UserError("sources.standard.attack is set; a standard source model is trained without one.")
+
+
+def to_dict(settings: Any) -> Any:
+    """Plain containers, ready for JSON or YAML."""
+    if dataclasses.is_dataclass(settings):
+        return {f.name: to_dict(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    if isinstance(settings, Mapping):
+        return {key: to_dict(value) for key, value in settings.items()}
+    if isinstance(settings, (tuple, list)):
+        return [to_dict(value) for value in settings]
+    return settings
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling per value, for digests and cache keys."""
+    return json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
