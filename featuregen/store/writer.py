@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import h5py
 import numpy as np
 
 from featuregen.errors import UserError
 from featuregen.store.format import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
     COLUMNS,
     FORMAT,
     Array,
@@ -31,6 +32,7 @@ from featuregen.store.format import (
 )
 from featuregen.store.journal import Journal, partial_path
 from featuregen.store.reader import read_info
+from featuregen.store.reserved import ReservedFile
 
 
 class Writer:
@@ -98,7 +100,7 @@ class Writer:
         with _disk(self.path, "all rows are kept, and the same command finishes the file"):
             try:
                 with finishing.open("w+b") as file:
-                    target = _Reserved(file, _file_size(self.header, attributes))
+                    target = ReservedFile(file, _file_size(self.header, attributes))
                     digest = self._write(target, journal, attributes)
                     target.seal()
                 os.replace(finishing, self.path)
@@ -156,7 +158,7 @@ class Writer:
                 f"{_megabytes(usage.free)} free; make room or choose another output."
             )
 
-    def _write(self, target: _Reserved, journal: Journal, attributes: dict[str, Attribute]) -> str:
+    def _write(self, target: ReservedFile, journal: Journal, attributes: dict[str, Attribute]) -> str:
         with h5py.File(target, "w", track_order=False) as root:
             # First, so that a truncated file can still be told from a stranger's.
             root.attrs["format"] = FORMAT
@@ -165,11 +167,7 @@ class Writer:
                 dtype = column_dtype(name, self.header.dtype)
                 chunks = chunk_shape(shape, dtype)
                 root.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, track_times=False)
-            for name in COLUMNS:
-                start = 0
-                for records in journal.batches():
-                    root[name][start : start + len(records)] = np.ascontiguousarray(records[name])
-                    start += len(records)
+            self._copy(journal, root)
             digest = content_digest(root, attributes)
             attributes["content_sha256"] = digest
             attributes["record_sha256"] = record_digest(attributes)
@@ -177,48 +175,27 @@ class Writer:
                 root.attrs[name] = attributes[name]
         return digest
 
-
-class _Reserved:
-    """A file for HDF5 to write whose room on disk is taken beforehand.
-
-    HDF5 ends the process if it cannot flush, so a full disk must show before it begins.
-    """
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        os.posix_fallocate(file.fileno(), 0, size)
-        self._file = file
-        self._end = 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(self._end + offset if whence == os.SEEK_END else offset)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def write(self, data: memoryview) -> int:
-        count = self._file.write(data)
-        self._end = max(self._end, self._file.tell())
-        return count
-
-    def truncate(self, size: int) -> None:
-        self._end = size
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def seal(self) -> None:
-        """Give back what was not needed, and see the rest onto the disk."""
-        self._file.truncate(self._end)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _copy(self, journal: Journal, root: h5py.File) -> None:
+        """Images in whole chunks, so that the order on disk does not depend on the batches; then the numbers."""
+        images = root["images"]
+        step = images.chunks[0] * max(1, BLOCK_BYTES // CHUNK_BYTES)
+        waiting: list[Array] = []
+        numbers: dict[str, list[Array]] = {name: [] for name in COLUMNS if name != "images"}
+        start = held = 0
+        for records in journal.batches():
+            for name, parts in numbers.items():
+                parts.append(records[name].copy())
+            waiting.append(records["images"])
+            held += len(records)
+            if held >= step or start + held == self.header.rows:
+                block = np.concatenate(waiting)
+                whole = held if start + held == self.header.rows else held - held % step
+                for first in range(0, whole, step):
+                    part = block[first : min(whole, first + step)]
+                    images[start + first : start + first + len(part)] = part
+                waiting, start, held = [block[whole:]], start + whole, held - whole
+        for name, parts in numbers.items():
+            root[name][:] = np.concatenate(parts)
 
 
 def _is_complete(path: Path, header: Header) -> bool:

@@ -1,0 +1,166 @@
+"""Checks of a file: digests, ranges, the rules of its kind, and flipped bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from store_files import (
+    BASE_ROWS,
+    CLASSES,
+    EPS,
+    ROWS,
+    SEED,
+    attribute,
+    base_set,
+    column,
+    columns_of,
+    edited,
+    failed,
+    header,
+    one_sentence,
+    sealed,
+    write,
+)
+
+from featuregen.errors import UserError
+from featuregen.store import (
+    Check,
+    FeatureDataset,
+    check_against_base,
+)
+
+
+@pytest.mark.parametrize("kind", ["det", "rand", "robust", "robust-noise", "something-imported"])
+def test_rules_of_each_kind(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.h5"
+    write(path, header(kind=kind))
+    assert failed(path) == []
+    if kind != "something-imported":
+        with edited(path) as root:
+            root["labels"][4] = (root["labels"][4] + 1) % CLASSES
+        sealed(path)
+        assert failed(path) == ["labels", "success_rate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "value", "wanted"),
+    [
+        ("index", "det", BASE_ROWS, ["index", "start_index"]),
+        ("start_index", "det", 0, ["start_index"]),
+        ("start_index", "robust", -1, ["start_index"]),
+        ("start_index", "robust-noise", 1, ["start_index"]),
+        ("norm", "det", EPS + 1e-4, ["norm"]),
+        ("norm", "det", np.nan, ["norm"]),
+        ("source_pred", "det", -1, ["success_rate"]),
+        ("images", "det", 2.0, ["pixels"]),
+        ("norm", "det", -0.1, ["values"]),
+    ],
+)
+def test_rules_hold_though_digests_agree(tmp_path: Path, name: str, kind: str, value: float, wanted: list[str]) -> None:
+    path = tmp_path / "a.h5"
+    write(path, header(kind=kind))
+    column(path, name, value)
+    assert "content_sha256" in failed(path)
+    sealed(path)
+    assert failed(path) == wanted
+
+
+def test_linf_ball_bounds_the_l2_column(tmp_path: Path) -> None:
+    recipe = {"seed": SEED, "synthesis": {"norm": "linf", "eps": 0.05}}
+    norm = np.full(ROWS, 0.05 * 5, "f4")
+    write(tmp_path / "a.h5", header(recipe=recipe), {"norm": norm})
+    assert failed(tmp_path / "a.h5") == []
+    write(tmp_path / "b.h5", header(recipe=recipe), {"norm": norm * np.float32(1.01)})
+    assert failed(tmp_path / "b.h5") == ["norm"]
+
+
+def test_unknown_columns_of_imported_files(tmp_path: Path) -> None:
+    missing = {name: np.full(ROWS, -1) for name in ("source_labels", "index", "start_index", "source_pred")}
+    floats = {name: np.full(ROWS, np.nan, "f4") for name in ("norm", "objective")}
+    write(tmp_path / "a.h5", header(recipe={}, base={}), {**missing, **floats}, rate=float("nan"))
+    assert failed(tmp_path / "a.h5") == []
+    assert all(check.ok for check in check_against_base(tmp_path / "a.h5", *base_set()))
+
+
+@pytest.mark.parametrize("name", ["kind", "citation", "software", "created", "content_sha256", "new"])
+def test_changed_attribute_is_reported(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.h5")
+    attribute(tmp_path / "a.h5", name, "{}" if name == "software" else "robust")
+    assert "_sha256" in " ".join(failed(tmp_path / "a.h5"))
+
+
+def test_extra_members_are_reported(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    with edited(tmp_path / "a.h5") as root:
+        root["more"] = h5py.SoftLink("/nowhere")
+        root["norm"].attrs["unit"] = "metre"
+    assert failed(tmp_path / "a.h5") == ["members"]
+
+
+def test_checksum_error_is_a_failed_check(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    with h5py.File(path) as root:
+        offset = root["images"].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 9] ^= 4
+    path.write_bytes(data)
+    assert failed(path) == ["content_sha256", "pixels"]
+    with pytest.raises(UserError) as error:
+        FeatureDataset(path)[0]
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_against_base(tmp_path: Path, dtype: str) -> None:
+    images, labels = base_set()
+
+    def fails(name: str, **changes: np.ndarray[Any, Any]) -> list[str]:
+        write(tmp_path / name, header(dtype=dtype), changes)
+        return [check.name for check in check_against_base(tmp_path / name, images, labels) if not check.ok]
+
+    rows = columns_of(header(dtype=dtype))
+    assert fails("good.h5") == []
+    assert fails("norm.h5", norm=rows["norm"] * np.float32(1.001)) == ["distance"]
+    assert fails("labels.h5", source_labels=(rows["source_labels"] + 1) % CLASSES) == ["source_labels"]
+    assert fails("far.h5", images=255 - rows["images"] if dtype == "uint8" else 1 - rows["images"]) == [
+        "distance",
+        "ball",
+    ]
+    with pytest.raises(UserError, match="base set"):
+        check_against_base(tmp_path / "good.h5", images[:, :4], labels)
+    short: list[Check] = check_against_base(tmp_path / "good.h5", images[:5], labels[:5])
+    assert [check.ok for check in short] == [False]
+
+
+def content(path: Path) -> dict[str, Any] | None:
+    """Everything in a file as h5py sees it, or None if it cannot be read."""
+    try:
+        with h5py.File(path, "r") as root:
+            arrays = {name: (root[name].dtype.str, root[name].shape, root[name][()].tobytes()) for name in root}
+            return {**arrays, **{f"@{name}": repr(root.attrs[name]) for name in root.attrs}}
+    except Exception:
+        return None
+
+
+def test_every_flipped_bit_that_matters_is_reported(tmp_path: Path) -> None:
+    path, flipped = tmp_path / "a.h5", tmp_path / "b.h5"
+    write(path)
+    good, data = content(path), path.read_bytes()
+    rng = np.random.default_rng(3)
+    reported = 0
+    for bit in rng.choice(len(data) * 8, 200, replace=False):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << (bit % 8)
+        flipped.write_bytes(broken)
+        try:
+            noticed = bool(failed(flipped))
+        except UserError:
+            noticed = True
+        assert noticed or content(flipped) == good, f"bit {bit} went unnoticed"
+        reported += noticed
+    assert 20 < reported < 200
