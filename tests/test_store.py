@@ -128,8 +128,10 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
         FeatureDataset(partial_path(path))
     with Writer.open(path, header()) as writer:
         assert (writer.rows_done, writer.complete) == (2 * BATCH, False)
+    (tmp_path / "a.h5.finishing").write_bytes(b"left by a kill during finish")
     assert write(path) == write(tmp_path / "whole.h5")
     assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "whole.h5"]
 
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3])

@@ -50,6 +50,8 @@ def test_rules_of_each_kind(tmp_path: Path, kind: str) -> None:
     ("name", "kind", "value", "wanted"),
     [
         ("index", "det", BASE_ROWS, ["index", "start_index"]),
+        ("index", "rand", -1, ["index", "start_index"]),
+        ("index", "robust", -1, ["index"]),
         ("start_index", "det", 0, ["start_index"]),
         ("start_index", "robust", -1, ["start_index"]),
         ("start_index", "robust-noise", 1, ["start_index"]),
@@ -76,6 +78,15 @@ def test_linf_ball_bounds_the_l2_column(tmp_path: Path) -> None:
     assert failed(tmp_path / "a.h5") == []
     write(tmp_path / "b.h5", header(recipe=recipe), {"norm": norm * np.float32(1.01)})
     assert failed(tmp_path / "b.h5") == ["norm"]
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"seed": -1}, {"seed": 10**30, "synthesis": []}, {"synthesis": {"norm": "l2", "eps": 10**400}}]
+)
+def test_odd_recipes_are_no_traceback(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    for kind in ("rand", "robust"):
+        write(tmp_path / f"{kind}.h5", header(kind=kind, recipe=recipe, base={"rows": "many"}))
+        assert failed(tmp_path / f"{kind}.h5") == []
 
 
 def test_unknown_columns_of_imported_files(tmp_path: Path) -> None:
@@ -164,3 +175,19 @@ def test_every_flipped_bit_that_matters_is_reported(tmp_path: Path) -> None:
         assert noticed or content(flipped) == good, f"bit {bit} went unnoticed"
         reported += noticed
     assert 20 < reported < 200
+
+
+def test_damaged_text_table_does_not_hang(tmp_path: Path) -> None:
+    """HDF5 2.0 never returns from reading a text attribute of this file."""
+    path = tmp_path / "a.h5"
+    write(path, header(citation="Long. " * 1000))
+    data = path.read_bytes()
+    heaps = [at for at in range(0, len(data), 8) if data.startswith(b"GCOL\x01", at)]
+    assert len(heaps) > 1
+    for start in heaps:
+        at, end = start + 16, start + int.from_bytes(data[start + 8 : start + 16], "little")
+        while at < end and data[at] != 0:
+            at += 16 + -(-int.from_bytes(data[at + 8 : at + 16], "little") // 8) * 8
+        if at < end:
+            path.write_bytes(data[: at + 8] + bytes([data[at + 8] ^ 0x20]) + data[at + 9 :])
+            assert failed(path) == ["opens"]

@@ -18,6 +18,7 @@ from featuregen.store.format import (
     ATTRIBUTES,
     COLUMNS,
     Array,
+    Attribute,
     Damaged,
     content_digest,
     record_digest,
@@ -45,9 +46,13 @@ def check_file(path: Path) -> list[Check]:
     path = Path(path)
     try:
         with open_file(path) as root:
-            info = info_of(root, path)
-            checks = [Check("opens", True, f"{info.kind}, {info.rows} images, {info.dtype}"), _members(root)]
-            checks += _digests(root, path, info)
+            attributes = attributes_of(root, path)
+            info = info_of(root, path, attributes)
+            checks = [
+                Check("opens", True, f"{info.kind}, {info.rows} images, {info.dtype}"),
+                _members(root, attributes),
+            ]
+            checks += _digests(root, attributes, info)
             columns, broken = _columns(root, info)
     except Damaged as error:
         return [Check("opens", False, str(error))]
@@ -65,16 +70,15 @@ def _outcome(name: str, bad: Array, good: str, failing: str) -> Check:
     return Check(name, False, f"{count} of {len(bad)} rows {failing}, the first is row {int(np.argmax(bad))}")
 
 
-def _members(root: h5py.File) -> Check:
+def _members(root: h5py.File, attributes: Mapping[str, Attribute]) -> Check:
     odd = sorted({*root} - {*COLUMNS}) + sorted(f"{name}@" for name in COLUMNS if len(root[name].attrs))
-    extra = sorted({*root.attrs} - {*ATTRIBUTES})
+    extra = sorted({*attributes} - {*ATTRIBUTES})
     known = ", ".join(extra)
     detail = f"and also the attributes {known}" if extra else "only the columns and attributes of the format"
     return Check("members", not odd, f"not part of the format: {', '.join(odd)}" if odd else detail)
 
 
-def _digests(root: h5py.File, path: Path, info: Info) -> list[Check]:
-    attributes = attributes_of(root, path)
+def _digests(root: h5py.File, attributes: Mapping[str, Attribute], info: Info) -> list[Check]:
     try:
         content = content_digest(root, attributes)
     except READ_ERRORS as error:
@@ -143,7 +147,7 @@ def _labels(info: Info, columns: Mapping[str, Array]) -> list[Check]:
         rule = f"(source label + 1) mod {classes}" if shift else "the source label"
         return [_outcome("labels", labels != (true + shift) % classes, f"each is {rule}", f"are not {rule}")]
     seed = _seed(info)
-    if info.kind != "rand" or seed is None or _unknown(columns["index"]):
+    if info.kind != "rand" or seed is None or (columns["index"] < 0).any():
         return [Check("labels", True, f"within the {classes} classes; no further rule to try")]
     wanted = RowRandom(seed, "target").integers(columns["index"], classes)
     return [_outcome("labels", labels != wanted, "as drawn by the seed", "are not what the seed draws")]
@@ -209,6 +213,8 @@ def _ball(info: Info) -> tuple[str, float] | None:
         return None
     norm, eps = settings.get("norm"), settings.get("eps")
     if norm not in ("l2", "linf") or isinstance(eps, bool) or not isinstance(eps, (int, float)):
+        return None
+    if not 0 <= eps < 1e9:
         return None
     return str(norm), float(eps)
 

@@ -42,7 +42,9 @@ class Journal:
         self._frames: list[tuple[int, int]] = []
         self.rows = 0
         self._end = 0
-        self._fd = _lock(path)
+        # A file object, not a bare number: it lets go of the lock when it is dropped.
+        self._file = os.fdopen(_lock(path), "r+b", buffering=0)
+        self._fd = self._file.fileno()
         try:
             self._resume(header.rows)
         except BaseException:
@@ -72,9 +74,10 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        if self._fd >= 0:
+        if not self._file.closed:
+            # A forked child may still hold the file open, and must not keep the lock.
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            os.close(self._fd)
+            self._file.close()
             self._fd = -1
 
     def _resume(self, rows: int) -> None:

@@ -29,6 +29,7 @@ from featuregen.store.format import (
     column_dtype,
     value_problem,
 )
+from featuregen.store.heaps import damaged_heap
 from featuregen.store.journal import MAGIC
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -106,6 +107,9 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """An open file of this format, its columns checked; errors while it is read become one sentence."""
     path = Path(path)
     head = _head(path)
+    if damaged_heap(path):
+        ours = Damaged if FORMAT.encode() in head else UserError
+        raise ours(f"{path} is damaged: the table of its texts does not add up; get it again, or make it again.")
     try:
         with h5py.File(path, "r", locking=False) as root:
             _check_format(root, path)
@@ -222,8 +226,10 @@ def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
     return value if isinstance(value, (str, np.ndarray)) else np.asarray(value)
 
 
-def info_of(root: h5py.File, path: Path) -> Info:
-    values: dict[str, Any] = {name: _attribute(root, name, path) for name in ATTRIBUTES}
+def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | None = None) -> Info:
+    """The header; `attributes` if they were read already."""
+    known = attributes or {}
+    values: dict[str, Any] = {n: known[n] if n in known else _attribute(root, n, path) for n in ATTRIBUTES}
     for name, value in values.items():
         wanted = {"format_version": int, "success_rate": float, "value_range": np.ndarray}.get(name, str)
         if not isinstance(value, wanted):
