@@ -390,10 +390,10 @@ def info(
 
         print(json.dumps(read_model_record(file), indent=2))
         return
-    from featuregen.store import info_to_dict, read_info
+    from featuregen.store import read_info
 
     found = read_info(file)
-    print(json.dumps(info_to_dict(found), indent=2) if json_ else describe(found))
+    print(json.dumps(found.to_dict(), indent=2) if json_ else describe(found))
 
 
 @app.command()

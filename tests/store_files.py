@@ -84,14 +84,14 @@ def batches(columns: Columns, start: int = 0, size: int = BATCH) -> Iterator[Col
 
 
 def write(
-    path: Path, head: Header | None = None, changes: Columns | None = None, *, size: int = BATCH, rate: float = 1.0
+    path: Path, head: Header | None = None, changes: Columns | None = None, *, size: int = BATCH
 ) -> str:
     head = head or header()
     columns = {**columns_of(head), **(changes or {})}
     with Writer.open(path, head) as writer:
         for batch in batches(columns, writer.rows_done, size):
             writer.append(batch)
-        return writer.finish(rate, CREATED)
+        return writer.finish(CREATED)
 
 
 def failed(path: Path) -> list[str]:

@@ -94,7 +94,9 @@ def test_content_digest_ignores_software_and_time(tmp_path: Path) -> None:
     first = write(tmp_path / "a.h5")
     assert write(tmp_path / "b.h5", header(software={"torch": "9"})) == first
     assert write(tmp_path / "c.h5", header(citation="Other.")) != first
-    assert write(tmp_path / "d.h5", rate=0.5) != first
+    unsure = {"source_pred": np.zeros(ROWS, "<i8")}
+    assert write(tmp_path / "d.h5", changes=unsure) != first
+    assert read_info(tmp_path / "d.h5").success_rate < 1
     assert read_info(tmp_path / "a.h5").record_sha256 != read_info(tmp_path / "b.h5").record_sha256
 
 

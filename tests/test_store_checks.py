@@ -92,7 +92,7 @@ def test_odd_recipes_are_no_traceback(tmp_path: Path, recipe: dict[str, Any]) ->
 def test_unknown_columns_of_imported_files(tmp_path: Path) -> None:
     missing = {name: np.full(ROWS, -1) for name in ("source_labels", "index", "start_index", "source_pred")}
     floats = {name: np.full(ROWS, np.nan, "f4") for name in ("norm", "objective")}
-    write(tmp_path / "a.h5", header(recipe={}, base={}), {**missing, **floats}, rate=float("nan"))
+    write(tmp_path / "a.h5", header(recipe={}, base={}), {**missing, **floats})
     assert failed(tmp_path / "a.h5") == []
     assert all(check.ok for check in check_against_base(tmp_path / "a.h5", *base_set()))
 

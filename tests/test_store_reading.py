@@ -70,7 +70,7 @@ def test_loader_workers(tmp_path: Path, method: str) -> None:
 def test_replaced_file_is_noticed(tmp_path: Path) -> None:
     write(tmp_path / "a.h5")
     data = FeatureDataset(tmp_path / "a.h5")
-    write(tmp_path / "b.h5", rate=0.5)
+    write(tmp_path / "b.h5", header(citation="Other."))
     os.replace(tmp_path / "b.h5", tmp_path / "a.h5")
     with pytest.raises(UserError, match="replaced"):
         data[0]

@@ -65,7 +65,7 @@ def test_other_output_needs_force(tmp_path: Path, other: dict[str, Any], said: s
     with Writer.open(path, head, force=True) as writer:
         writer.append(columns_of(head))
         assert path.read_bytes() == before
-        writer.finish(1.0)
+        writer.finish()
     assert read_info(path).header() == head
 
 
@@ -88,7 +88,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
             Writer.open(path, header(), force=True)
         one_sentence(error)
         writer.append(columns_of(header()))
-        writer.finish(1.0)
+        writer.finish()
     assert os.listdir(tmp_path) == ["a.h5"]
 
 
@@ -141,10 +141,10 @@ def test_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
         writer.append(second)
         writer.append(third)
         with file_limit(100_000), pytest.raises(UserError, match="all rows are kept") as error:
-            writer.finish(1.0, CREATED)
+            writer.finish(CREATED)
         one_sentence(error)
         assert os.listdir(tmp_path) == ["a.h5.partial"]
-        assert writer.finish(1.0, CREATED) == write(tmp_path / "whole.h5")
+        assert writer.finish(CREATED) == write(tmp_path / "whole.h5")
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,8 @@ def test_protocol_mistakes(tmp_path: Path) -> None:
         writer.append(columns)
         with pytest.raises(UserError, match="1 to 0"):
             writer.append(columns)
-        with pytest.raises(UserError, match="share"):
-            writer.finish(1.5)
     with Writer.open(tmp_path / "b.h5", header()) as writer, pytest.raises(UserError, match="0 of 10"):
-        writer.finish(1.0)
+        writer.finish()
     for change in ({"dtype": "int8"}, {"rows": 0}, {"classes": ("one",)}, {"recipe": {"x": float("nan")}}):
         with pytest.raises(UserError):
             header(**change)

@@ -35,7 +35,7 @@ def is_model(path: Path) -> bool:
 
 def recorded_config(path: Path) -> Config:
     """The settings a dataset or model was made with, as it records them; digits' where it records none."""
-    tree = read_model_record(path).get("config") if is_model(path) else dict(read_info(path).config)
+    tree = read_model_record(path)["record"].get("config") if is_model(path) else dict(read_info(path).config)
     if not tree:
         return load_config("digits")
     config = from_dict(Config, tree, f"{path}, recorded settings")

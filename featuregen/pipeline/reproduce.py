@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,7 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     ]
     datasets = []
     for kind in kinds:
-        info, seconds = _timed(
-            folder, f"making {kind}", lambda k=kind: shop.make(k, _path(shop, folder, k), force=force)
-        )
+        info, seconds = _made(shop, folder, kind, force)
         datasets.append(_describe_dataset(info, seconds))
     for kind in kinds:
         data, recipe = shop.examples(_path(shop, folder, kind)), shop.fresh_recipe(kind)
@@ -194,12 +191,12 @@ def _verdicts(shop: Workshop, data: Examples, index: torch.Tensor) -> dict[str, 
 # Time ----------------------------------------------------------------------------------------------
 
 
-def _timed(folder: Path, stage: str, work: Callable[[], Info]) -> tuple[Info, float]:
-    """A stage found done keeps the seconds it once took."""
-    path = folder / "seconds.json"
+def _made(shop: Workshop, folder: Path, kind: str, force: bool) -> tuple[Info, float]:
+    """The dataset and the seconds it took; one found done keeps the seconds it once took."""
+    path, stage = folder / "seconds.json", f"making {kind}"
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     started = time.perf_counter()
-    info = work()
+    info = shop.make(kind, _path(shop, folder, kind), force=force)
     spent = time.perf_counter() - started
     before = known.get(stage, {})
     if before.get("content_sha256") == info.content_sha256:

@@ -17,7 +17,7 @@ from featuregen.config import Config, Evaluation, Synthesis, Training, canonical
 from featuregen.errors import UserError
 from featuregen.evaluation import score
 from featuregen.images import Base, balanced_rows, load_images
-from featuregen.models import Classifier, build_model, load_model, read_model_record, save_model, weights_sha256
+from featuregen.models import Classifier, build_model, load_model, save_model, weights_sha256
 from featuregen.runtime import Machine, note, resolve, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
@@ -228,8 +228,8 @@ class Workshop:
         recorded, own = info.base.get("sha256"), self.base.train.sha256
         if recorded != own:
             raise UserError(
-                f"{info.path} was made from {info.base.get('name')} with digest {str(recorded)[:12]}, but {self.base.name} "
-                f"here has {own[:12]}; choose its base set with --data."
+                f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
+                f"{self.base.name} here (sha256 {own[:12]}); choose its base set with --data."
             )
 
 
@@ -243,10 +243,6 @@ def describe_model(trained: Trained) -> dict[str, Any]:
         "weights_sha256": weights_sha256(model),
         **{name: record[name] for name in ("settings", "trained_on", "train_accuracy", "accuracy") if name in record},
     }
-
-
-def accuracy_of(path: Path) -> dict[str, Any]:
-    return dict(read_model_record(path).get("accuracy", {}))
 
 
 def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

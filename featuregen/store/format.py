@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
@@ -40,7 +40,7 @@ CONTENT_ATTRIBUTES = (
     "citation",
 )  # fmt: skip
 # Covered by record_sha256, together with any attribute this version does not know.
-RECORD_ATTRIBUTES = ("software", "created", "content_sha256")
+RECORD_ATTRIBUTES = ("software", "config", "created", "content_sha256")
 ATTRIBUTES = (*CONTENT_ATTRIBUTES, *RECORD_ATTRIBUTES, "record_sha256")
 
 CHUNK_BYTES = 256 * 1024
@@ -65,6 +65,7 @@ class Header:
     source_model: Mapping[str, Any]
     software: Mapping[str, Any]
     citation: str
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         if self.dtype not in IMAGE_DTYPES:
@@ -75,7 +76,7 @@ class Header:
             )
         if len(self.classes) < 2:
             raise UserError(f"A file needs at least two classes; got {list(self.classes)}.")
-        for name in ("recipe", "base", "source_model", "software"):
+        for name in ("recipe", "base", "source_model", "software", "config"):
             try:
                 canonical_json(getattr(self, name))
             except (TypeError, ValueError) as error:
@@ -108,6 +109,7 @@ class Header:
             "source_model": canonical_json(self.source_model),
             "citation": self.citation,
             "software": canonical_json(self.software),
+            "config": canonical_json(self.config),
         }
 
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featuregen.config import to_dict
 from featuregen.errors import UserError
 from featuregen.store.format import (
     ATTRIBUTES,
@@ -35,7 +36,7 @@ from featuregen.store.journal import MAGIC
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py raises on bytes it cannot make sense of.
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
-_JSON = {"recipe": dict, "base": dict, "source_model": dict, "software": dict, "classes": list}
+_JSON = {"recipe": dict, "base": dict, "source_model": dict, "software": dict, "config": dict, "classes": list}
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Info:
     source_model: Mapping[str, Any]
     success_rate: float
     software: Mapping[str, Any]
+    config: Mapping[str, Any]
     created: str
     citation: str
     format_version: int
@@ -64,6 +66,12 @@ class Info:
     def header(self) -> Header:
         """What a writer would be opened with to make this file."""
         return Header(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Header)})
+
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        plain: dict[str, Any] = to_dict(self)
+        return plain | {"path": str(self.path)}
 
 
 def read_info(path: Path) -> Info:
@@ -250,7 +258,7 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
         classes=tuple(parsed["classes"]),
         value_range=(float(limits[0]), float(limits[1])),
         size=path.stat().st_size,
-        **{name: parsed[name] for name in ("recipe", "base", "source_model", "software")},
+        **{name: parsed[name] for name in ("recipe", "base", "source_model", "software", "config")},
         **{name: values[name] for name in plain},
     )
 

@@ -86,15 +86,13 @@ class Writer:
         with _disk(self.path, f"{journal.rows} rows are kept, and the same command goes on from there"):
             journal.append(columns)
 
-    def finish(self, success_rate: float, created: str | None = None) -> str:
+    def finish(self, created: str | None = None) -> str:
         """Write the file, put it in place at once, and return its content_sha256."""
         journal = self._open_journal()
         if journal.rows != self.header.rows:
             raise UserError(f"{self.path} has {journal.rows} of {self.header.rows} rows; append the others first.")
-        if not (math.isnan(success_rate) or 0 <= success_rate <= 1):
-            raise UserError(f"The success rate of {self.path} is {success_rate}; it is a share between 0 and 1.")
         attributes = self.header.attributes()
-        attributes["success_rate"] = float(success_rate)
+        attributes["success_rate"] = _success_rate(journal)
         attributes["created"] = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         finishing = _finishing_path(self.path)
         with _disk(self.path, "all rows are kept, and the same command finishes the file"):
@@ -210,6 +208,15 @@ def _is_complete(path: Path, header: Header) -> bool:
     if odd:
         raise UserError(f"{path} is another dataset: {odd}; choose another output, or --force to overwrite it.")
     return True
+
+
+def _success_rate(journal: Journal) -> float:
+    """The share of rows that the source model sees as the label they carry; NaN where its view is not recorded."""
+    hits = known = 0
+    for records in journal.batches():
+        hits += int((records["source_pred"] == records["labels"]).sum())
+        known += int((records["source_pred"] >= 0).sum())
+    return hits / known if known else float("nan")
 
 
 def _finishing_path(path: Path) -> Path:
