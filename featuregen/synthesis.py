@@ -204,6 +204,11 @@ def store_as(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:
     stored = rounded(images)
     if ball is None:
         return stored
+    if _outside(as_pixels(rounded(ball.centre)), ball).any():
+        raise UserError(
+            f"eps {ball.eps:g} ({ball.norm}) is less than rounding to {dtype} moves an image; "
+            "raise eps or store as float32."
+        )
     shrink = torch.ones(len(images), 1, 1, 1, device=images.device)
     while (outside := _outside(as_pixels(stored), ball)).any():
         shrink = torch.where(outside.view(-1, 1, 1, 1), shrink * 0.995, shrink)
@@ -214,4 +219,5 @@ def store_as(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:
 def _outside(images: Tensor, ball: Ball) -> Tensor:
     offset = (images - ball.centre).flatten(1)
     reach = offset.abs().amax(1) if ball.norm == "linf" else offset.norm(dim=1)
-    return reach > ball.eps * (1 + 1e-6)
+    # Pixels near 1 carry errors of 2**-24 each, which in a small Linf ball weigh more than any share of eps.
+    return reach > ball.eps * (1 + 5e-7) + 2**-23
