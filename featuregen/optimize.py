@@ -88,7 +88,7 @@ def move_pixels(
 @contextmanager
 def fixed(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with frozen parameters, so that only pixels get gradients; restored afterwards."""
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in learnt:
@@ -96,6 +96,8 @@ def fixed(model: nn.Module) -> Iterator[nn.Module]:
     try:
         yield model
     finally:
-        model.train(training)
+        # One by one, since a part may have been in another mode than the whole.
+        for module, training in modes:
+            module.training = training
         for parameter in learnt:
             parameter.requires_grad_(True)
