@@ -40,7 +40,11 @@ def _crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
 def _rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     angle = (torch.rand(len(images), generator=generator, device=images.device) * 2 - 1) * math.radians(degrees)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
+    # The grid runs from -1 to 1 both ways, so an image that is not square needs its sides put back.
+    aspect = images.shape[2] / images.shape[3]
+    matrix = torch.stack(
+        [torch.stack([cosine, -sine * aspect, zero], 1), torch.stack([sine / aspect, cosine, zero], 1)], 1
+    )
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
