@@ -1,0 +1,50 @@
+"""What the tests of pixels share: the embedded digits, and two small nets trained on them in seconds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from featuregen.config import Attack, Data, Model, Training
+from featuregen.images import Base, load_images
+from featuregen.models import Classifier, build_model
+from featuregen.training import train
+
+CPU = torch.device("cpu")
+# On nets this small a second thread costs more than it brings; beside another busy process, fifty times as much.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Base:
+    return load_images(Data())
+
+
+@pytest.fixture(scope="session")
+def images(digits: Base) -> Tensor:
+    """The test images; those to train on are made by whoever needs them."""
+    return digits.test.tensor(CPU)
+
+
+@pytest.fixture(scope="session")
+def labels(digits: Base) -> Tensor:
+    return digits.test.label_tensor(CPU)
+
+
+def trained(digits: Base, recipe: Training) -> Classifier:
+    model = build_model(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
+    train(model, digits.train.tensor(CPU), digits.train.label_tensor(CPU), recipe, seed=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def standard(digits: Base) -> Classifier:
+    """Not to be changed: every test gets the same one."""
+    return trained(digits, Training(epochs=8, batch_size=64, lr=0.2, weight_decay=5e-3))
+
+
+@pytest.fixture(scope="session")
+def robust(digits: Base) -> Classifier:
+    """Trained adversarially at L2 eps 0.75; not to be changed either."""
+    return trained(digits, Training(epochs=9, batch_size=64, lr=0.1, attack=Attack(eps=0.75, steps=3)))
