@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from featuregen.attacks import pgd
 from featuregen.augment import augment
 from featuregen.config import Training
 from featuregen.errors import UserError
+from featuregen.models import Classifier
+from featuregen.models.crowd import Crowd, crowds
 from featuregen.runtime import RowRandom, autocast, progress
 
 
@@ -36,7 +39,7 @@ class TrainingLog:
 
 
 def train(
-    model: nn.Module,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     recipe: Training,
@@ -46,38 +49,85 @@ def train(
     title: str = "training",
 ) -> TrainingLog:
     """Train in place on images (NCHW in [0, 1]) that already live on the device; ends in eval mode."""
+    return train_together([model], images, labels, recipe, seeds=[seed], precision=precision, title=title)[0]
+
+
+def train_together(
+    models: Sequence[Classifier],
+    images: Tensor,
+    labels: Tensor,
+    recipe: Training,
+    *,
+    seeds: Sequence[int],
+    precision: str = "fp32",
+    title: str = "training",
+) -> list[TrainingLog]:
+    """Train several models on the same images, each in its own order: side by side if small, else in turn."""
+    device = images.device
+    if len(models) > 1 and not crowds(models[0].architecture):
+        pairs = zip(models, seeds, strict=True)
+        return [
+            train(model, images, labels, recipe, seed=seed, precision=precision, title=title) for model, seed in pairs
+        ]
+    network = Crowd(models) if len(models) > 1 else models[0]
+    # Dropout draws from the global generator.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seeds[0])
+        logs = _train(models, network, images, labels, recipe, seeds, precision, title)
+    if isinstance(network, Crowd):
+        network.disperse()
+    for model in models:
+        model.eval()
+    return logs
+
+
+def _train(
+    models: Sequence[Classifier],
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Training,
+    seeds: Sequence[int],
+    precision: str,
+    title: str,
+) -> list[TrainingLog]:
     device, started = images.device, time.perf_counter()
     batch_size = min(recipe.batch_size, len(images))
     batches = len(images) // batch_size
-    optimizer = _optimizer(model, recipe)
-    order = RowRandom(seed, "order")
-    draws = RowRandom(seed, "augment")
-    model.to(memory_format=torch.channels_last)
-    log: list[Epoch] = []
+    optimizer = _optimizer(network, recipe)
+    network.to(memory_format=torch.channels_last)
+    log: list[list[Epoch]] = [[] for _ in models]
     for epoch in progress(range(recipe.epochs), title, recipe.epochs):
-        generator = draws.torch_generator(epoch, device)
-        rows = torch.from_numpy(order.permutation(epoch, len(images))).to(device)
-        losses, hits = torch.zeros((), device=device), torch.zeros((), device=device)
+        orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(images))) for seed in seeds]
+        rows = torch.stack(orders).to(device)
+        draws = [RowRandom(seed, "augment").torch_generator(epoch, device) for seed in seeds]
+        losses, hits = torch.zeros(len(models), device=device), torch.zeros(len(models), device=device)
         for step in range(batches):
             _set_rate(optimizer, recipe, (epoch * batches + step) / (recipe.epochs * batches))
-            picked = rows[step * batch_size : (step + 1) * batch_size]
-            x, y = augment(images[picked], recipe.augment, generator), labels[picked]
+            picked = rows[:, step * batch_size : (step + 1) * batch_size]
+            x = torch.cat([augment(images[own], recipe.augment, draw) for own, draw in zip(picked, draws, strict=True)])
+            y = labels[picked.flatten()]
             if recipe.attack:
-                x = pgd(model, x, y, recipe.attack, generator=generator, precision=precision)
-            model.train()
+                x = pgd(network, x, y, recipe.attack, generator=draws[0], precision=precision)
+            network.train()
             with autocast(device, precision):
-                logits = model(x)
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+                logits = network(x)
+            each = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing, reduction="none")
+            # A sum over models of means over their batches: no model's gradient knows of the others.
+            loss = each.view(len(models), batch_size).mean(1)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss.sum())
             optimizer.step()
             losses += loss.detach()
-            hits += (logits.detach().argmax(1) == y).float().mean()
-        log.append(Epoch(losses.item() / batches, hits.item() / batches))
-        if not math.isfinite(log[-1].loss):
-            raise UserError(f"{title} diverged in epoch {epoch + 1} at lr {recipe.lr:g}; lower lr or raise batch_size.")
-    model.eval()
-    return TrainingLog(tuple(log), time.perf_counter() - started)
+            hits += (logits.detach().argmax(1) == y).view(len(models), batch_size).float().mean(1)
+        for number, (loss_sum, hit_sum) in enumerate(zip(losses.tolist(), hits.tolist(), strict=True)):
+            log[number].append(Epoch(loss_sum / batches, hit_sum / batches))
+            if not math.isfinite(loss_sum):
+                raise UserError(
+                    f"{title} diverged in epoch {epoch + 1} at lr {recipe.lr:g}; lower lr or raise batch_size."
+                )
+    seconds = (time.perf_counter() - started) / len(models)
+    return [TrainingLog(tuple(epochs), seconds) for epochs in log]
 
 
 def learning_rate(recipe: Training, done: float) -> float:

@@ -110,7 +110,7 @@ def _evaluate_dataset(path: Path, shop: Workshop, changes: Mapping[str, Any]) ->
     data = shop.examples(path)
     kind = read_info(path).kind
     recipe = from_dict(Training, to_dict(shop.fresh_recipe(kind)) | dict(changes), "the training options")
-    runs = [run_of(shop.fresh(data, recipe, number, kind)) for number in range(shop.config.evaluation.seeds)]
+    runs = [run_of(trained) for trained in shop.fresh(data, recipe, shop.config.evaluation.seeds, kind)]
     return {
         "key": kind,
         "title": path.name,

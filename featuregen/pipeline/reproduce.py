@@ -39,8 +39,8 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     kinds = [kind for kind in RULES if kind in shop.config.synthesis]
     seeds = shop.config.evaluation.seeds
     models = [
-        _row("standard", [shop.source("standard", number) for number in range(seeds)]),
-        _row("adversarial", [shop.source("robust", number) for number in range(seeds)]),
+        _row("standard", shop.sources("standard", seeds)),
+        _row("adversarial", shop.sources("robust", seeds)),
     ]
     datasets = []
     for kind in kinds:
@@ -48,7 +48,7 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
         datasets.append(_describe_dataset(info, seconds))
     for kind in kinds:
         data, recipe = shop.examples(_path(shop, folder, kind)), shop.fresh_recipe(kind)
-        models.append(_row(kind, [shop.fresh(data, recipe, number, TITLES[kind]) for number in range(seeds)]))
+        models.append(_row(kind, shop.fresh(data, recipe, seeds, TITLES[kind])))
     honesty, judging = _honesty(shop, folder, kinds)
     return {
         "format": "featuregen-results",
@@ -147,7 +147,7 @@ def _judges(shop: Workshop) -> dict[str, Trained]:
     """The second standard model is trained even when the experiment runs one seed: it is the independent witness."""
     return {
         "source model": shop.source("standard"),
-        "second standard model": shop.source("standard", 1),
+        "second standard model": shop.sources("standard", max(2, shop.config.evaluation.seeds))[1],
         "robust model": shop.source("robust"),
     }
 

@@ -18,10 +18,11 @@ from featuregen.errors import UserError
 from featuregen.evaluation import score
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.models import Classifier, build_model, load_model, save_model, weights_sha256
+from featuregen.models.crowd import crowds
 from featuregen.runtime import Machine, note, resolve, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
-from featuregen.training import train
+from featuregen.training import train_together
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000
@@ -72,33 +73,41 @@ class Workshop:
 
     # Models --------------------------------------------------------------------------------------
 
-    def source(self, which: str, number: int = 0) -> Trained:
-        """The standard or robust model trained on the base set; number 0 is the one that makes datasets."""
+    def source(self, which: str) -> Trained:
+        """The standard or robust model that makes datasets."""
+        return self.sources(which, 1)[0]
+
+    def sources(self, which: str, count: int) -> list[Trained]:
+        """The source model, trained on its own so that it never depends on `count`, then others of its recipe."""
         recipe = self.config.sources.robust if which == "robust" else self.config.sources.standard
-        return self.trained(self.train_set, recipe, self.config.seed + number, f"{which} model {number}")
+        first, seed, title = [self.config.seed], self.config.seed, f"{which} model"
+        others = list(range(seed + 1, seed + count))
+        return self.trained(self.train_set, recipe, first, title) + self.trained(self.train_set, recipe, others, title)
 
-    def fresh(self, data: Examples, recipe: Training, number: int, title: str) -> Trained:
-        """A model that has seen nothing but the given data."""
-        return self.trained(data, recipe, self.config.seed + FRESH_SEED + number, f"{title}: fresh model {number}")
+    def fresh(self, data: Examples, recipe: Training, count: int, title: str) -> list[Trained]:
+        """Models that have seen nothing but the given data."""
+        start = self.config.seed + FRESH_SEED
+        return self.trained(data, recipe, list(range(start, start + count)), f"{title}: fresh model")
 
-    def trained(self, data: Examples, recipe: Training, seed: int, title: str) -> Trained:
-        """Found by its settings, or trained, saved, measured, saved again with its accuracies."""
-        settings = self._model_settings(data, recipe, seed)
-        path = self._model_path(settings)
-        if path.exists():
-            model, record = load_model(path, self.machine.device)
-        else:
-            note(f"training {title}")
-            model, record = self._train(data, recipe, seed, title, settings)
-            save_model(path, model, record)
-        found = Trained(model, record, path)
-        wanted = to_dict(self.config.evaluation) | {"test": self.base.test.sha256}
+    def trained(self, data: Examples, recipe: Training, seeds: list[int], title: str) -> list[Trained]:
+        """Found by their settings, or trained together, saved, measured, saved again with their accuracies."""
+        settings = [self._model_settings(data, recipe, seed, seeds) for seed in seeds]
+        paths = [self._model_path(each) for each in settings]
+        if not all(path.exists() for path in paths):
+            self._train(data, recipe, seeds, title, settings, paths)
+        return [self._measured(path) for path in paths]
+
+    def _measured(self, path: Path) -> Trained:
+        model, record = load_model(path, self.machine.device)
+        wanted = to_dict(self.config.evaluation) | {"test": self.base.test.sha256, "seed": self.config.seed}
+        # How many models there are, and which eps is talked about, changes no model's accuracy.
+        wanted = {name: value for name, value in wanted.items() if name not in ("seeds", "headline")}
         if record.get("accuracy", {}).get("settings") != wanted:
             started = time.perf_counter()
             record["accuracy"] = {"settings": wanted, **self.score(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
             save_model(path, model, record)
-        return found
+        return Trained(model, record, path)
 
     def score(self, model: Classifier, settings: Evaluation | None = None) -> Any:
         """Clean and attacked accuracy on the untouched test set."""
@@ -121,26 +130,37 @@ class Workshop:
             )
 
     def _train(
-        self, data: Examples, recipe: Training, seed: int, title: str, settings: dict[str, Any]
-    ) -> tuple[Classifier, dict[str, Any]]:
+        self,
+        data: Examples,
+        recipe: Training,
+        seeds: list[int],
+        title: str,
+        settings: list[dict[str, Any]],
+        paths: list[Path],
+    ) -> None:
+        note(f"training {title} {', '.join(str(seed) for seed in seeds)}")
         mean, std = _channel_statistics(data.images)
         shape, classes = self.base.image_shape, len(self.base.classes)
-        model = build_model(self.config.model, shape, classes, mean, std, seed).to(self.machine.device)
-        log = train(model, data.images, data.labels, recipe, seed=seed, precision=self.machine.precision, title=title)
-        record: dict[str, Any] = {
-            "settings": settings,
-            "trained_on": {"name": data.name, "sha256": data.sha256},
-            "base": {"name": self.base.name, "train_sha256": self.base.train.sha256},
-            "config": to_dict(self.config),
-            "train_accuracy": log.train_accuracy,
-            "loss": [round(epoch.loss, 6) for epoch in log.epochs],
-            "seconds": {"training": log.seconds},
-            "software": software(self.machine),
-        }
-        return model, record
+        models = [build_model(self.config.model, shape, classes, mean, std, seed) for seed in seeds]
+        models = [model.to(self.machine.device) for model in models]
+        logs = train_together(
+            models, data.images, data.labels, recipe, seeds=seeds, precision=self.machine.precision, title=title
+        )
+        for model, log, own, path in zip(models, logs, settings, paths, strict=True):
+            record: dict[str, Any] = {
+                "settings": own,
+                "trained_on": {"name": data.name, "sha256": data.sha256},
+                "base": {"name": self.base.name, "train_sha256": self.base.train.sha256},
+                "config": to_dict(self.config),
+                "train_accuracy": log.train_accuracy,
+                "loss": [round(epoch.loss, 6) for epoch in log.epochs],
+                "seconds": {"training": log.seconds},
+                "software": software(self.machine),
+            }
+            save_model(path, model, record)
 
-    def _model_settings(self, data: Examples, recipe: Training, seed: int) -> dict[str, Any]:
-        return {
+    def _model_settings(self, data: Examples, recipe: Training, seed: int, seeds: list[int]) -> dict[str, Any]:
+        settings = {
             "model": to_dict(self.config.model),
             "training": to_dict(recipe),
             "seed": seed,
@@ -148,6 +168,9 @@ class Workshop:
             "classes": len(self.base.classes),
             "precision": self.machine.precision,
         }
+        # Grouped arithmetic rounds differently, so a model's last bits depend on who learnt beside it.
+        together = len(seeds) > 1 and crowds(self.config.model.architecture)
+        return settings | ({"beside": seeds} if together else {})
 
     def _model_path(self, settings: dict[str, Any]) -> Path:
         key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
