@@ -1,0 +1,42 @@
+"""The commands: parse, call, print. Nothing heavy is imported before a command runs, so that help is instant."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import typer
+
+from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce, train
+from featuregen.cli.mistakes import OneLineErrors, guarded
+from featuregen.cli.reading import evaluate, info, models, preview, verify
+
+app = typer.Typer(
+    name="featuregen",
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Make, share and check robust and non-robust image datasets (Ilyas et al. 2019).
+
+Start here:
+
+    featuregen reproduce
+
+    featuregen make-robust-dataset
+
+    featuregen evaluate datasets_out/digits-robust.h5
+""",
+)
+
+for command in (make_robust_dataset, make_dataset, train, evaluate, reproduce, info, preview, verify, models):
+    app.command()(guarded(command))
+
+
+def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without × or ─ gets a question mark instead of a traceback.
+            stream.reconfigure(errors="replace")
+    app()
+    return 0

@@ -1,0 +1,241 @@
+"""Commands that make: datasets, models, a whole experiment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featuregen.cli.options import (
+    OUT,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    EpsOption,
+    ForceOption,
+    JsonOption,
+    KindName,
+    ModelOption,
+    NormName,
+    NormOption,
+    OutOption,
+    PrecisionOption,
+    RowsOption,
+    SeedOption,
+    SetOption,
+    SourceOption,
+    StartName,
+    StartOption,
+    StepSizeOption,
+    StepsOption,
+    common,
+    given,
+)
+from featuregen.cli.reading import describe
+from featuregen.errors import UserError
+
+
+def make_robust_dataset(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    source: SourceOption = None,
+    out: OutOption = None,
+    steps: StepsOption = None,
+    step_size: StepSizeOption = None,
+    start: StartOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    rows: RowsOption = None,
+    dtype: DtypeOption = None,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Make D_R: images that hold only what a robust model looks at.
+
+    Trains the robust source model (or finds it trained), synthesises the set, writes HDF5 and a preview beside it.
+
+        featuregen make-robust-dataset
+
+        featuregen make-robust-dataset --start noise --steps 300 --out out/noise.h5
+
+        featuregen make-robust-dataset --data .data/cifar10.npz --model resnet9 --rows 1000
+    """
+    kind = "robust-noise" if start == StartName.noise else "robust"
+    values = common(model, seed, device, precision)
+    recipe = {"steps": steps, "step_size": step_size, "rows": rows, "dtype": dtype and dtype.value}
+    _make(kind, config, data, source, out, force, set_, values, recipe)
+
+
+def make_dataset(
+    kind: Annotated[KindName, typer.Argument(help="Which set to make.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    source: SourceOption = None,
+    out: OutOption = None,
+    steps: StepsOption = None,
+    step_size: StepSizeOption = None,
+    eps: EpsOption = None,
+    norm: NormOption = None,
+    start: StartOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    rows: RowsOption = None,
+    dtype: DtypeOption = None,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Make any of the sets: robust, nonrobust, robust-noise, nonrobust-noise, rand, det.
+
+    featuregen make-dataset det
+
+    featuregen make-dataset rand --eps 1.0 --norm l2 --steps 100
+
+    featuregen make-dataset nonrobust --start noise --seed 3 --out out/dnr.h5
+    """
+    name = _with_start(kind.value, start)
+    values = common(model, seed, device, precision)
+    recipe = {
+        "steps": steps, "step_size": step_size, "eps": eps, "norm": norm and norm.value, "rows": rows,
+        "dtype": dtype and dtype.value,
+    }  # fmt: skip
+    _make(name, config, data, source, out, force, set_, values, recipe)
+
+
+def train(
+    robust: Annotated[bool, typer.Option("--robust/--standard", help="Against an attack, or not.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    norm: Annotated[NormName | None, typer.Option(help="The attack's norm; implies --robust.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="The attack's radius, such as 0.5 or 8/255; implies --robust.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="The attack's steps; implies --robust.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The .safetensors file to write.")] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Train a model, standard or adversarially, and save it with its settings and its own accuracies.
+
+    featuregen train --out out/standard.safetensors
+
+    featuregen train --robust --norm l2 --eps 0.5 --steps 7 --out out/robust.safetensors
+
+    featuregen train --norm linf --eps 8/255 --data .data/cifar10.npz --model resnet9
+    """
+    robust = robust or norm is not None or eps is not None or steps is not None
+    which = "robust" if robust else "standard"
+    attack = {
+        f"sources.robust.attack.{key}": value
+        for key, value in {"norm": norm and norm.value, "eps": eps, "steps": steps}.items()
+    }
+    if steps or eps or norm:
+        attack["sources.robust.attack.step_size"] = 0
+    values = common(model, seed, device, precision) | attack
+    values |= {f"sources.{which}.epochs": epochs, f"sources.{which}.lr": lr}
+    settings = _settings(config, data, set_, values)
+    from featuregen.pipeline import Workshop, copy_model, run_of
+    from featuregen.report import evaluation_table
+
+    shop = Workshop(settings, out.parent if out else OUT)
+    trained = shop.source(which)
+    path = copy_model(trained.path, out, force) if out else trained.path
+    print(evaluation_table([{"title": f"{shop.base.name}, {which}", "runs": [run_of(trained)]}]))
+    print(path)
+
+
+def reproduce(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    seeds: Annotated[int | None, typer.Option(help="Models per row of the table.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for models, datasets and report.")] = OUT,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    json_: JsonOption = False,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """The whole experiment from one config: source models, all six sets, fresh models on each, one table, one report.
+
+    Interrupted and started again, it goes on where it stopped.
+
+        featuregen reproduce
+
+        featuregen reproduce --seeds 5 --out runs/five
+
+        featuregen reproduce --config my.yaml --data .data/cifar10.npz
+    """
+    values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
+    settings = _settings(config, data, set_, values)
+    from featuregen.pipeline import Workshop, write_results
+    from featuregen.pipeline import reproduce as run
+    from featuregen.report import results_table
+
+    folder = out / settings.name
+    shop = Workshop(settings, out)
+    results = run(shop, folder, force)
+    page = write_results(shop, results, folder)
+    print(json.dumps(results, indent=2) if json_ else results_table(results))
+    print(f"report: {page}", file=sys.stderr if json_ else sys.stdout)
+
+
+def _make(
+    kind: str,
+    config: str | None,
+    data: str | None,
+    source: Path | None,
+    out: Path | None,
+    force: bool,
+    overrides: list[str] | None,
+    values: dict[str, Any],
+    recipe: dict[str, Any],
+) -> None:
+    values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
+    settings = _settings(config, data, overrides, values)
+    from featuregen.pipeline import Workshop, draw_preview
+
+    folder = out.parent if out else OUT
+    shop = Workshop(settings, folder)
+    path = out or folder / f"{shop.base.name}-{kind}.h5"
+    info = shop.make(kind, path, source=shop.load_source(source) if source else None, force=force)
+    picture = draw_preview(shop, path, path.with_suffix(".png"))
+    print(describe(info))
+    print(f"{path}\n{picture}")
+
+
+def _settings(config: str | None, data: str | None, overrides: list[str] | None, values: dict[str, Any]) -> Any:
+    """The config, then the options that were given, then every --set."""
+    from featuregen.config import config_names, load_config
+
+    name = config or (data if data in config_names() else "digits")
+    if config is None and data not in (None, name):
+        print(
+            f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr
+        )
+    return load_config(name, overrides or (), given({"data.name": data} | values))
+
+
+def _with_start(kind: str, start: StartName | None) -> str:
+    if start is None:
+        return kind
+    plain = kind.removesuffix("-noise")
+    if plain in ("rand", "det"):
+        raise UserError(f"--start does not apply to {kind}, which starts at the base image itself.")
+    if kind != plain and start == StartName.image:
+        raise UserError(f"{kind} starts from noise; for --start image make {plain}.")
+    return f"{plain}-noise" if start == StartName.noise else plain

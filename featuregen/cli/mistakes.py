@@ -1,0 +1,77 @@
+"""What a command says when it cannot do what was asked: one line on standard error, and an exit code.
+
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import typer
+from typer.core import TyperGroup
+
+from featuregen.errors import CheckFailed, UserError
+
+_P = ParamSpec("_P")
+
+
+class OneLineErrors(TyperGroup):
+    """A mistyped option is told like every other mistake, instead of in typer's box."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        standalone = extra.pop("standalone_mode", True)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except Exception as error:
+            # Depending on typer's version the class is click's or its own, so it is known by what it can do.
+            if not hasattr(error, "format_message"):
+                raise
+            # Called without a command, typer has printed the help already and has nothing more to say.
+            if type(error).__name__ != "NoArgsIsHelpError":
+                _tell(f"{_sentence(error.format_message())}; see {_command_of(error)} --help.")
+            code = 2
+        return sys.exit(code or 0) if standalone else code
+
+
+def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            _tell(str(error))
+            raise typer.Exit(2) from None
+        except CheckFailed as error:
+            print(f"failed: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            # Without a number it did not come from the system; a closed pipe is typer's to handle.
+            if error.errno in (None, errno.EPIPE):
+                raise
+            where = f"Cannot read or write {error.filename}" if error.filename else "Cannot read or write a file"
+            _tell(f"{where}: {error.strerror}; what is finished is kept, and the same command goes on from there.")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print(
+                "stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr
+            )
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _tell(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _sentence(message: str) -> str:
+    # Words of the validation that newer versions of typer do.
+    return message.replace("Value error, ", "").rstrip(".")
+
+
+def _command_of(error: Any) -> str:
+    return error.ctx.command_path if getattr(error, "ctx", None) else "featuregen"

@@ -1,0 +1,77 @@
+"""The options that commands share, and the settings they stand for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OUT = Path("datasets_out")
+
+
+class KindName(StrEnum):
+    robust = "robust"
+    nonrobust = "nonrobust"
+    robust_noise = "robust-noise"
+    nonrobust_noise = "nonrobust-noise"
+    rand = "rand"
+    det = "det"
+
+
+class StartName(StrEnum):
+    image = "image"
+    noise = "noise"
+
+
+class NormName(StrEnum):
+    l2 = "l2"
+    linf = "linf"
+
+
+class DtypeName(StrEnum):
+    uint8 = "uint8"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class PrecisionName(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(help="A shipped config's name or a YAML file. Default: the one of the image set, or digits."),
+]
+DataOption = Annotated[
+    str | None, typer.Option(help="digits, cifar10, mnist, fashion-mnist, or the path of a Keras-style .npz.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="Architecture; `featuregen models` lists them.")]
+SourceOption = Annotated[Path | None, typer.Option(help="A saved model to use instead of training one.")]
+OutOption = Annotated[Path | None, typer.Option(help="The HDF5 file to write.")]
+StepsOption = Annotated[int | None, typer.Option(help="Gradient steps per image.")]
+StepSizeOption = Annotated[str | None, typer.Option(help="Length of a step, such as 0.1 or 8/255.")]
+EpsOption = Annotated[str | None, typer.Option(help="Radius of the ball around the base image, such as 0.5 or 8/255.")]
+NormOption = Annotated[NormName | None, typer.Option(help="The ball's norm.")]
+StartOption = Annotated[StartName | None, typer.Option(help="Start from another training image, or from noise.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of models, targets and starts.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+PrecisionOption = Annotated[PrecisionName | None, typer.Option(help="Arithmetic of the network.")]
+RowsOption = Annotated[int | None, typer.Option(help="A class-balanced sample of this many rows; 0 means all.")]
+DtypeOption = Annotated[DtypeName | None, typer.Option(help="How pixels are stored.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output made with other settings.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value; may be repeated.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def common(model: str | None, seed: int | None, device: str | None, precision: PrecisionName | None) -> dict[str, Any]:
+    values = {"seed": seed, "runtime.device": device, "runtime.precision": precision and precision.value}
+    # Another architecture brings its own width.
+    return values | ({"model.architecture": model, "model.width": 0} if model else {})
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,154 @@
+"""Commands on what exists: evaluate, tell, draw, check."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featuregen.cli.options import (
+    OUT,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    SeedOption,
+    SetOption,
+    common,
+    given,
+)
+from featuregen.errors import CheckFailed
+
+
+def evaluate(
+    paths: Annotated[list[Path], typer.Argument(help="Datasets (.h5) and saved models (.safetensors).")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    seeds: Annotated[int | None, typer.Option(help="Fresh models per dataset.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the dataset.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder that keeps the fresh models.")] = OUT,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    json_: JsonOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Train fresh models on a dataset alone and test them on the untouched test set; or test a saved model.
+
+    featuregen evaluate datasets_out/digits-robust.h5
+
+    featuregen evaluate datasets_out/digits-det.h5 datasets_out/digits-rand.h5 --seeds 5 --json
+
+    featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
+    """
+    values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
+    recipe = given({"epochs": epochs, "lr": lr})
+    from featuregen.config import load_config
+    from featuregen.pipeline import evaluate_path
+
+    chosen = load_config(config) if config else None
+    rows = [evaluate_path(path, chosen, values=values, overrides=set_ or (), recipe=recipe, out=out) for path in paths]
+    if json_:
+        print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
+        return
+    from featuregen.report import evaluation_table
+
+    print(evaluation_table(rows))
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="A dataset (.h5) or a saved model.")], json_: JsonOption = False
+) -> None:
+    """What a file holds and how it was made.
+
+    featuregen info datasets_out/digits-robust.h5
+    """
+    from featuregen.pipeline import is_model
+
+    if is_model(file):
+        from featuregen.models import read_model_record
+
+        print(json.dumps(read_model_record(file), indent=2))
+        return
+    from featuregen.store import read_info
+
+    found = read_info(file)
+    print(json.dumps(found.to_dict(), indent=2) if json_ else describe(found))
+
+
+def preview(
+    file: Annotated[Path, typer.Argument(help="A dataset.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG to write. Default: beside the dataset.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Draw base image, start image and result of ten rows.
+
+    featuregen preview datasets_out/digits-det.h5 --out det.png
+    """
+    from featuregen.pipeline import draw_preview, workshop_of
+
+    print(draw_preview(workshop_of(file, data), file, out or file.with_suffix(".png")))
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A dataset.")],
+    data: DataOption = None,
+    source: Annotated[Path | None, typer.Option(help="The source model: success is recomputed with it.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check a dataset: checksums, shapes, ranges, the ball, labels against the kind's rule, success.
+
+    Exit code 1 if a check fails.
+
+        featuregen verify datasets_out/digits-det.h5
+
+        featuregen verify sent-to-me.h5 --data .data/cifar10.npz --source standard.safetensors
+    """
+    from featuregen.pipeline import verify_file
+
+    checks = verify_file(file, data, source)
+    if json_:
+        print(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+    failed = [check.name for check in checks if not check.ok]
+    if failed:
+        raise CheckFailed(f"{file}: {', '.join(failed)}")
+
+
+def models() -> None:
+    """List the architectures, and the images each of them takes.
+
+    featuregen models
+    """
+    from featuregen.models import architecture_table
+
+    print(architecture_table())
+
+
+def describe(found: Any) -> str:
+    """A dataset in a few lines."""
+    from featuregen.synthesis import RULES
+
+    recipe, base, source = found.recipe.get("synthesis", {}), found.base, found.source_model
+    ball = "" if recipe.get("norm", "none") == "none" else f", {recipe['norm']} eps {recipe['eps']:g}"
+    meaning = RULES[found.kind].meaning if found.kind in RULES else "unknown kind"
+    channels, height, width = found.image_shape
+    return "\n".join([
+        f"{found.kind}: {meaning}",
+        f"  rows     {found.rows} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
+        f"{len(found.classes)} classes, {os.path.getsize(found.path) / 2**20:.1f} MiB",
+        f"  made     {recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
+        f"seed {found.recipe.get('seed')}",
+        f"  source   {source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}",
+        f"  success  {found.success_rate:.1%} of rows are seen by the source as the label they carry",
+        f"  content  {found.content_sha256}",
+    ])  # fmt: skip
