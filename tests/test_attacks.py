@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -237,11 +238,14 @@ def test_as_strong_as_peers(nets: Nets, images: Tensor, labels: Tensor, net: str
 
 
 @pytest.mark.parametrize(("net", "norm"), RADII)
-def test_ten_times_the_steps_find_little_more(nets: Nets, images: Tensor, labels: Tensor, net: str, norm: Norm) -> None:
-    model, eps = nets[net], RADII[net, norm]
-    found = pgd(model, images, labels, Attack(norm, eps, STEPS))
-    held = predict(model, found) == labels
+def test_ten_times_the_default_steps_find_little_more(
+    nets: Nets, images: Tensor, labels: Tensor, net: str, norm: Norm
+) -> None:
+    """On every second image, to save time: two points of 180 images are three of them."""
+    model, attack = nets[net], Attack(norm, RADII[net, norm])
+    x, y = images[::2], labels[::2]
+    held = predict(model, pgd(model, x, y, attack)) == y
     # Only images that held are tried again, which can but favour the longer attack.
-    longer = pgd(model, images[held], labels[held], Attack(norm, eps, 10 * STEPS))
-    lost = int((predict(model, longer) != labels[held]).sum())
-    assert lost / len(images) <= 0.02
+    longer = pgd(model, x[held], y[held], replace(attack, steps=10 * attack.steps))
+    lost = int((predict(model, longer) != y[held]).sum())
+    assert lost / len(x) <= 0.02

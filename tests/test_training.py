@@ -18,7 +18,7 @@ from featuregen.evaluation import predict
 from featuregen.images import Base
 from featuregen.models import Classifier, build_model, weights_sha256
 from featuregen.runtime import RowRandom
-from featuregen.training import TrainingLog, learning_rate, train
+from featuregen.training import TrainingLog, learning_rate, train, train_together
 
 CPU = torch.device("cpu")
 QUICK = Training(epochs=2, batch_size=32, lr=0.05)
@@ -94,6 +94,30 @@ def test_the_seed_decides_the_weights(few: tuple[Tensor, Tensor], recipe: Traini
     other, _ = run(few, recipe, seed=2)
     assert weights_sha256(first) == weights_sha256(again)
     assert weights_sha256(first) != weights_sha256(other) != weights_sha256(fresh())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        QUICK,
+        replace(QUICK, optimizer="adamw", lr=1e-3, augment=Augment(crop=1, flip=True)),
+        replace(QUICK, attack=Attack(eps=0.5, steps=2)),
+    ],
+    ids=["plain", "augmented", "adversarial"],
+)
+def test_models_trained_together_become_what_they_become_alone(few: tuple[Tensor, Tensor], recipe: Training) -> None:
+    together = [fresh(seed) for seed in (1, 2, 3)]
+    logs = train_together(together, *few, recipe, seeds=(1, 2, 3))
+    assert len({weights_sha256(model) for model in together}) == 3
+    for seed, model, log in zip((1, 2, 3), together, logs, strict=True):
+        alone = fresh(seed)
+        alone_log = train(alone, *few, recipe, seed=seed)
+        assert [epoch.loss for epoch in log.epochs] == pytest.approx(
+            [epoch.loss for epoch in alone_log.epochs], rel=1e-3
+        )
+        assert not any(part.training for part in model.modules())
+        for name, value in alone.state_dict().items():
+            assert torch.allclose(model.state_dict()[name], value, rtol=1e-3, atol=1e-4), (seed, name)
 
 
 def test_training_leaves_torch_s_own_random_numbers_alone(few: tuple[Tensor, Tensor]) -> None:
