@@ -32,6 +32,7 @@ from featuregen.cli.options import (
     StartOption,
     StepSizeOption,
     StepsOption,
+    check_ending,
     common,
     given,
 )
@@ -110,7 +111,7 @@ def make_dataset(
 
 
 def train(
-    robust: Annotated[bool, typer.Option("--robust/--standard", help="Against an attack, or not.")] = False,
+    robust: Annotated[bool | None, typer.Option("--robust/--standard", help="Against an attack, or not.")] = None,
     config: ConfigOption = None,
     data: DataOption = None,
     model: ModelOption = None,
@@ -136,15 +137,14 @@ def train(
 
     featuregen train --norm linf --eps 8/255 --data .data/cifar10.npz --model resnet9
     """
-    robust = robust or norm is not None or eps is not None or steps is not None
-    which = "robust" if robust else "standard"
-    attack = {
-        f"sources.robust.attack.{key}": value
-        for key, value in {"norm": norm and norm.value, "eps": eps, "steps": steps}.items()
-    }
-    if steps or eps or norm:
-        attack["sources.robust.attack.step_size"] = 0
-    values = common(model, seed, device, precision) | attack
+    check_ending(out, ".safetensors", "a saved model")
+    attack = given({"norm": norm and norm.value, "eps": eps, "steps": steps})
+    if attack and robust is False:
+        raise UserError(f"--standard trains without an attack; leave out --{' and --'.join(attack)}, or --standard.")
+    which = "robust" if robust or attack else "standard"
+    if attack:
+        attack["step_size"] = 0
+    values = common(model, seed, device, precision) | {f"sources.robust.attack.{k}": v for k, v in attack.items()}
     values |= {f"sources.{which}.epochs": epochs, f"sources.{which}.lr": lr}
     settings = _settings(config, data, set_, values)
     from featuregen.pipeline import Workshop, copy_model, run_of
@@ -205,6 +205,7 @@ def _make(
     values: dict[str, Any],
     recipe: dict[str, Any],
 ) -> None:
+    check_ending(out, ".h5", "a dataset")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = _settings(config, data, overrides, values)
     from featuregen.pipeline import Workshop, draw_preview

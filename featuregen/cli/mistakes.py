@@ -23,9 +23,8 @@ class OneLineErrors(TyperGroup):
     """A mistyped option is told like every other mistake, instead of in typer's box."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        standalone = extra.pop("standalone_mode", True)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, **(extra | {"standalone_mode": False}))
         except Exception as error:
             # Depending on typer's version the class is click's or its own, so it is known by what it can do.
             if not hasattr(error, "format_message"):
@@ -34,7 +33,7 @@ class OneLineErrors(TyperGroup):
             if type(error).__name__ != "NoArgsIsHelpError":
                 _tell(f"{_sentence(error.format_message())}; see {_command_of(error)} --help.")
             code = 2
-        return sys.exit(code or 0) if standalone else code
+        return sys.exit(code or 0) if extra.get("standalone_mode", True) else code
 
 
 def guarded(command: Callable[_P, None]) -> Callable[_P, None]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from featuregen.errors import UserError
+
 OUT = Path("datasets_out")
 
 
@@ -75,3 +77,9 @@ def common(model: str | None, seed: int | None, device: str | None, precision: P
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def check_ending(path: Path | None, ending: str, what: str) -> None:
+    """Commands know a file by its ending, and what is drawn beside a dataset must not take its name."""
+    if path and path.suffix != ending:
+        raise UserError(f"--out {path} should end in {ending}, as {what} does.")

@@ -19,6 +19,7 @@ from featuregen.cli.options import (
     PrecisionOption,
     SeedOption,
     SetOption,
+    check_ending,
     common,
     given,
 )
@@ -92,6 +93,7 @@ def preview(
 
     featuregen preview datasets_out/digits-det.h5 --out det.png
     """
+    check_ending(out, ".png", "a picture")
     from featuregen.pipeline import draw_preview, workshop_of
 
     print(draw_preview(workshop_of(file, data), file, out or file.with_suffix(".png")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def recorded_config(path: Path) -> Config:
         return load_config("digits")
     config = from_dict(Config, tree, f"{path}, recorded settings")
     check_consistency(config)
-    return config
+    # A dataset made on a GPU is read on a laptop.
+    return with_overrides(config, values={"runtime.device": "auto"})
 
 
 def workshop_of(path: Path, data: str | None, out: Path | None = None) -> Workshop:
@@ -51,7 +53,7 @@ def workshop_of(path: Path, data: str | None, out: Path | None = None) -> Worksh
 
 def copy_model(cached: Path, path: Path, force: bool) -> Path:
     """The trained model under the name its user asked for."""
-    if path.exists() and path.read_bytes() != cached.read_bytes() and not force:
+    if path.exists() and not force and not _same_training(path, cached):
         raise UserError(f"{path} exists and holds something else; choose another --out, or replace it with --force.")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -60,7 +62,21 @@ def copy_model(cached: Path, path: Path, force: bool) -> Path:
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}; choose another --out.") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
+
+
+def _same_training(path: Path, cached: Path) -> bool:
+    """Whether two files hold the same model; the seconds it took may differ."""
+    try:
+        there, here = read_model_record(path), read_model_record(cached)
+    except UserError:
+        return False
+    for header in (there, here):
+        header["record"].pop("seconds", None)
+    return there == here
 
 
 # Evaluating ----------------------------------------------------------------------------------------

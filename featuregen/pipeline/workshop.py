@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Workshop:
         settings = [self._model_settings(data, recipe, seed, seeds) for seed in seeds]
         paths = [self._model_path(each) for each in settings]
         if not all(path.exists() for path in paths):
+            _check_writable(self.out / "models")
             self._train(data, recipe, seeds, title, settings, paths)
         return [self._measured(path) for path in paths]
 
@@ -272,3 +274,13 @@ def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     flat = images.transpose(0, 1).flatten(1).to(torch.float64)
     # A constant channel has no spread to divide by.
     return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
+
+
+def _check_writable(folder: Path) -> None:
+    """Asked before hours of training, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another --out.") from None
