@@ -65,7 +65,7 @@ def make_robust_dataset(
 
         featuregen make-robust-dataset --start noise --steps 300 --out out/noise.h5
 
-        featuregen make-robust-dataset --data .data/cifar10.npz --model resnet9 --rows 1000
+        featuregen make-robust-dataset --data mine.npz --model resnet9 --rows 1000
     """
     kind = "robust-noise" if start == StartName.noise else "robust"
     values = common(model, seed, device, precision)
@@ -133,9 +133,9 @@ def train(
 
     featuregen train --out out/standard.safetensors
 
-    featuregen train --robust --norm l2 --eps 0.5 --steps 7 --out out/robust.safetensors
+    featuregen train --norm l2 --eps 0.5 --steps 7 --out out/robust.safetensors
 
-    featuregen train --norm linf --eps 8/255 --data .data/cifar10.npz --model resnet9
+    featuregen train --norm linf --eps 8/255 --data mine.npz --model resnet9
     """
     check_ending(out, ".safetensors", "a saved model")
     attack = given({"norm": norm and norm.value, "eps": eps, "steps": steps})
@@ -178,7 +178,7 @@ def reproduce(
 
         featuregen reproduce --seeds 5 --out runs/five
 
-        featuregen reproduce --config my.yaml --data .data/cifar10.npz
+        featuregen reproduce --config my.yaml --data mine.npz
     """
     values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
     settings = _settings(config, data, set_, values)

@@ -45,7 +45,7 @@ def evaluate(
 
     featuregen evaluate datasets_out/digits-robust.h5
 
-    featuregen evaluate datasets_out/digits-det.h5 datasets_out/digits-rand.h5 --seeds 5 --json
+    featuregen evaluate out/det.h5 out/rand.h5 --seeds 5 --json
 
     featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
     """
@@ -111,7 +111,7 @@ def verify(
 
         featuregen verify datasets_out/digits-det.h5
 
-        featuregen verify sent-to-me.h5 --data .data/cifar10.npz --source standard.safetensors
+        featuregen verify sent.h5 --data mine.npz --source standard.safetensors
     """
     from featuregen.pipeline import verify_file
 

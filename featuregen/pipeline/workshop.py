@@ -95,7 +95,6 @@ class Workshop:
         settings = [self._model_settings(data, recipe, seed, seeds) for seed in seeds]
         paths = [self._model_path(each) for each in settings]
         if not all(path.exists() for path in paths):
-            _check_writable(self.out / "models")
             self._train(data, recipe, seeds, title, settings, paths)
         return [self._measured(path) for path in paths]
 
@@ -140,11 +139,12 @@ class Workshop:
         settings: list[dict[str, Any]],
         paths: list[Path],
     ) -> None:
-        note(f"training {title} {', '.join(str(seed) for seed in seeds)}")
         mean, std = _channel_statistics(data.images)
         shape, classes = self.base.image_shape, len(self.base.classes)
         models = [build_model(self.config.model, shape, classes, mean, std, seed) for seed in seeds]
         models = [model.to(self.machine.device) for model in models]
+        _check_writable(paths[0].parent)
+        note(f"training {title} {', '.join(str(seed) for seed in seeds)}")
         logs = train_together(
             models, data.images, data.labels, recipe, seeds=seeds, precision=self.machine.precision, title=title
         )
