@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import platform
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,8 @@ class Machine:
 
 def resolve(settings: Runtime) -> Machine:
     device = resolve_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     return Machine(device, resolve_precision(settings.precision, device))
 
 
@@ -105,9 +108,9 @@ class RowRandom:
         return torch.Generator(device).manual_seed(int(self._raw(row, 1)[0] >> np.uint64(1)))
 
 
-def progress(items: Iterable[_T], label: str, total: int | None = None, quiet: bool = False) -> Iterator[_T]:
-    """A bar on standard error; nothing when output goes to a file."""
-    hidden = quiet or not sys.stderr.isatty()
+def progress(items: Iterable[_T], label: str, total: int | None = None) -> Iterator[_T]:
+    """A bar on standard error; nothing when output goes to a file, or in a process that works for another."""
+    hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
     yield from tqdm(items, desc=label, total=total, file=sys.stderr, disable=hidden, leave=False, mininterval=0.2)
 
 
@@ -122,4 +125,4 @@ def software(machine: Machine) -> dict[str, str]:
     kind = machine.device.type
     name = torch.cuda.get_device_name(machine.device) if kind == "cuda" else platform.machine()
     record = {"python": platform.python_version(), "device": f"{kind} ({name})", "precision": machine.precision}
-    return {**packages, **record}
+    return {**packages, **record, "threads": str(torch.get_num_threads())}

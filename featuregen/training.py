@@ -64,7 +64,7 @@ def train_together(
 ) -> list[TrainingLog]:
     """Train several models on the same images, each in its own order: side by side if small, else in turn."""
     device = images.device
-    if len(models) > 1 and not crowds(models[0].architecture):
+    if len(models) > 1 and not learn_together(models[0].architecture, recipe):
         pairs = zip(models, seeds, strict=True)
         return [
             train(model, images, labels, recipe, seed=seed, precision=precision, title=title) for model, seed in pairs
@@ -72,13 +72,22 @@ def train_together(
     network = Crowd(models) if len(models) > 1 else models[0]
     # Dropout draws from the global generator.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds[0])
+        # Not torch.manual_seed, which reseeds every CUDA device, whether or not its state is put back.
+        torch.default_generator.manual_seed(seeds[0])
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seeds[0])
         logs = _train(models, network, images, labels, recipe, seeds, precision, title)
     if isinstance(network, Crowd):
         network.disperse()
     for model in models:
         model.eval()
     return logs
+
+
+def learn_together(architecture: str, recipe: Training) -> bool:
+    """Whether several seeds go side by side: random starts would have one model draw from another's numbers."""
+    wanders = recipe.attack is not None and (recipe.attack.random_start or recipe.attack.restarts > 1)
+    return crowds(architecture) and not wanders
 
 
 def _train(

@@ -41,8 +41,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Runtime:
+    """Where and how. `threads` 0 leaves their number to torch; `jobs` are processes that `reproduce` works with."""
+
     device: str = "auto"
     precision: Precision = "auto"
+    threads: int = _limits(0, low=0, high=1024)
+    jobs: int = _limits(1, low=1, high=64)
 
 
 @dataclass(frozen=True)

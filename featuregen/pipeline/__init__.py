@@ -1,7 +1,6 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
 from featuregen.pipeline.files import (
-    copy_model,
     evaluate_path,
     is_model,
     recorded_config,
@@ -10,6 +9,7 @@ from featuregen.pipeline.files import (
     workshop_of,
 )
 from featuregen.pipeline.outputs import draw_preview, write_results
+from featuregen.pipeline.places import copy_model
 from featuregen.pipeline.reproduce import reproduce
 from featuregen.pipeline.workshop import Examples, Trained, Workshop
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,34 +46,6 @@ def workshop_of(path: Path, data: str | None, out: Path | None = None) -> Worksh
     """A workshop with the file's own settings, on its own base set or the one given."""
     config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
     return Workshop(config, out or path.parent)
-
-
-def copy_model(cached: Path, path: Path, force: bool) -> Path:
-    """The trained model under the name its user asked for."""
-    if path.exists() and not force and not _same_training(path, cached):
-        raise UserError(f"{path} exists and holds something else; choose another --out, or replace it with --force.")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(cached, partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}; choose another --out.") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
-
-
-def _same_training(path: Path, cached: Path) -> bool:
-    """Whether two files hold the same model; the seconds it took may differ."""
-    try:
-        there, here = read_model_record(path), read_model_record(cached)
-    except UserError:
-        return False
-    for header in (there, here):
-        header["record"].pop("seconds", None)
-    return there == here
 
 
 # Evaluating ----------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.pipeline.reproduce import TITLES, Results, write_text
+from featuregen.pipeline.places import write_text
+from featuregen.pipeline.reproduce import TITLES, Results
 from featuregen.pipeline.workshop import Workshop
 from featuregen.report import (
     accuracy_bars,

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from featuregen.config import canonical_json, to_dict
-from featuregen.evaluation import judged, nearest_neighbour, predict
+from featuregen.config import to_dict
 from featuregen.pipeline.files import run_of
-from featuregen.pipeline.workshop import Examples, Trained, Workshop
-from featuregen.runtime import note, software
+from featuregen.pipeline.honesty import honesty_of, judged_once, radii
+from featuregen.pipeline.places import dataset_path, write_text
+from featuregen.pipeline.workers import Stage, work_ahead
+from featuregen.pipeline.workshop import Trained, Workshop
+from featuregen.runtime import software
 from featuregen.store import Info, read_columns
-from featuregen.synthesis import RULES, as_pixels, synthesize
+from featuregen.synthesis import RULES
 
 TITLES = {
     "standard": "D, standard",
@@ -38,6 +36,8 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     """Every stage is found done or is done now; the results are the same either way."""
     kinds = [kind for kind in RULES if kind in shop.config.synthesis]
     seeds = shop.config.evaluation.seeds
+    if work_ahead(shop, stages(shop, folder, kinds, force)):
+        force = False  # it was heeded there
     models = [
         _row("standard", shop.sources("standard", seeds)),
         _row("adversarial", shop.sources("robust", seeds)),
@@ -47,9 +47,9 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
         info, seconds = _made(shop, folder, kind, force)
         datasets.append(_describe_dataset(info, seconds))
     for kind in kinds:
-        data, recipe = shop.examples(_path(shop, folder, kind)), shop.fresh_recipe(kind)
+        data, recipe = shop.examples(dataset_path(folder, shop.base.name, kind)), shop.fresh_recipe(kind)
         models.append(_row(kind, shop.fresh(data, recipe, seeds, TITLES[kind])))
-    honesty, judging = _honesty(shop, folder, kinds)
+    honesty, judging = honesty_of(shop, folder, kinds)
     return {
         "format": "featuregen-results",
         "version": 1,
@@ -61,6 +61,37 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
         "honesty": honesty,
         "timings": _timings(models, datasets) + judging,
     }
+
+
+def stages(shop: Workshop, folder: Path, kinds: list[str], force: bool) -> list[list[Stage]]:
+    """What can be done side by side: first the two sources, then all that needs no more than them."""
+    seeds = shop.config.evaluation.seeds
+    first = [Stage(_sources, (which, 1)) for which in ("robust", "standard")]
+    # The second standard model is a judge, however few seeds there are.
+    others = [Stage(_sources, ("robust", seeds)), Stage(_sources, ("standard", max(2, seeds)))]
+    made = [Stage(_make_and_learn, (folder, kind, force)) for kind in kinds]
+    judged = [
+        Stage(_judge, (folder, kind, eps)) for kind in kinds if RULES[kind].pull == "class" for eps in radii(shop, kind)
+    ]
+    return [first, others + made, judged]
+
+
+def _sources(shop: Workshop, which: str, count: int) -> None:
+    shop.sources(which, count)
+
+
+def _judge(shop: Workshop, folder: Path, kind: str, eps: float) -> None:
+    judged_once(shop, folder, kind, eps)
+
+
+def _make_and_learn(shop: Workshop, folder: Path, kind: str, force: bool) -> None:
+    _made(shop, folder, kind, force)
+    shop.fresh(
+        shop.examples(dataset_path(folder, shop.base.name, kind)),
+        shop.fresh_recipe(kind),
+        shop.config.evaluation.seeds,
+        TITLES[kind],
+    )
 
 
 def describe_base(shop: Workshop) -> dict[str, Any]:
@@ -78,10 +109,6 @@ def describe_base(shop: Workshop) -> dict[str, Any]:
 
 def _row(key: str, runs: list[Trained]) -> dict[str, Any]:
     return {"key": key, "title": TITLES[key], "runs": [run_of(trained) for trained in runs]}
-
-
-def _path(shop: Workshop, folder: Path, kind: str) -> Path:
-    return folder / f"{shop.base.name}-{kind}.h5"
 
 
 def _describe_dataset(info: Info, seconds: float) -> dict[str, Any]:
@@ -102,106 +129,19 @@ def _describe_dataset(info: Info, seconds: float) -> dict[str, Any]:
     }
 
 
-# Honesty of "non-robust": what others than the fooled source see -----------------------------------
-
-
-def _honesty(shop: Workshop, folder: Path, kinds: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Shares of true class, stored label and neither, for each judge, mislabelled kind and eps."""
-    found: dict[str, Any] = {}
-    timings = []
-    for kind in (kind for kind in kinds if RULES[kind].pull == "class"):
-        found[kind] = []
-        for eps in sorted({*shop.config.honesty.eps, shop.config.synthesis[kind].eps}):
-            stage = f"judging {kind} at eps {eps:g}"
-            row, seconds = _judged_once(shop, folder, kind, eps, stage)
-            found[kind].append(row)
-            timings.append({"stage": stage, "seconds": seconds})
-    return found, timings
-
-
-def _judged_once(shop: Workshop, folder: Path, kind: str, eps: float, stage: str) -> tuple[dict[str, Any], float]:
-    own = eps == shop.config.synthesis[kind].eps
-    settings = {
-        "kind": kind,
-        "eps": eps,
-        "rows": 0 if own else shop.config.honesty.rows,
-        "recipe": shop.config.synthesis[kind],
-        "judges": [str(trained.path.name) for trained in _judges(shop).values()],
-        "precision": shop.machine.precision,
-    }
-    key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
-    path = folder / "judged" / f"{kind}-{key}.json"
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return kept["row"], kept["seconds"]
-    note(stage)
-    started = time.perf_counter()
-    data, index = _stored(shop, folder, kind) if own else _sampled(shop, kind, eps)
-    row = {"eps": eps, "rows": len(index), "judges": _verdicts(shop, data, index)}
-    seconds = time.perf_counter() - started
-    write_text(path, json.dumps({"row": row, "seconds": seconds}))
-    return row, seconds
-
-
-def _judges(shop: Workshop) -> dict[str, Trained]:
-    """The second standard model is trained even when the experiment runs one seed: it is the independent witness."""
-    return {
-        "source model": shop.source("standard"),
-        "second standard model": shop.sources("standard", max(2, shop.config.evaluation.seeds))[1],
-        "robust model": shop.source("robust"),
-    }
-
-
-def _stored(shop: Workshop, folder: Path, kind: str) -> tuple[Examples, torch.Tensor]:
-    path = _path(shop, folder, kind)
-    index = read_columns(path, ["index"])["index"]
-    return shop.examples(path), torch.from_numpy(index).to(shop.machine.device)
-
-
-def _sampled(shop: Workshop, kind: str, eps: float) -> tuple[Examples, torch.Tensor]:
-    """The same recipe at another eps, on a class-balanced sample, not kept."""
-    recipe = dataclasses.replace(shop.config.synthesis[kind], eps=eps)
-    rows = min(shop.config.honesty.rows, len(shop.base.train))
-    plan, device = shop.plan(kind, rows), shop.machine.device
-    batches = list(
-        synthesize(
-            kind,
-            recipe,
-            shop.source(RULES[kind].source).model,
-            shop.base.train,
-            plan,
-            seed=shop.config.seed,
-            device=device,
-            precision=shop.machine.precision,
-        )
-    )
-    images = as_pixels(torch.from_numpy(np.concatenate([batch["images"] for batch in batches])).to(device))
-    labels = torch.from_numpy(plan.labels).to(device)
-    return Examples(f"{kind} at {eps:g}", images, labels, ""), torch.from_numpy(plan.index).to(device)
-
-
-def _verdicts(shop: Workshop, data: Examples, index: torch.Tensor) -> dict[str, dict[str, float]]:
-    known = shop.train_set
-    true = known.labels[index]
-    seen = {name: predict(trained.model, data.images) for name, trained in _judges(shop).items()}
-    seen["1-nearest neighbour"] = nearest_neighbour(data.images, index, known.images, known.labels)
-    return {name: judged(classes, true, data.labels) for name, classes in seen.items()}
-
-
 # Time ----------------------------------------------------------------------------------------------
 
 
 def _made(shop: Workshop, folder: Path, kind: str, force: bool) -> tuple[Info, float]:
     """The dataset and the seconds it took; one found done keeps the seconds it once took."""
-    path, stage = folder / "seconds.json", f"making {kind}"
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path = folder / "seconds" / f"{kind}.json"
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     started = time.perf_counter()
-    info = shop.make(kind, _path(shop, folder, kind), force=force)
+    info = shop.make(kind, dataset_path(folder, shop.base.name, kind), force=force)
     spent = time.perf_counter() - started
-    before = known.get(stage, {})
     if before.get("content_sha256") == info.content_sha256:
         return info, float(before["seconds"])
-    write_text(path, json.dumps(known | {stage: {"seconds": spent, "content_sha256": info.content_sha256}}, indent=1))
+    write_text(path, json.dumps({"seconds": spent, "content_sha256": info.content_sha256}))
     return info, spent
 
 
@@ -212,11 +152,3 @@ def _timings(models: list[dict[str, Any]], datasets: list[dict[str, Any]]) -> li
         for run in row["runs"]
     ]
     return trained + [{"stage": f"making {made['kind']}", "seconds": made["seconds"]} for made in datasets]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -19,11 +19,10 @@ from featuregen.errors import UserError
 from featuregen.evaluation import score
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.models import Classifier, build_model, load_model, save_model, weights_sha256
-from featuregen.models.crowd import crowds
 from featuregen.runtime import Machine, note, resolve, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
-from featuregen.training import train_together
+from featuregen.training import learn_together, train_together
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000
@@ -171,7 +170,7 @@ class Workshop:
             "precision": self.machine.precision,
         }
         # Grouped arithmetic rounds differently, so a model's last bits depend on who learnt beside it.
-        together = len(seeds) > 1 and crowds(self.config.model.architecture)
+        together = len(seeds) > 1 and learn_together(self.config.model.architecture, recipe)
         return settings | ({"beside": seeds} if together else {})
 
     def _model_path(self, settings: dict[str, Any]) -> Path:

@@ -67,7 +67,6 @@ class Info:
         """What a writer would be opened with to make this file."""
         return Header(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Header)})
 
-
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON."""
         plain: dict[str, Any] = to_dict(self)

@@ -1,0 +1,62 @@
+"""Stages side by side in processes of their own: they fill the cache, and the experiment then finds all done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featuregen.config import Config
+from featuregen.pipeline.workshop import Workshop
+from featuregen.runtime import progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function of this package, called as work(shop, *arguments)."""
+
+    work: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
+def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
+    """Do the stages of each round in any order; False where one process is all there is, or the device is a GPU."""
+    jobs = min(shop.config.runtime.jobs, os.cpu_count() or 1, max(len(stages) for stages in rounds))
+    if jobs == 1 or shop.machine.device.type != "cpu":
+        return False
+    context = multiprocessing.get_context("spawn")
+    # Leaving the block, for whatever reason, ends the processes; what they have finished is on disk.
+    with context.Pool(jobs, _begin, (shop.config, shop.out, os.getpid())) as pool:
+        for number, stages in enumerate(rounds, 1):
+            done = pool.imap_unordered(_work, stages)
+            for _ in progress(done, f"round {number} of {len(rounds)}", len(stages)):
+                continue
+    return True
+
+
+_shop: Workshop
+
+
+def _begin(config: Config, out: Path, parent: int) -> None:
+    global _shop
+    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _shop = Workshop(config, out)
+
+
+def _end_with(parent: int) -> None:
+    """Without this, a killed parent would leave its workers holding the locks of what they write."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _work(stage: Stage) -> None:
+    stage.work(_shop, *stage.arguments)
