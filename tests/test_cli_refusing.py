@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from cli_runs import dataset, done, model, refused, tiny
+from cli_runs import dataset, model, refused, tiny
 
 from featuregen.cli.mistakes import guarded
 from featuregen.config import Model
@@ -286,5 +286,14 @@ def test_a_closed_pipe_is_no_error_of_ours() -> None:
         command()
 
 
-def test_nothing_but_help_without_a_command() -> None:
-    assert "Usage" in done("--help").out
+def test_an_interrupt_counts_even_if_cleaning_up_after_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def command() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 130 and capsys.readouterr().err.startswith("stopped; ")

@@ -41,26 +41,40 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except UserError as error:
-            _tell(str(error))
-            raise typer.Exit(2) from None
-        except CheckFailed as error:
-            print(f"failed: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except OSError as error:
-            # Without a number it did not come from the system; a closed pipe is typer's to handle.
-            if error.errno in (None, errno.EPIPE):
+        except (Exception, KeyboardInterrupt) as error:
+            code = _explained(error)
+            # What no user did is a bug, or a machine too small: its traceback is needed.
+            if code is None:
                 raise
-            where = f"Cannot read or write {error.filename}" if error.filename else "Cannot read or write a file"
-            _tell(f"{where}: {error.strerror}; what is finished is kept, and the same command goes on from there.")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            print(
-                "stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr
-            )
-            raise typer.Exit(130) from None
+            raise typer.Exit(code) from None
 
     return run
+
+
+def _explained(error: BaseException) -> int | None:
+    """Say what happened and give the exit code; None for what is no user's doing."""
+    if _interrupted(error):
+        print("stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    if isinstance(error, UserError):
+        _tell(str(error))
+        return 2
+    if isinstance(error, CheckFailed):
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    # Without a number it did not come from the system; a closed pipe is typer's to handle.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        where = f"Cannot read or write {error.filename}" if error.filename else "Cannot read or write a file"
+        _tell(f"{where}: {error.strerror}; what is finished is kept, and the same command goes on from there.")
+        return 2
+    return None
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Ctrl-C, also where a library's cleaning up failed because of it and raised something else."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _tell(message: str) -> None:
