@@ -78,8 +78,9 @@ def move_pixels(
     """
     x = start.detach()
     for size in sizes:
-        x = x.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+        with torch.enable_grad():
+            x = x.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(objective(x).sum(), x)
         with torch.no_grad():
             x = project(x + steepest(gradient, norm) * (size if ascend else -size), ball)
     return x.detach()

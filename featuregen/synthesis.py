@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from featuregen.config import KINDS, Synthesis
 from featuregen.errors import UserError
 from featuregen.images import Split
-from featuregen.models import Classifier
+from featuregen.models import Classifier, folded
 from featuregen.optimize import Ball, fixed, image_norms, move_pixels, step_sizes
 from featuregen.runtime import RowRandom, autocast, progress
 
@@ -112,11 +112,12 @@ def synthesize(
             f"cannot go on at row {done}: it is no multiple of the batch size {size}; start anew with --force."
         )
     starts = range(done, rows, size)
+    lean = folded(model)
     with fixed(model):
         for first in progress(starts, title or f"making {kind}", len(starts)):
             real = min(size, rows - first)
             batch = np.resize(np.arange(first, first + real), size)
-            columns = _synthesize_batch(kind, recipe, model, split, plan, batch, seed, device, precision)
+            columns = _synthesize_batch(kind, recipe, model, lean, split, plan, batch, seed, device, precision)
             yield {name: values[:real] for name, values in columns.items()}
 
 
@@ -124,6 +125,7 @@ def _synthesize_batch(
     kind: str,
     recipe: Synthesis,
     model: Classifier,
+    lean: Classifier,
     split: Split,
     plan: Plan,
     batch: NDArray[np.int64],
@@ -136,8 +138,8 @@ def _synthesize_batch(
     labels = torch.from_numpy(plan.labels[batch]).to(device)
     ball = None if recipe.norm == "none" else Ball(recipe.norm, recipe.eps, base)
     with autocast(device, precision):
-        aim = model.features(base).float() if RULES[kind].pull == "features" else labels
-    objective = _objective(kind, model, aim, recipe.fake_relu, precision)
+        aim = lean.features(base).float() if RULES[kind].pull == "features" else labels
+    objective = _objective(kind, lean, aim, recipe.fake_relu, precision)
     moved = move_pixels(
         start,
         objective,

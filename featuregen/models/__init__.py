@@ -3,6 +3,7 @@
 from featuregen.models.backbone import Backbone
 from featuregen.models.checkpoint import load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.classifier import Classifier, count_parameters
+from featuregen.models.folding import folded
 from featuregen.models.registry import ARCHITECTURES, Architecture, architecture_table, build_model, find_architecture
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "build_model",
     "count_parameters",
     "find_architecture",
+    "folded",
     "load_model",
     "read_model_record",
     "save_model",

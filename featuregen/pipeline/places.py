@@ -43,11 +43,12 @@ def copy_model(cached: Path, path: Path, force: bool) -> Path:
 
 
 def _same_training(path: Path, cached: Path) -> bool:
-    """Whether two files hold the same model; the seconds it took may differ."""
+    """Whether two files hold the same model, whatever machine it was trained on and however long that took."""
     try:
         there, here = read_model_record(path), read_model_record(cached)
     except UserError:
         return False
     for header in (there, here):
-        header["record"].pop("seconds", None)
+        for name in ("seconds", "software", "config"):
+            header["record"].pop(name, None)
     return there == here
