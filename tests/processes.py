@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -32,10 +33,11 @@ def _command(words: list[str], out: Path, err: Path, largest_file: int) -> None:
 
 
 class Command:
-    """One run of featuregen; `out` and `err` are what it has said so far, together with earlier runs in the folder."""
+    """One run of featuregen; `out` and `err` are what it has said so far."""
 
     def __init__(self, folder: Path, *words: str | Path, largest_file: int = 0) -> None:
-        self._out, self._err = folder / "stdout.txt", folder / "stderr.txt"
+        said = Path(tempfile.mkdtemp(prefix="said-", dir=folder))
+        self._out, self._err = said / "stdout.txt", said / "stderr.txt"
         texts = [str(word) for word in words]
         # No daemon, or it could have no children; joined or killed by whoever starts it.
         self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._out, self._err, largest_file))
