@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import platform
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from featuregen.config import Runtime
 from featuregen.errors import UserError
 
 _T = TypeVar("_T")
+# tqdm's own lock also starts a process to track it, which no thread or process here needs.
+tqdm.set_lock(threading.RLock())
 
 
 @dataclass(frozen=True)

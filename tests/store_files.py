@@ -83,9 +83,7 @@ def batches(columns: Columns, start: int = 0, size: int = BATCH) -> Iterator[Col
         yield {name: values[first : first + size] for name, values in columns.items()}
 
 
-def write(
-    path: Path, head: Header | None = None, changes: Columns | None = None, *, size: int = BATCH
-) -> str:
+def write(path: Path, head: Header | None = None, changes: Columns | None = None, *, size: int = BATCH) -> str:
     head = head or header()
     columns = {**columns_of(head), **(changes or {})}
     with Writer.open(path, head) as writer:

@@ -184,6 +184,13 @@ def test_other_settings_do_not_replace_a_file_unless_forced(tmp_path: Path) -> N
     assert info(path)["recipe"]["synthesis"]["steps"] == 2
 
 
+def test_a_taken_place_is_noticed_before_a_source_is_trained(tmp_path: Path) -> None:
+    path = tmp_path / "it.h5"
+    make("det", path, "--source", model("standard"))
+    assert "--force" in refused("make-dataset", "det", "--config", tiny(), "--out", path, "--steps", "2")
+    assert not (tmp_path / "models").exists()
+
+
 def test_settings_of_the_evaluation_alone_do_not_make_another_dataset(tmp_path: Path) -> None:
     make("det", tmp_path / "it.h5")
     ran = make("det", tmp_path / "it.h5", "--set", "evaluation.steps=3")

@@ -287,3 +287,23 @@ def test_canonical_json_has_one_spelling(tmp_path: Path, full: Config) -> None:
 def test_canonical_json_refuses_what_json_cannot_hold() -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"lr": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "synthesis: {det: {norm: linf, eps: 1.25}}",
+        "sources: {robust: {attack: {norm: linf, eps: 1}}}",
+        "evaluation: {linf: [0.1, 1.0]}",
+    ],
+)
+def test_a_linf_ball_that_holds_every_image_is_refused(tmp_path: Path, text: str) -> None:
+    assert "holds every image" in refused(tmp_path, text)
+
+
+def test_a_radius_without_a_norm_is_refused(tmp_path: Path) -> None:
+    assert "its norm is none" in refused(tmp_path, "synthesis: {robust: {eps: 0.5}}")
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    assert "'seed' is given twice" in refused(tmp_path, "seed: 1\nseed: 2\n")

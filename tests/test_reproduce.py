@@ -123,6 +123,7 @@ def test_killed_again_and_again_it_comes_to_the_same(tmp_path: Path) -> None:
     assert digests(out) == digests(undisturbed()[0])
     assert without_time(results(out)) == without_time(results(undisturbed()[0]))
     assert (folder / "report.html").exists()
+    assert not list(folder.glob("*.h5.*"))
 
 
 def test_interrupted_by_hand_it_says_so_and_goes_on(tmp_path: Path) -> None:

@@ -161,6 +161,15 @@ def check_consistency(config: Config) -> None:
             raise UserError(f"synthesis.{kind}.eps is {recipe.eps:g} but its norm is none; choose the norm l2 or linf.")
         if recipe.norm != "none" and recipe.eps == 0:
             raise UserError(f"synthesis.{kind}.eps is 0 with norm {recipe.norm}; give a positive radius.")
+    attack = config.sources.robust.attack
+    balls = [(f"synthesis.{kind}.eps", recipe.norm, recipe.eps) for kind, recipe in config.synthesis.items()]
+    balls += [("sources.robust.attack.eps", attack.norm, attack.eps)] if attack else []
+    balls += [("evaluation.linf", "linf", eps) for eps in config.evaluation.linf]
+    for name, norm, eps in balls:
+        if norm == "linf" and eps >= 1:
+            raise UserError(
+                f"{name} is {eps:g}, a Linf ball that holds every image; give a radius below 1, such as 8/255."
+            )
     if config.evaluation.headline not in config.evaluation.l2:
         radii = ", ".join(f"{eps:g}" for eps in config.evaluation.l2)
         raise UserError(f"evaluation.headline is {config.evaluation.headline:g}; choose one of evaluation.l2: {radii}.")

@@ -66,9 +66,9 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
 def stages(shop: Workshop, folder: Path, kinds: list[str], force: bool) -> list[list[Stage]]:
     """What can be done side by side: first the two sources, then all that needs no more than them."""
     seeds = shop.config.evaluation.seeds
-    first = [Stage(_sources, (which, 1)) for which in ("robust", "standard")]
     # The second standard model is a judge, however few seeds there are.
-    others = [Stage(_sources, ("robust", seeds)), Stage(_sources, ("standard", max(2, seeds)))]
+    first = [Stage(_sources, ("robust", 1)), Stage(_sources, ("standard", max(2, seeds)))]
+    others = [Stage(_sources, ("robust", seeds))]
     made = [Stage(_make_and_learn, (folder, kind, force)) for kind in kinds]
     judged = [
         Stage(_judge, (folder, kind, eps)) for kind in kinds if RULES[kind].pull == "class" for eps in radii(shop, kind)

@@ -8,11 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featuregen.config import Config
+from featuregen.errors import UserError
 from featuregen.pipeline.workshop import Workshop
 from featuregen.runtime import progress
 
@@ -30,13 +33,26 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
     jobs = min(shop.config.runtime.jobs, os.cpu_count() or 1, max(len(stages) for stages in rounds))
     if jobs == 1 or shop.machine.device.type != "cpu":
         return False
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    # Leaving the block, for whatever reason, ends the processes; what they have finished is on disk.
-    with context.Pool(jobs, _begin, (shop.config, shop.out, os.getpid())) as pool:
+    pool = ProcessPoolExecutor(jobs, context, _begin, (shop.config, shop.out, os.getpid()))
+    try:
         for number, stages in enumerate(rounds, 1):
-            done = pool.imap_unordered(_work, stages)
-            for _ in progress(done, f"round {number} of {len(rounds)}", len(stages)):
-                continue
+            begun = [pool.submit(_work, stage) for stage in stages]
+            for done in progress(as_completed(begun), f"round {number} of {len(rounds)}", len(begun)):
+                done.result()
+    except BaseException as error:
+        # What the processes have finished is on disk; what they are at is not worth waiting for.
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        if not isinstance(error, BrokenProcessPool):
+            raise
+        raise UserError(
+            "A worker process was ended from outside, perhaps for want of memory; the same command goes on from there, "
+            "with fewer processes if you add --set runtime.jobs=1."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
     return True
 
 

@@ -20,7 +20,7 @@ from featuregen.evaluation import score
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.models import Classifier, build_model, load_model, save_model, weights_sha256
 from featuregen.runtime import Machine, note, resolve, software
-from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
+from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
 from featuregen.training import learn_together, train_together
 
@@ -199,6 +199,8 @@ class Workshop:
         """Synthesise a dataset into a file, or find it there, or go on where an interrupted run stopped."""
         recipe = self.recipe(kind)
         plan = self.plan(kind, recipe.rows)
+        if not force:
+            refuse_another(path, self._header(kind, recipe, plan, source))
         maker = source or self.source(RULES[kind].source)
         with Writer.open(path, self._header(kind, recipe, plan, maker), force) as writer:
             if not writer.complete:
@@ -212,7 +214,7 @@ class Workshop:
                 writer.finish()
         return read_info(path)
 
-    def _header(self, kind: str, recipe: Synthesis, plan: Plan, maker: Trained) -> Header:
+    def _header(self, kind: str, recipe: Synthesis, plan: Plan, maker: Trained | None) -> Header:
         base = self.base
         return Header(
             kind=kind,
@@ -233,7 +235,7 @@ class Workshop:
                 "test_sha256": base.test.sha256,
                 "licence": base.licence,
             },
-            source_model=describe_model(maker),
+            source_model=describe_model(maker) if maker else {},
             software=software(self.machine),
             config=to_dict(self.config),
             citation=f"{base.citation} {PAPER}".strip(),

@@ -4,7 +4,7 @@ from featuregen.store.checks import Check, check_against_base, check_file
 from featuregen.store.dataset import FeatureDataset
 from featuregen.store.format import COLUMNS, FORMAT_VERSION, Damaged, Header
 from featuregen.store.reader import Info, read_columns, read_images, read_info
-from featuregen.store.writer import Writer
+from featuregen.store.writer import Writer, refuse_another
 
 __all__ = [
     "COLUMNS",
@@ -20,4 +20,5 @@ __all__ = [
     "read_columns",
     "read_images",
     "read_info",
+    "refuse_another",
 ]

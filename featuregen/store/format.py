@@ -43,6 +43,7 @@ CONTENT_ATTRIBUTES = (
 RECORD_ATTRIBUTES = ("software", "config", "created", "content_sha256")
 ATTRIBUTES = (*CONTENT_ATTRIBUTES, *RECORD_ATTRIBUTES, "record_sha256")
 
+SOURCE = "source model's weights"
 CHUNK_BYTES = 256 * 1024
 BLOCK_BYTES = 16 * 1024 * 1024
 
@@ -92,7 +93,7 @@ class Header:
             "classes": self.classes,
             "recipe": self.recipe,
             "base": self.base,
-            "source model's weights": self.source_model.get("weights_sha256"),
+            SOURCE: self.source_model.get("weights_sha256"),
         }))  # fmt: skip
         return whole
 

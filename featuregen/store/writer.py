@@ -19,6 +19,7 @@ from featuregen.store.format import (
     CHUNK_BYTES,
     COLUMNS,
     FORMAT,
+    SOURCE,
     Array,
     Attribute,
     Header,
@@ -50,7 +51,8 @@ class Writer:
     def open(cls, path: Path, header: Header, force: bool = False) -> Writer:
         """Refuse before any work what would fail after it: the folder, the room on disk, a file in the way."""
         path = Path(path)
-        if not force and _is_complete(path, header):
+        # A journal beside a finished file was left by a run killed in between; it goes, under its lock, below.
+        if not force and _is_complete(path, header) and not partial_path(path).exists():
             return cls(path, header, None)
         with _disk(path):
             if path.is_dir():
@@ -196,6 +198,11 @@ class Writer:
             root[name][:] = np.concatenate(parts)
 
 
+def refuse_another(path: Path, header: Header) -> None:
+    """Say early that the place is taken, before a source model is trained: a header may name none yet."""
+    _is_complete(Path(path), header)
+
+
 def _is_complete(path: Path, header: Header) -> bool:
     """Whether the output is there already; anything else in its place is refused."""
     if not path.is_file():
@@ -204,7 +211,10 @@ def _is_complete(path: Path, header: Header) -> bool:
         there = read_info(path).header()
     except UserError as error:
         raise UserError(f"Cannot replace what is there: {str(error).rstrip('.')}; --force overwrites it.") from None
-    odd = difference(there.identity(), header.identity())
+    wanted, found = header.identity(), there.identity()
+    if not header.source_model:
+        wanted = {**wanted, SOURCE: found[SOURCE]}
+    odd = difference(found, wanted)
     if odd:
         raise UserError(f"{path} is another dataset: {odd}; choose another output, or --force to overwrite it.")
     return True
