@@ -23,7 +23,7 @@ from featuregen.cli.options import (
     common,
     given,
 )
-from featuregen.errors import CheckFailed
+from featuregen.errors import CheckFailed, UserError
 
 
 def evaluate(
@@ -52,10 +52,18 @@ def evaluate(
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = given({"epochs": epochs, "lr": lr})
     from featuregen.config import load_config
-    from featuregen.pipeline import evaluate_path
+    from featuregen.pipeline import evaluate_path, is_model
 
+    for_datasets = given({"--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr})
+    if for_datasets and all(is_model(path) for path in paths):
+        raise UserError(f"{paths[0]} is trained already; {', '.join(for_datasets)} go with a dataset.")
     chosen = load_config(config) if config else None
-    rows = [evaluate_path(path, chosen, values=values, overrides=set_ or (), recipe=recipe, out=out) for path in paths]
+    rows = [
+        evaluate_path(
+            path, chosen, values=values, overrides=set_ or (), recipe=None if is_model(path) else recipe, out=out
+        )
+        for path in paths
+    ]
     if json_:
         print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
         return
