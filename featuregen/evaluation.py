@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Evaluation, Norm
 from featuregen.models import Classifier, folded
 from featuregen.runtime import RowRandom
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def _under_attack(
             found = pgd(lean, images[rows], labels[rows], attack, generator=generator)
             held.append(_right(model, found, labels[rows], settings.batch_size))
         standing = standing[torch.cat(held)] if held else standing
-        accuracy[f"{eps:g}"] = len(standing) / len(images)
+        accuracy[_name(eps)] = len(standing) / len(images)
     return accuracy
 
 
@@ -96,6 +92,11 @@ def judged(seen: Tensor, true: Tensor, stored: Tensor) -> dict[str, float]:
     as_true = (seen == true)[differ].float().mean().item()
     as_stored = (seen == stored)[differ].float().mean().item()
     return {"true": as_true, "stored": as_stored, "neither": max(0.0, 1 - as_true - as_stored)}
+
+
+def _name(eps: float) -> str:
+    """Short where that is exact, so that 8/255 is found again under its name."""
+    return f"{eps:g}" if float(f"{eps:g}") == eps else repr(eps)
 
 
 def _batches(total: int, size: int) -> Iterator[slice]:

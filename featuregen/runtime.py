@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from featuregen import __version__
 from featuregen.config import Runtime
 from featuregen.errors import UserError
 
@@ -124,7 +125,7 @@ def note(message: str) -> None:
 
 def software(machine: Machine) -> dict[str, str]:
     """What made a file, for its record."""
-    packages = {name: metadata.version(name) for name in ("featuregen", "torch", "numpy", "h5py")}
+    packages = {"featuregen": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "h5py")}
     kind = machine.device.type
     name = torch.cuda.get_device_name(machine.device) if kind == "cuda" else platform.machine()
     record = {"python": platform.python_version(), "device": f"{kind} ({name})", "precision": machine.precision}

@@ -194,7 +194,8 @@ def _measure(kind: str, model: Classifier, base: Tensor, stored: Tensor, labels:
 
 def as_pixels(stored: Tensor) -> Tensor:
     """Stored values as float32 in [0, 1]."""
-    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+    # A tensor, since CUDA divides by a plain number as a multiplication by its reciprocal, which readers do not.
+    return stored.float() / torch.tensor(255.0, device=stored.device) if stored.dtype == torch.uint8 else stored.float()
 
 
 def store_as(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:

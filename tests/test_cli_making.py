@@ -199,3 +199,8 @@ def test_settings_of_the_evaluation_alone_do_not_make_another_dataset(tmp_path: 
 
 def test_the_picture_never_takes_the_place_of_the_dataset(tmp_path: Path) -> None:
     assert "should end in .h5" in refused("make-dataset", "det", "--config", tiny(), "--out", tmp_path / "it.png")
+
+
+def test_a_source_and_a_model_to_train_exclude_each_other(tmp_path: Path) -> None:
+    words = ("make-dataset", "det", "--config", tiny(), "--source", model("standard"), "--model", "resnet9")
+    assert "--model" in refused(*words, "--out", tmp_path / "it.h5")

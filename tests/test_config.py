@@ -305,5 +305,20 @@ def test_a_radius_without_a_norm_is_refused(tmp_path: Path) -> None:
     assert "its norm is none" in refused(tmp_path, "synthesis: {robust: {eps: 0.5}}")
 
 
+def test_an_anchor_that_merges_another_is_no_doubled_key(tmp_path: Path) -> None:
+    text = "synthesis: {robust: &a {steps: 5}, nonrobust: &b {<<: *a, steps: 6}, robust-noise: {<<: *b}}"
+    config = load_config(write(tmp_path, text))
+    assert [config.synthesis[kind].steps for kind in ("robust", "nonrobust", "robust-noise")] == [5, 6, 6]
+
+
+def test_a_node_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path, "data: &a {name: *a}")
+
+
+def test_fake_relu_is_for_features(tmp_path: Path) -> None:
+    text = "synthesis: {det: {norm: l2, eps: 0.5, fake_relu: true}}"
+    assert "sets made from features" in refused(tmp_path, text)
+
+
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     assert "'seed' is given twice" in refused(tmp_path, "seed: 1\nseed: 2\n")

@@ -149,3 +149,9 @@ def test_judged(seen: list[int], true: list[int], stored: list[int], expected: d
 def test_judging_needs_rows_with_a_changed_label() -> None:
     same = torch.tensor([1, 2])
     assert all(np.isnan(value) for value in judged(same, same, same).values())
+
+
+def test_a_radius_is_found_again_under_its_name(standard: Classifier, images: Tensor, labels: Tensor) -> None:
+    settings = Evaluation(l2=(128 / 255, 0.25), headline=0.25, steps=1)
+    found = score(standard, images[:20], labels[:20], settings).l2
+    assert [float(name) for name in found] == [0.25, 128 / 255] and "0.25" in found

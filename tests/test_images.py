@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from featuregen.config import Data
 from featuregen.errors import UserError
-from featuregen.images import Base, Split, balanced_rows, differing_images, load_images
+from featuregen.images import Base, Split, balanced_rows, load_images
 
 CPU = torch.device("cpu")
 Arrays = dict[str, Any]
@@ -98,19 +98,6 @@ def test_tensors_are_copies() -> None:
     split.tensor(CPU).zero_()
     split.label_tensor(CPU).zero_()
     assert np.array_equal(split.images, before[0]) and np.array_equal(split.labels, before[1])
-
-
-def test_differing_images() -> None:
-    arrays = make_arrays()
-    a = Split(arrays["x_train"], arrays["y_train"].astype(np.int64))
-    images, labels = a.images.copy(), a.labels.copy()
-    images[2, 0, 0, 0] ^= 1
-    images[7] ^= 255
-    labels[[7, 9]] += 1
-    assert differing_images(a, a) == 0
-    assert differing_images(a, Split(images, labels)) == 3
-    assert differing_images(a, Split(a.images[:8], a.labels[:8])) == 4
-    assert differing_images(a, Split(a.images[:, :2], a.labels)) == 12
 
 
 # Balanced rows

@@ -10,11 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_runs import ROOM, TINY, Ran, done, info, refused, trace
 from processes import Command
 
+from featuregen.config import Data
+from featuregen.images import load_images
+
 KINDS = ("robust", "rand")
+FIELDS = (("x", "images"), ("y", "labels"))
 
 
 @cache
@@ -85,6 +90,27 @@ def test_started_again_it_finds_everything_and_says_the_same() -> None:
     kept = [name for name in before if name.endswith((".safetensors", ".h5")) or "judged" in name]
     assert len(kept) > 6 and all(after[name] == before[name] for name in kept)
     assert "training" not in again.err and "report: " in again.err
+
+
+def test_side_by_side_it_says_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    done("reproduce", "--config", config(), "--out", out, "--set", "runtime.jobs=2")
+    assert digests(out) == digests(undisturbed()[0])
+    found, wanted = (without_time(results(at))["models"] for at in (out, undisturbed()[0]))
+    assert found == wanted
+
+
+def test_the_same_recipes_on_other_images_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    base = load_images(Data())
+    split = {
+        f"{x}_{part}": getattr(getattr(base, part), name)[:200] for part in ("train", "test") for x, name in FIELDS
+    }
+    np.savez(tmp_path / "mine.npz", **split)
+    done("reproduce", "--config", config(), "--data", tmp_path / "mine.npz", "--out", tmp_path)
+    found = json.loads((tmp_path / "small-mine" / "results.json").read_text(encoding="utf-8"))
+    assert found["base"]["name"] == "mine" and found["base"]["train_rows"] == 200
+    assert "small on mine" in (tmp_path / "small-mine" / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "small").exists()
 
 
 def test_every_dataset_of_an_experiment_verifies() -> None:

@@ -151,6 +151,8 @@ def train(
     from featuregen.report import evaluation_table
 
     shop = Workshop(settings, out.parent if out else OUT)
+    if out and not force:
+        shop.refuse_another_model(out, which)
     trained = shop.source(which)
     path = copy_model(trained.path, out, force) if out else trained.path
     print(evaluation_table([{"title": f"{shop.base.name}, {which}", "runs": [run_of(trained)]}]))
@@ -186,8 +188,11 @@ def reproduce(
     from featuregen.pipeline import reproduce as run
     from featuregen.report import results_table
 
-    folder = out / settings.name
     shop = Workshop(settings, out)
+    # The same recipes on other images are another experiment.
+    folder = out / (
+        f"{settings.name}-{shop.base.name}" if data and shop.base.name not in settings.name else settings.name
+    )
     results = run(shop, folder, force)
     page = write_results(shop, results, folder)
     print(json.dumps(results, indent=2) if json_ else results_table(results))
@@ -206,13 +211,15 @@ def _make(
     recipe: dict[str, Any],
 ) -> None:
     check_ending(out, ".h5", "a dataset")
+    if source and "model.architecture" in values:
+        raise UserError(f"--model names what to train and {source} is trained already; leave one of the two out.")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = _settings(config, data, overrides, values)
-    from featuregen.pipeline import Workshop, draw_preview
+    from featuregen.pipeline import Workshop, dataset_path, draw_preview
 
     folder = out.parent if out else OUT
     shop = Workshop(settings, folder)
-    path = out or folder / f"{shop.base.name}-{kind}.h5"
+    path = out or dataset_path(folder, shop.base.name, kind)
     info = shop.make(kind, path, source=shop.load_source(source) if source else None, force=force)
     picture = draw_preview(shop, path, path.with_suffix(".png"))
     print(describe(info))
@@ -228,6 +235,8 @@ def _settings(config: str | None, data: str | None, overrides: list[str] | None,
         print(
             f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr
         )
+        # Other images want other nets, and what suits the smallest would have a large one wait for a single core.
+        values = {"runtime.threads": 0, "runtime.jobs": 1, "runtime.precision": "auto"} | given(values)
     return load_config(name, overrides or (), given({"data.name": data} | values))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +53,7 @@ def evaluate(
     from featuregen.config import load_config
     from featuregen.pipeline import evaluate_path, is_model
 
-    for_datasets = given({"--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr})
+    for_datasets = given({"--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--precision": precision})
     if for_datasets and all(is_model(path) for path in paths):
         raise UserError(f"{paths[0]} is trained already; {', '.join(for_datasets)} go with a dataset.")
     chosen = load_config(config) if config else None
@@ -155,7 +154,7 @@ def describe(found: Any) -> str:
     return "\n".join([
         f"{found.kind}: {meaning}",
         f"  rows     {found.rows} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
-        f"{len(found.classes)} classes, {os.path.getsize(found.path) / 2**20:.1f} MiB",
+        f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",
         f"  made     {recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
         f"seed {found.recipe.get('seed')}",
         f"  source   {source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}",

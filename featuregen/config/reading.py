@@ -20,22 +20,30 @@ from featuregen.errors import UserError
 _T = typing.TypeVar("_T")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, refusing a key given twice, of which it would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"'{key}' is given twice in one place")
-        return super().construct_mapping(node, deep)
-
-
 def _parse(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        _refuse_doubled_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        return yaml.safe_load(text)
     except ValueError as error:  # a date such as 2026-13-45
         raise yaml.YAMLError(str(error)) from None
+
+
+def _refuse_doubled_keys(root: Any) -> None:
+    """YAML would keep the last and say nothing. Merge keys, which bring keys of their own, are not resolved yet."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))  # an alias is the node it names, which may hold itself
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        doubled = [key for key in keys if keys.count(key) > 1]
+        if doubled:
+            raise yaml.YAMLError(f"'{doubled[0]}' is given twice in one place")
+        waiting += [value for _, value in node.value]
 
 
 def closest(word: str, known: Iterable[str]) -> str:

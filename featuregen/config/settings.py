@@ -157,6 +157,8 @@ def check_consistency(config: Config) -> None:
     for kind, recipe in config.synthesis.items():
         if kind in ("rand", "det") and recipe.norm == "none":
             raise UserError(f"synthesis.{kind}.norm is 'none'; {kind} needs a ball: set it to l2 or linf.")
+        if kind in ("rand", "det") and recipe.fake_relu:
+            raise UserError(f"synthesis.{kind}.fake_relu is true; it is for sets made from features, not for {kind}.")
         if recipe.norm == "none" and recipe.eps > 0:
             raise UserError(f"synthesis.{kind}.eps is {recipe.eps:g} but its norm is none; choose the norm l2 or linf.")
         if recipe.norm != "none" and recipe.eps == 0:

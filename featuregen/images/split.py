@@ -77,15 +77,6 @@ def balanced_rows(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np
     return np.sort(order[:rows]).astype(np.int64)
 
 
-def differing_images(a: Split, b: Split) -> int:
-    """How many rows hold another image or another label; rows that only one of them has count as differing."""
-    if a.images.shape[1:] != b.images.shape[1:]:
-        return max(len(a), len(b))
-    common = min(len(a), len(b))
-    pixels = (a.images[:common] != b.images[:common]).reshape(common, -1).any(axis=1)
-    return int((pixels | (a.labels[:common] != b.labels[:common])).sum()) + max(len(a), len(b)) - common
-
-
 def class_ranks(labels: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
     """The place of each row in a drawn order of its own class."""
     random = RowRandom(seed, purpose)

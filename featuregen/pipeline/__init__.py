@@ -9,15 +9,17 @@ from featuregen.pipeline.files import (
     workshop_of,
 )
 from featuregen.pipeline.outputs import draw_preview, write_results
-from featuregen.pipeline.places import copy_model
+from featuregen.pipeline.places import copy_model, dataset_path
+from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.reproduce import reproduce
-from featuregen.pipeline.workshop import Examples, Trained, Workshop
+from featuregen.pipeline.workshop import Workshop
 
 __all__ = [
     "Examples",
     "Trained",
     "Workshop",
     "copy_model",
+    "dataset_path",
     "draw_preview",
     "evaluate_path",
     "is_model",

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import Config, Training, check_consistency, from_dict, load_config, to_dict, with_overrides
+from featuregen.config import Config, Training, check_consistency, from_dict, to_dict, with_overrides
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
 from featuregen.images import load_images
 from featuregen.models import read_model_record, weights_sha256
-from featuregen.pipeline.workshop import Trained, Workshop
+from featuregen.pipeline.records import Trained
+from featuregen.pipeline.workshop import Workshop
 from featuregen.store import (
     Check,
     FeatureDataset,
@@ -32,10 +33,10 @@ def is_model(path: Path) -> bool:
 
 
 def recorded_config(path: Path) -> Config:
-    """The settings a dataset or model was made with, as it records them; digits' where it records none."""
+    """The settings a dataset or model was made with, as it records them."""
     tree = read_model_record(path)["record"].get("config") if is_model(path) else dict(read_info(path).config)
     if not tree:
-        return load_config("digits")
+        raise UserError(f"{path} records no settings to go by; name a config with --config, or make the file again.")
     config = from_dict(Config, tree, f"{path}, recorded settings")
     check_consistency(config)
     # A dataset made on a GPU is read on a laptop.

@@ -15,7 +15,8 @@ import torch
 from featuregen.config import canonical_json
 from featuregen.evaluation import judged, nearest_neighbour, predict
 from featuregen.pipeline.places import dataset_path, write_text
-from featuregen.pipeline.workshop import Examples, Trained, Workshop
+from featuregen.pipeline.records import Examples, Trained
+from featuregen.pipeline.workshop import Workshop
 from featuregen.runtime import note
 from featuregen.store import read_columns
 from featuregen.synthesis import RULES, as_pixels, synthesize
@@ -102,6 +103,7 @@ def _sampled(shop: Workshop, kind: str, eps: float) -> tuple[Examples, torch.Ten
 def _verdicts(shop: Workshop, data: Examples, index: torch.Tensor) -> dict[str, dict[str, float]]:
     known = shop.train_set
     true = known.labels[index]
-    seen = {name: predict(trained.model, data.images) for name, trained in _judges(shop).items()}
+    size = shop.config.evaluation.batch_size
+    seen = {name: predict(trained.model, data.images, size) for name, trained in _judges(shop).items()}
     seen["1-nearest neighbour"] = nearest_neighbour(data.images, index, known.images, known.labels)
     return {name: judged(classes, true, data.labels) for name, classes in seen.items()}

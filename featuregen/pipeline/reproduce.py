@@ -13,8 +13,10 @@ from featuregen.config import to_dict
 from featuregen.pipeline.files import run_of
 from featuregen.pipeline.honesty import honesty_of, judged_once, radii
 from featuregen.pipeline.places import dataset_path, write_text
+from featuregen.pipeline.records import Trained
 from featuregen.pipeline.workers import Stage, work_ahead
-from featuregen.pipeline.workshop import Trained, Workshop
+from featuregen.pipeline.workshop import Workshop
+from featuregen.report import KIND_NAMES
 from featuregen.runtime import software
 from featuregen.store import Info, read_columns
 from featuregen.synthesis import RULES
@@ -22,12 +24,7 @@ from featuregen.synthesis import RULES
 TITLES = {
     "standard": "D, standard",
     "adversarial": "D, adversarial",
-    "robust": "D_R",
-    "nonrobust": "D_NR",
-    "robust-noise": "D_R from noise",
-    "nonrobust-noise": "D_NR from noise",
-    "rand": "D_rand",
-    "det": "D_det",
+    **KIND_NAMES,
 }
 Results = dict[str, Any]
 

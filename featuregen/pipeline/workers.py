@@ -16,6 +16,7 @@ from typing import Any
 
 from featuregen.config import Config
 from featuregen.errors import UserError
+from featuregen.images import Base
 from featuregen.pipeline.workshop import Workshop
 from featuregen.runtime import progress
 
@@ -35,7 +36,7 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
         return False
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _begin, (shop.config, shop.out, os.getpid()))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (shop.config, shop.out, shop.base, os.getpid()))
     try:
         for number, stages in enumerate(rounds, 1):
             begun = [pool.submit(_work, stage) for stage in stages]
@@ -48,8 +49,8 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
         if not isinstance(error, BrokenProcessPool):
             raise
         raise UserError(
-            "A worker process was ended from outside, perhaps for want of memory; the same command goes on from there, "
-            "with fewer processes if you add --set runtime.jobs=1."
+            "A worker process ended early, for want of memory or, in a script of your own, because reproduce is called "
+            "outside `if __name__ == '__main__':`; it goes on from there, and in one process with runtime.jobs=1."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -59,12 +60,12 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
 _shop: Workshop
 
 
-def _begin(config: Config, out: Path, parent: int) -> None:
+def _begin(config: Config, out: Path, base: Base, parent: int) -> None:
     global _shop
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _shop = Workshop(config, out)
+    _shop = Workshop(config, out, base)
 
 
 def _end_with(parent: int) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from featuregen.config import Config, Evaluation, Synthesis, Training, canonical_json, closest, to_dict
+from featuregen.config import Config, Synthesis, Training, canonical_json, closest, to_dict
 from featuregen.errors import UserError
-from featuregen.evaluation import score
+from featuregen.evaluation import Scores, score
 from featuregen.images import Base, balanced_rows, load_images
-from featuregen.models import Classifier, build_model, load_model, save_model, weights_sha256
+from featuregen.models import Classifier, build_model, load_model, save_model
+from featuregen.pipeline.records import Examples, Trained, channel_statistics, describe_model, is_trained_as
 from featuregen.runtime import Machine, note, resolve, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
@@ -31,25 +27,6 @@ PAPER = (
     "Ilyas, Santurkar, Tsipras, Engstrom, Tran, Madry: Adversarial Examples Are Not Bugs, They Are Features. "
     "NeurIPS 2019, arXiv:1905.02175."
 )
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images and labels on the device, and the digest that names them."""
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model, the record that travels with it, and where it was found."""
-
-    model: Classifier
-    record: dict[str, Any]
-    path: Path
 
 
 class Workshop:
@@ -79,10 +56,13 @@ class Workshop:
 
     def sources(self, which: str, count: int) -> list[Trained]:
         """The source model, trained on its own so that it never depends on `count`, then others of its recipe."""
-        recipe = self.config.sources.robust if which == "robust" else self.config.sources.standard
+        recipe = self._source_recipe(which)
         first, seed, title = [self.config.seed], self.config.seed, f"{which} model"
         others = list(range(seed + 1, seed + count))
         return self.trained(self.train_set, recipe, first, title) + self.trained(self.train_set, recipe, others, title)
+
+    def _source_recipe(self, which: str) -> Training:
+        return self.config.sources.robust if which == "robust" else self.config.sources.standard
 
     def fresh(self, data: Examples, recipe: Training, count: int, title: str) -> list[Trained]:
         """Models that have seen nothing but the given data."""
@@ -91,6 +71,8 @@ class Workshop:
 
     def trained(self, data: Examples, recipe: Training, seeds: list[int], title: str) -> list[Trained]:
         """Found by their settings, or trained together, saved, measured, saved again with their accuracies."""
+        if len(seeds) > 1 and not learn_together(self.config.model.architecture, recipe):
+            return [found for seed in seeds for found in self.trained(data, recipe, [seed], title)]
         settings = [self._model_settings(data, recipe, seed, seeds) for seed in seeds]
         paths = [self._model_path(each) for each in settings]
         if not all(path.exists() for path in paths):
@@ -109,11 +91,18 @@ class Workshop:
             save_model(path, model, record)
         return Trained(model, record, path)
 
-    def score(self, model: Classifier, settings: Evaluation | None = None) -> Any:
+    def score(self, model: Classifier) -> Scores:
         """Clean and attacked accuracy on the untouched test set."""
         self.check_fits(model, "The model")
         test = self.test_set
-        return score(model, test.images, test.labels, settings or self.config.evaluation, self.config.seed)
+        return score(model, test.images, test.labels, self.config.evaluation, self.config.seed)
+
+    def refuse_another_model(self, path: Path, which: str) -> None:
+        """Say early that the place is taken, before the source model is trained."""
+        if path.exists():
+            wanted = self._model_settings(self.train_set, self._source_recipe(which), self.config.seed, [])
+            if not is_trained_as(path, wanted):
+                raise UserError(f"{path} holds something else; choose another --out, or replace it with --force.")
 
     def load_source(self, path: Path) -> Trained:
         """A given checkpoint, which must fit the base set."""
@@ -138,7 +127,7 @@ class Workshop:
         settings: list[dict[str, Any]],
         paths: list[Path],
     ) -> None:
-        mean, std = _channel_statistics(data.images)
+        mean, std = channel_statistics(data.images)
         shape, classes = self.base.image_shape, len(self.base.classes)
         models = [build_model(self.config.model, shape, classes, mean, std, seed) for seed in seeds]
         models = [model.to(self.machine.device) for model in models]
@@ -170,8 +159,7 @@ class Workshop:
             "precision": self.machine.precision,
         }
         # Grouped arithmetic rounds differently, so a model's last bits depend on who learnt beside it.
-        together = len(seeds) > 1 and learn_together(self.config.model.architecture, recipe)
-        return settings | ({"beside": seeds} if together else {})
+        return settings | ({"beside": seeds} if len(seeds) > 1 else {})
 
     def _model_path(self, settings: dict[str, Any]) -> Path:
         key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
@@ -252,29 +240,16 @@ class Workshop:
 
     def check_base(self, info: Info) -> None:
         recorded, own = info.base.get("sha256"), self.base.train.sha256
+        other_test = info.base.get("test_sha256", self.base.test.sha256) != self.base.test.sha256
+        if recorded == own and other_test:
+            raise UserError(
+                f"{info.path} goes with another test set than {self.base.name} has here; choose it with --data."
+            )
         if recorded != own:
             raise UserError(
                 f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
                 f"{self.base.name} here (sha256 {own[:12]}); choose its base set with --data."
             )
-
-
-def describe_model(trained: Trained) -> dict[str, Any]:
-    """What a dataset says of its source model: nothing that changes from run to run of the same training."""
-    record: Mapping[str, Any] = trained.record
-    model = trained.model
-    return {
-        "architecture": model.architecture,
-        "width": model.width,
-        "weights_sha256": weights_sha256(model),
-        **{name: record[name] for name in ("settings", "trained_on", "train_accuracy", "accuracy") if name in record},
-    }
-
-
-def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    flat = images.transpose(0, 1).flatten(1).to(torch.float64)
-    # A constant channel has no spread to divide by.
-    return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
 
 
 def _check_writable(folder: Path) -> None:

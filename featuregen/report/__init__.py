@@ -1,10 +1,12 @@
 """Tables for people, PNG pictures and one self-contained HTML page, from the numbers of an experiment."""
 
+from featuregen.report.charts import KIND_NAMES
 from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
 from featuregen.report.tables import evaluation_table, results_markdown, results_table, summary
 
 __all__ = [
+    "KIND_NAMES",
     "accuracy_bars",
     "accuracy_curves",
     "evaluation_table",

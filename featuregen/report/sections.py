@@ -159,7 +159,7 @@ def timings(results: Results) -> str:
         return ""
     seconds = [stage["seconds"] for stage in stages]
     cells = tuple(Cell(_duration(value)) for value in [*seconds, math.fsum(seconds)])
-    titles = [*(stage["stage"] for stage in stages), "total"]
+    titles = [*(stage["stage"] for stage in stages), "sum over stages, several of which run at once"]
     body = table("timings", "stage", [Column("", "time", cells)], titles)
     return f'<section class="timings"><h2>Time</h2>{body}</section>'
 

@@ -1,0 +1,58 @@
+"""What stages hand to each other: examples, trained models, and what is recorded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featuregen.errors import UserError
+from featuregen.models import Classifier, read_model_record, weights_sha256
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images and labels on the device, and the digest that names them."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, the record that travels with it, and where it was found."""
+
+    model: Classifier
+    record: dict[str, Any]
+    path: Path
+
+
+def is_trained_as(path: Path, settings: Mapping[str, Any]) -> bool:
+    try:
+        return bool(read_model_record(path)["record"].get("settings") == settings)
+    except UserError:
+        return False
+
+
+def describe_model(trained: Trained) -> dict[str, Any]:
+    """What a dataset says of its source model: nothing that changes from run to run of the same training."""
+    record: Mapping[str, Any] = trained.record
+    model = trained.model
+    return {
+        "architecture": model.architecture,
+        "width": model.width,
+        "weights_sha256": weights_sha256(model),
+        **{name: record[name] for name in ("settings", "trained_on", "train_accuracy", "accuracy") if name in record},
+    }
+
+
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    flat = images.transpose(0, 1).flatten(1).to(torch.float64)
+    # A constant channel has no spread to divide by.
+    return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
