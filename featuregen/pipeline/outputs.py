@@ -58,7 +58,8 @@ def write_results(shop: Workshop, results: Results, folder: Path) -> Path:
         pictures.append(("Accuracy against eps", "Bands show every seed.", curves))
     if honesty := honesty_curves(results, folder / "honesty.png"):
         words = (
-            "What judges other than the fooled source see in the images: solid the true class, dashed the stored label."
+            "What the fooled source and three other judges see in images whose label is not their true class: "
+            "solid the true class, dashed the stored label."
         )
         pictures.append(("Is non-robust honest?", words, honesty))
     if results["datasets"]:

@@ -19,7 +19,8 @@ Picture = tuple[str, str, str | Path]
 
 def write_report(results: Results, pictures: Iterable[Picture], path: str | Path) -> Path:
     """Tables, pictures of (title, caption, PNG file) and the record of an experiment, in one file."""
-    title = f"featuregen report: {results['config']['name']} on {results['base']['name']}"
+    name, base = results["config"]["name"], results["base"]["name"]
+    title = f"featuregen report: {name if base in name else f'{name} on {base}'}"
     body = [
         f'<h1>{text(title)}</h1><p class="lead">{text(_unbroken(" ".join(headline(results))))}</p>',
         sections.accuracy(results),
