@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from featuregen.config import Config
 from featuregen.errors import UserError
 from featuregen.images import Base
@@ -36,7 +38,9 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
         return False
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _begin, (shop.config, shop.out, shop.base, os.getpid()))
+    pool = ProcessPoolExecutor(
+        jobs, context, _begin, (shop.config, shop.out, shop.base, os.getpid(), torch.get_num_threads())
+    )
     try:
         for number, stages in enumerate(rounds, 1):
             begun = [pool.submit(_work, stage) for stage in stages]
@@ -60,12 +64,14 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
 _shop: Workshop
 
 
-def _begin(config: Config, out: Path, base: Base, parent: int) -> None:
+def _begin(config: Config, out: Path, base: Base, parent: int, threads: int) -> None:
     global _shop
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _shop = Workshop(config, out, base)
+    # As many as the parent has, since the last bits of a sum depend on how many threads share it.
+    torch.set_num_threads(threads)
 
 
 def _end_with(parent: int) -> None:
