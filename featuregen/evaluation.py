@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Evaluation, Norm
-from featuregen.models import Classifier, folded
-from featuregen.runtime import RowRandom
+from featuregen.models import Classifier, frozen
+from featuregen.runtime import Machine, RowRandom
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,27 @@ class Scores:
         return asdict(self)
 
 
-def score(model: nn.Module, images: Tensor, labels: Tensor, settings: Evaluation, seed: int = 0) -> Scores:
+def score(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: Evaluation,
+    seed: int = 0,
+    convolution: str = "direct",
+) -> Scores:
+    """`convolution` is the attack's; what counts is what the model itself says of the images found."""
+    lean = frozen(model, Machine(images.device, convolution=convolution)) if isinstance(model, Classifier) else model
     right = _right(model, images, labels, settings.batch_size)
     return Scores(
         clean=right.float().mean().item(),
-        l2=_under_attack(model, images, labels, right, "l2", settings.l2, settings, seed),
-        linf=_under_attack(model, images, labels, right, "linf", settings.linf, settings, seed),
+        l2=_under_attack(model, lean, images, labels, right, "l2", settings.l2, settings, seed),
+        linf=_under_attack(model, lean, images, labels, right, "linf", settings.linf, settings, seed),
     )
 
 
 def _under_attack(
     model: nn.Module,
+    lean: nn.Module,
     images: Tensor,
     labels: Tensor,
     right: Tensor,
@@ -47,8 +57,6 @@ def _under_attack(
     seed: int,
 ) -> dict[str, float]:
     """An image lost at one eps stays lost at every larger one, since its ball lies inside theirs."""
-    # The attack may use a faster copy; what counts is what the model itself says of its images.
-    lean = folded(model) if isinstance(model, Classifier) else model
     standing = right.nonzero().flatten()
     accuracy: dict[str, float] = {}
     for eps in sorted(radii):

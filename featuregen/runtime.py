@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from featuregen import __version__
-from featuregen.config import Runtime
 from featuregen.errors import UserError
 
 _T = TypeVar("_T")
@@ -26,19 +25,25 @@ _T = TypeVar("_T")
 tqdm.set_lock(threading.RLock())
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Machine:
-    """Where work runs, settled before it starts."""
+    """Where work runs and with what arithmetic, settled before it starts."""
 
-    device: torch.device
-    precision: str
+    device: torch.device = _CPU
+    precision: str = "fp32"
+    convolution: str = "direct"
 
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What decides the bits of a result."""
+        return {"precision": self.precision, "convolution": self.convolution}
 
-def resolve(settings: Runtime) -> Machine:
-    device = resolve_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    return Machine(device, resolve_precision(settings.precision, device))
+    @property
+    def name(self) -> str:
+        return " ".join(self.arithmetic.values())
 
 
 def resolve_device(name: str) -> torch.device:
@@ -55,16 +60,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device '{name}' is not supported; use auto, cpu or cuda.")
     return device
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies bf16 itself, else fp32: a rule, so that runs repeat."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bf16" if native else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -128,5 +123,5 @@ def software(machine: Machine) -> dict[str, str]:
     packages = {"featuregen": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "h5py")}
     kind = machine.device.type
     name = torch.cuda.get_device_name(machine.device) if kind == "cuda" else platform.machine()
-    record = {"python": platform.python_version(), "device": f"{kind} ({name})", "precision": machine.precision}
+    record = {"python": platform.python_version(), "device": f"{kind} ({name})", **machine.arithmetic}
     return {**packages, **record, "threads": str(torch.get_num_threads())}

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from featuregen.config import KINDS, Synthesis
 from featuregen.errors import UserError
 from featuregen.images import Split
-from featuregen.models import Classifier, folded
+from featuregen.models import Classifier, frozen
 from featuregen.optimize import Ball, fixed, image_norms, move_pixels, step_sizes
-from featuregen.runtime import RowRandom, autocast, progress
+from featuregen.runtime import Machine, RowRandom, progress
 
 Columns = dict[str, NDArray[Any]]
 
@@ -96,8 +96,7 @@ def synthesize(
     plan: Plan,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
+    machine: Machine,
     done: int = 0,
     title: str | None = None,
 ) -> Iterator[Columns]:
@@ -112,12 +111,12 @@ def synthesize(
             f"cannot go on at row {done}: it is no multiple of the batch size {size}; start anew with --force."
         )
     starts = range(done, rows, size)
-    lean = folded(model)
+    lean = frozen(model, machine)
     with fixed(model):
         for first in progress(starts, title or f"making {kind}", len(starts)):
             real = min(size, rows - first)
             batch = np.resize(np.arange(first, first + real), size)
-            columns = _synthesize_batch(kind, recipe, model, lean, split, plan, batch, seed, device, precision)
+            columns = _synthesize_batch(kind, recipe, model, lean, split, plan, batch, seed, machine.device)
             yield {name: values[:real] for name, values in columns.items()}
 
 
@@ -131,15 +130,14 @@ def _synthesize_batch(
     batch: NDArray[np.int64],
     seed: int,
     device: torch.device,
-    precision: str,
 ) -> Columns:
     base = split.tensor(device, plan.index[batch])
     start = start_images(split, plan, batch, recipe.noise, seed).to(device)
     labels = torch.from_numpy(plan.labels[batch]).to(device)
     ball = None if recipe.norm == "none" else Ball(recipe.norm, recipe.eps, base)
-    with autocast(device, precision):
+    with torch.no_grad():
         aim = lean.features(base).float() if RULES[kind].pull == "features" else labels
-    objective = _objective(kind, lean, aim, recipe.fake_relu, precision)
+    objective = _objective(kind, lean, aim, recipe.fake_relu)
     moved = move_pixels(
         start,
         objective,
@@ -158,19 +156,14 @@ def _synthesize_batch(
     }
 
 
-def _objective(
-    kind: str, model: Classifier, aim: Tensor, fake_relu: bool, precision: str
-) -> Callable[[Tensor], Tensor]:
+def _objective(kind: str, model: Classifier, aim: Tensor, fake_relu: bool) -> Callable[[Tensor], Tensor]:
     def distance(x: Tensor) -> Tensor:
-        with autocast(x.device, precision):
-            features = model.features(x, fake_relu=fake_relu)
+        features = model.features(x, fake_relu=fake_relu)
         # Squared, since only the gradient's direction counts and the plain norm has none at zero.
         return (features.float() - aim).square().sum(1)
 
     def towards_class(x: Tensor) -> Tensor:
-        with autocast(x.device, precision):
-            logits = model.logits(x)
-        return F.cross_entropy(logits.float(), aim, reduction="none")
+        return F.cross_entropy(model.logits(x).float(), aim, reduction="none")
 
     return distance if RULES[kind].pull == "features" else towards_class
 

@@ -15,9 +15,9 @@ from featuregen.attacks import pgd
 from featuregen.augment import augment
 from featuregen.config import Training
 from featuregen.errors import UserError
-from featuregen.models import Classifier
+from featuregen.models import Classifier, Lean
 from featuregen.models.crowd import Crowd, crowds
-from featuregen.runtime import RowRandom, autocast, progress
+from featuregen.runtime import Machine, RowRandom, autocast, progress
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def train(
     recipe: Training,
     *,
     seed: int,
-    precision: str = "fp32",
+    machine: Machine | None = None,
     title: str = "training",
 ) -> TrainingLog:
     """Train in place on images (NCHW in [0, 1]) that already live on the device; ends in eval mode."""
-    return train_together([model], images, labels, recipe, seeds=[seed], precision=precision, title=title)[0]
+    return train_together([model], images, labels, recipe, seeds=[seed], machine=machine, title=title)[0]
 
 
 def train_together(
@@ -59,16 +59,14 @@ def train_together(
     recipe: Training,
     *,
     seeds: Sequence[int],
-    precision: str = "fp32",
+    machine: Machine | None = None,
     title: str = "training",
 ) -> list[TrainingLog]:
     """Train several models on the same images, each in its own order: side by side if small, else in turn."""
     device = images.device
     if len(models) > 1 and not learn_together(models[0].architecture, recipe):
         pairs = zip(models, seeds, strict=True)
-        return [
-            train(model, images, labels, recipe, seed=seed, precision=precision, title=title) for model, seed in pairs
-        ]
+        return [train(model, images, labels, recipe, seed=seed, machine=machine, title=title) for model, seed in pairs]
     network = Crowd(models) if len(models) > 1 else models[0]
     # Dropout draws from the global generator.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -76,7 +74,7 @@ def train_together(
         torch.default_generator.manual_seed(seeds[0])
         if device.type == "cuda":
             torch.cuda.manual_seed(seeds[0])
-        logs = _train(models, network, images, labels, recipe, seeds, precision, title)
+        logs = _train(models, network, images, labels, recipe, seeds, machine or Machine(device), title)
     if isinstance(network, Crowd):
         network.disperse()
     for model in models:
@@ -97,7 +95,7 @@ def _train(
     labels: Tensor,
     recipe: Training,
     seeds: Sequence[int],
-    precision: str,
+    machine: Machine,
     title: str,
 ) -> list[TrainingLog]:
     device, started = images.device, time.perf_counter()
@@ -105,6 +103,7 @@ def _train(
     batches = len(images) // batch_size
     optimizer = _optimizer(network, recipe)
     network.to(memory_format=torch.channels_last)
+    lean = Lean(network, machine) if recipe.attack and isinstance(network, Classifier) else None
     log: list[list[Epoch]] = [[] for _ in models]
     for epoch in progress(range(recipe.epochs), title, recipe.epochs):
         orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(images))) for seed in seeds]
@@ -117,9 +116,12 @@ def _train(
             x = torch.cat([augment(images[own], recipe.augment, draw) for own, draw in zip(picked, draws, strict=True)])
             y = labels[picked.flatten()]
             if recipe.attack:
-                x = pgd(network, x, y, recipe.attack, generator=draws[0], precision=precision)
+                if lean:
+                    lean.refresh()
+                attacked = lean.net if lean else network
+                x = pgd(attacked, x, y, recipe.attack, generator=draws[0], precision=machine.precision)
             network.train()
-            with autocast(device, precision):
+            with autocast(device, machine.precision):
                 logits = network(x)
             each = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing, reduction="none")
             # A sum over models of means over their batches: no model's gradient knows of the others.

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 TINY = """
 model: {architecture: convnet, width: 8}
-runtime: {device: cpu, precision: fp32}
+runtime: {device: cpu, precision: fp32, convolution: direct}
 sources:
   standard: {epochs: 2, batch_size: 64, lr: 0.1}
   robust: {epochs: 2, batch_size: 64, lr: 0.1, attack: {norm: l2, eps: 0.5, steps: 1}}

@@ -17,7 +17,7 @@ from featuregen.errors import UserError
 from featuregen.images import Base
 from featuregen.models import Classifier
 from featuregen.optimize import Ball, project
-from featuregen.runtime import RowRandom
+from featuregen.runtime import Machine, RowRandom
 from featuregen.synthesis import RULES, Columns, Plan, as_pixels, make_plan, start_images, store_as, synthesize
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ class Maker:
 
     def batches(self, kind: str, recipe: Synthesis, rows: int | NDArray[np.int64], done: int = 0) -> list[Columns]:
         model, plan = self.nets[RULES[kind].source], self.plan(kind, rows)
-        found = synthesize(kind, recipe, model, self.split, plan, seed=SEED, device=CPU, precision="fp32", done=done)
+        found = synthesize(kind, recipe, model, self.split, plan, seed=SEED, machine=Machine(), done=done)
         return list(found)
 
     def __call__(self, kind: str, recipe: Synthesis, rows: int | NDArray[np.int64], done: int = 0) -> Columns:
@@ -271,7 +271,7 @@ def test_what_is_reported_is_measured_on_the_values_as_stored(make: Maker, kind:
 def test_the_source_is_left_as_it_was(make: Maker, training: bool) -> None:
     model = make.nets["standard"].train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    rows = synthesize("det", NEAR, model, make.split, make.plan("det", 8), seed=SEED, device=CPU, precision="fp32")
+    rows = synthesize("det", NEAR, model, make.split, make.plan("det", 8), seed=SEED, machine=Machine())
     in_training = next(rows)["images"]
     assert next(rows, None) is None
     assert model.training is training

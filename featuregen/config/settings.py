@@ -13,6 +13,7 @@ from featuregen.errors import UserError
 
 Norm = Literal["l2", "linf"]
 Precision = Literal["auto", "fp32", "bf16"]
+Convolution = Literal["auto", "direct", "winograd"]
 Dtype = Literal["uint8", "float16", "float32"]
 
 KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
@@ -41,10 +42,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how. `threads` 0 leaves their number to torch; `jobs` are processes that `reproduce` works with."""
+    """Where and how. `threads` 0 leaves their number to torch; `jobs` are processes that `reproduce` works with.
+
+    `precision` and `convolution` are measured where they are auto; the convolution concerns fixed models on CPUs.
+    """
 
     device: str = "auto"
     precision: Precision = "auto"
+    convolution: Convolution = "auto"
     threads: int = _limits(0, low=0, high=1024)
     jobs: int = _limits(1, low=1, high=64)
 

@@ -3,7 +3,7 @@
 from featuregen.models.backbone import Backbone
 from featuregen.models.checkpoint import load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.classifier import Classifier, count_parameters
-from featuregen.models.folding import folded
+from featuregen.models.lean import Lean, frozen
 from featuregen.models.registry import ARCHITECTURES, Architecture, architecture_table, build_model, find_architecture
 
 __all__ = [
@@ -11,11 +11,12 @@ __all__ = [
     "Architecture",
     "Backbone",
     "Classifier",
+    "Lean",
     "architecture_table",
     "build_model",
     "count_parameters",
     "find_architecture",
-    "folded",
+    "frozen",
     "load_model",
     "read_model_record",
     "save_model",

@@ -36,6 +36,7 @@ class Classifier(nn.Module):
         self.classes = classes
         self.width = width
         self.takes_fake_relu = fake_relu
+        self.arithmetic = torch.float32
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -45,13 +46,19 @@ class Classifier(nn.Module):
             raise UserError(
                 f"{self.architecture} has no fake ReLU; set fake_relu to false or choose another architecture."
             )
-        return self.net.features((x - self.mean[:, None, None]) / self.std[:, None, None], fake_relu)
+        pixels = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        return self.net.features(pixels.to(self.arithmetic), fake_relu)
 
     def head(self, features: Tensor) -> Tensor:
         return self.net.head(features)
 
     def logits(self, x: Tensor) -> Tensor:
         return self.net.head(self.features(x))
+
+    def set_arithmetic(self, dtype: torch.dtype) -> None:
+        """Have the network, though not the pixels and their normaliser, compute in another type."""
+        self.arithmetic = dtype
+        self.net.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(x)

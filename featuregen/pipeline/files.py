@@ -145,7 +145,7 @@ def _check_success(path: Path, info: Info, shop: Workshop, source: Path) -> list
     maker = shop.load_source(source)
     digest, recorded = weights_sha256(maker.model), info.source_model.get("weights_sha256")
     columns = read_columns(path, ["labels", "source_pred"])
-    seen = predict(maker.model, FeatureDataset(path).images.to(shop.machine.device)).cpu().numpy()
+    seen = predict(maker.model, FeatureDataset(path).images.to(shop.device)).cpu().numpy()
     differ = int((seen != columns["source_pred"]).sum())
     success = float(np.mean(seen == columns["labels"]))
     # Another machine may round a prediction on the border the other way: one row in two hundred, and no more.

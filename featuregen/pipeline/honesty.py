@@ -47,7 +47,7 @@ def judged_once(shop: Workshop, folder: Path, kind: str, eps: float) -> tuple[di
         "rows": 0 if own else shop.config.honesty.rows,
         "recipe": shop.config.synthesis[kind],
         "judges": [str(trained.path.name) for trained in _judges(shop).values()],
-        "precision": shop.machine.precision,
+        "arithmetic": shop.machine.arithmetic,
     }
     key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
     path = folder / "judged" / f"{kind}-{key}.json"
@@ -75,14 +75,14 @@ def _judges(shop: Workshop) -> dict[str, Trained]:
 def _stored(shop: Workshop, folder: Path, kind: str) -> tuple[Examples, torch.Tensor]:
     path = dataset_path(folder, shop.base.name, kind)
     index = read_columns(path, ["index"])["index"]
-    return shop.examples(path), torch.from_numpy(index).to(shop.machine.device)
+    return shop.examples(path), torch.from_numpy(index).to(shop.device)
 
 
 def _sampled(shop: Workshop, kind: str, eps: float) -> tuple[Examples, torch.Tensor]:
     """The same recipe at another eps, on a class-balanced sample, not kept."""
     recipe = dataclasses.replace(shop.config.synthesis[kind], eps=eps)
     rows = min(shop.config.honesty.rows, len(shop.base.train))
-    plan, device = shop.plan(kind, rows), shop.machine.device
+    plan, device = shop.plan(kind, rows), shop.device
     batches = list(
         synthesize(
             kind,
@@ -91,8 +91,7 @@ def _sampled(shop: Workshop, kind: str, eps: float) -> tuple[Examples, torch.Ten
             shop.base.train,
             plan,
             seed=shop.config.seed,
-            device=device,
-            precision=shop.machine.precision,
+            machine=shop.machine,
         )
     )
     images = as_pixels(torch.from_numpy(np.concatenate([batch["images"] for batch in batches])).to(device))

@@ -32,7 +32,7 @@ def draw_preview(shop: Workshop, path: Path, picture: Path) -> Path:
     shop.check_base(info)
     plan = _recorded_plan(path)
     rows = _one_per_class(plan.source_labels)
-    base = shop.base.train.tensor(shop.machine.device, plan.index[rows]).cpu().numpy()
+    base = shop.base.train.tensor(shop.device, plan.index[rows]).cpu().numpy()
     synthesis = info.recipe["synthesis"]
     start = start_images(shop.base.train, plan, rows, synthesis["noise"], info.recipe["seed"]).numpy()
     names = info.classes
@@ -82,7 +82,7 @@ def _draw_kinds(shop: Workshop, files: dict[str, Path], picture: Path) -> Path:
         rows = np.array([int(np.flatnonzero(plan.index == row)[0]) for row in chosen])
         images[TITLES[kind]] = _images(path, rows)
         labels[TITLES[kind]] = [names[label] for label in plan.labels[rows]]
-    base = shop.base.train.tensor(shop.machine.device, chosen).cpu().numpy()
+    base = shop.base.train.tensor(shop.device, chosen).cpu().numpy()
     return kinds_grid(picture, base, images, labels)
 
 

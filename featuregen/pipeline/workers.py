@@ -20,7 +20,7 @@ from featuregen.config import Config
 from featuregen.errors import UserError
 from featuregen.images import Base
 from featuregen.pipeline.workshop import Workshop
-from featuregen.runtime import progress
+from featuregen.runtime import Machine, progress
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Stage:
 def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
     """Do the stages of each round in any order; False where one process is all there is, or the device is a GPU."""
     jobs = min(shop.config.runtime.jobs, os.cpu_count() or 1, max(len(stages) for stages in rounds))
-    if jobs == 1 or shop.machine.device.type != "cpu":
+    if jobs == 1 or shop.device.type != "cpu":
         return False
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        jobs, context, _begin, (shop.config, shop.out, shop.base, os.getpid(), torch.get_num_threads())
+        jobs, context, _begin, (shop.config, shop.out, shop.base, shop.machine, os.getpid(), torch.get_num_threads())
     )
     try:
         for number, stages in enumerate(rounds, 1):
@@ -64,12 +64,12 @@ def work_ahead(shop: Workshop, rounds: list[list[Stage]]) -> bool:
 _shop: Workshop
 
 
-def _begin(config: Config, out: Path, base: Base, parent: int, threads: int) -> None:
+def _begin(config: Config, out: Path, base: Base, machine: Machine, parent: int, threads: int) -> None:
     global _shop
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _shop = Workshop(config, out, base)
+    _shop = Workshop(config, out, base, machine)
     # As many as the parent has, since the last bits of a sum depend on how many threads share it.
     torch.set_num_threads(threads)
 

@@ -9,13 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from featuregen.config import Config, Synthesis, Training, canonical_json, closest, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation import Scores, score
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.models import Classifier, build_model, load_model, save_model
+from featuregen.pipeline.arithmetic import settled
 from featuregen.pipeline.records import Examples, Trained, channel_statistics, describe_model, is_trained_as
-from featuregen.runtime import Machine, note, resolve, software
+from featuregen.runtime import Machine, note, resolve_device, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
 from featuregen.training import learn_together, train_together
@@ -32,20 +35,28 @@ PAPER = (
 class Workshop:
     """Where the models and datasets of one config are made and kept: `out/models` and `out/*.h5`."""
 
-    def __init__(self, config: Config, out: Path, base: Base | None = None) -> None:
+    def __init__(self, config: Config, out: Path, base: Base | None = None, machine: Machine | None = None) -> None:
         self.config = config
         self.out = Path(out)
-        self.machine: Machine = resolve(config.runtime)
         self.base = base or load_images(config.data)
+        self.device = resolve_device(config.runtime.device)
+        if config.runtime.threads:
+            torch.set_num_threads(config.runtime.threads)
+        self._machine = machine
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Settled when first needed, since it may take a measurement."""
+        return self._machine or settled(self.config, self.base, self.out / "models")
 
     @cached_property
     def train_set(self) -> Examples:
-        split, device = self.base.train, self.machine.device
+        split, device = self.base.train, self.device
         return Examples(self.base.name, split.tensor(device), split.label_tensor(device), split.sha256)
 
     @cached_property
     def test_set(self) -> Examples:
-        split, device = self.base.test, self.machine.device
+        split, device = self.base.test, self.device
         return Examples(f"{self.base.name} test", split.tensor(device), split.label_tensor(device), split.sha256)
 
     # Models --------------------------------------------------------------------------------------
@@ -80,7 +91,7 @@ class Workshop:
         return [self._measured(path) for path in paths]
 
     def _measured(self, path: Path) -> Trained:
-        model, record = load_model(path, self.machine.device)
+        model, record = load_model(path, self.device)
         wanted = to_dict(self.config.evaluation) | {"test": self.base.test.sha256, "seed": self.config.seed}
         # How many models there are, and which eps is talked about, changes no model's accuracy.
         wanted = {name: value for name, value in wanted.items() if name not in ("seeds", "headline")}
@@ -94,8 +105,8 @@ class Workshop:
     def score(self, model: Classifier) -> Scores:
         """Clean and attacked accuracy on the untouched test set."""
         self.check_fits(model, "The model")
-        test = self.test_set
-        return score(model, test.images, test.labels, self.config.evaluation, self.config.seed)
+        test, settings = self.test_set, self.config.evaluation
+        return score(model, test.images, test.labels, settings, self.config.seed, self.machine.convolution)
 
     def refuse_another_model(self, path: Path, which: str) -> None:
         """Say early that the place is taken, before the source model is trained."""
@@ -106,7 +117,7 @@ class Workshop:
 
     def load_source(self, path: Path) -> Trained:
         """A given checkpoint, which must fit the base set."""
-        model, record = load_model(path, self.machine.device)
+        model, record = load_model(path, self.device)
         self.check_fits(model, str(path))
         return Trained(model, record, Path(path))
 
@@ -130,12 +141,10 @@ class Workshop:
         mean, std = channel_statistics(data.images)
         shape, classes = self.base.image_shape, len(self.base.classes)
         models = [build_model(self.config.model, shape, classes, mean, std, seed) for seed in seeds]
-        models = [model.to(self.machine.device) for model in models]
+        models = [model.to(self.device) for model in models]
         _check_writable(paths[0].parent)
         note(f"training {title} {', '.join(str(seed) for seed in seeds)}")
-        logs = train_together(
-            models, data.images, data.labels, recipe, seeds=seeds, precision=self.machine.precision, title=title
-        )
+        logs = train_together(models, data.images, data.labels, recipe, seeds=seeds, machine=self.machine, title=title)
         for model, log, own, path in zip(models, logs, settings, paths, strict=True):
             record: dict[str, Any] = {
                 "settings": own,
@@ -156,7 +165,7 @@ class Workshop:
             "seed": seed,
             "data": data.sha256,
             "classes": len(self.base.classes),
-            "precision": self.machine.precision,
+            **self.machine.arithmetic,
         }
         # Grouped arithmetic rounds differently, so a model's last bits depend on who learnt beside it.
         return settings | ({"beside": seeds} if len(seeds) > 1 else {})
@@ -194,7 +203,7 @@ class Workshop:
             if not writer.complete:
                 batches = synthesize(
                     kind, recipe, maker.model, self.base.train, plan,
-                    seed=self.config.seed, device=self.machine.device, precision=self.machine.precision,
+                    seed=self.config.seed, machine=self.machine,
                     done=writer.rows_done,
                 )  # fmt: skip
                 for columns in batches:
@@ -213,7 +222,7 @@ class Workshop:
             recipe={
                 "seed": self.config.seed,
                 "synthesis": to_dict(recipe),
-                "precision": self.machine.precision,
+                **self.machine.arithmetic,
             },
             base={
                 "name": base.name,
@@ -233,7 +242,7 @@ class Workshop:
         """A dataset file, ready to train on; it must come from this base set."""
         data = FeatureDataset(path)
         self.check_base(data.info)
-        device = self.machine.device
+        device = self.device
         return Examples(
             f"{data.info.kind} ({path.name})", data.images.to(device), data.labels.to(device), data.info.content_sha256
         )

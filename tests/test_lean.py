@@ -8,7 +8,8 @@ from torch import nn
 
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Model
-from featuregen.models import Classifier, build_model, folded
+from featuregen.models import Classifier, build_model, frozen
+from featuregen.runtime import Machine
 
 
 def lived_in(architecture: str, shape: tuple[int, int, int]) -> Classifier:
@@ -44,7 +45,7 @@ def norms(model: nn.Module) -> int:
 )
 def test_same_logits_and_features(architecture: str, shape: tuple[int, int, int], before: int, after: int) -> None:
     model = lived_in(architecture, shape)
-    lean = folded(model)
+    lean = frozen(model, Machine())
     assert (norms(model), norms(lean)) == (before, after)
     x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -56,7 +57,7 @@ def test_same_logits_and_features(architecture: str, shape: tuple[int, int, int]
 
 def test_attacks_on_both_agree(standard: Classifier, images: torch.Tensor, labels: torch.Tensor) -> None:
     attack = Attack(norm="l2", eps=0.5, steps=20)
-    lean = folded(standard)
+    lean = frozen(standard, Machine())
     with torch.no_grad():
         right = [
             (standard(pgd(net, images, labels, attack)).argmax(1) == labels).float().mean().item()

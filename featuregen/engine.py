@@ -1,0 +1,102 @@
+"""Which arithmetic a machine is fastest with: decided by a short measurement, once per folder of results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from featuregen.config import Runtime
+from featuregen.errors import UserError
+from featuregen.models import Classifier, frozen, winograd
+from featuregen.runtime import Machine, note, resolve_device
+
+# Plain arithmetic stays unless another is clearly faster: timings are noisy, and it needs no explanation.
+_CLEARLY = 0.9
+_ROUNDS = 3
+_BATCH = 32
+
+
+def settle(
+    settings: Runtime, model: Callable[[], Classifier], known: Mapping[str, str] | None = None
+) -> tuple[Machine, bool]:
+    """What `auto` stands for, here and for this model, and whether it was measured now.
+
+    `known` is the arithmetic an earlier measurement found; `model` is called only if there is something to measure.
+    """
+    choices = candidates(settings)
+    for choice in choices:
+        if len(choices) == 1 or choice.arithmetic == known:
+            return choice, False
+    seconds = measure(choices, model())
+    best = min(choices, key=lambda choice: seconds[choice])
+    best = best if seconds[best] < _CLEARLY * seconds[choices[0]] else choices[0]
+    rates = ", ".join(f"{one.name} {_BATCH / spent:.0f}" for one, spent in seconds.items())
+    note(f"note: computing in {best.name}, measured as image-steps per second: {rates}")
+    return best, True
+
+
+def candidates(settings: Runtime) -> list[Machine]:
+    """What the settings allow and the machine can do, the plainest first."""
+    plain = Machine(resolve_device(settings.device))
+    gpu = plain.device.type == "cuda"
+    if settings.convolution == "winograd" and (gpu or settings.precision == "bf16"):
+        raise UserError("runtime.convolution winograd is for fp32 on CPUs; use direct or auto.")
+    if settings.convolution == "winograd" and not winograd.available():
+        raise UserError("runtime.convolution winograd needs a C compiler with OpenMP; install gcc, or use direct.")
+    found = []
+    if settings.precision != "bf16":
+        if settings.convolution != "winograd":
+            found.append(plain)
+        if settings.convolution == "winograd" or (settings.convolution == "auto" and not gpu and winograd.available()):
+            found.append(replace(plain, convolution="winograd"))
+    if settings.precision == "bf16" or (
+        settings.precision == "auto" and settings.convolution != "winograd" and multiplies_bf16(plain.device)
+    ):
+        found.append(replace(plain, precision="bf16"))
+    return found
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a bf16 product takes no longer than an fp32 one; emulated, it takes hundreds of times as long."""
+    size = 4096 if device.type == "cuda" else 256
+    spent = []
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(size, size, dtype=dtype, device=device)
+        spent.append(min(_seconds(partial(torch.mm, matrix, matrix), device) for _ in range(_ROUNDS)))
+    return spent[1] < spent[0]
+
+
+def measure(choices: list[Machine], model: Classifier) -> dict[Machine, float]:
+    """Seconds for one step on a batch: forward, and the gradient of the pixels."""
+    device = choices[0].device
+    x = torch.rand((_BATCH, *model.image_shape), generator=torch.Generator().manual_seed(0)).to(device)
+    steps = {choice: _step(frozen(model.to(device), choice), x) for choice in choices}
+    for step in steps.values():
+        step()
+    spent: dict[Machine, list[float]] = {choice: [] for choice in choices}
+    for _ in range(_ROUNDS):
+        for choice, step in steps.items():
+            spent[choice].append(_seconds(step, device))
+    return {choice: min(times) for choice, times in spent.items()}
+
+
+def _step(net: Classifier, x: torch.Tensor) -> Callable[[], object]:
+    def step() -> object:
+        pixels = x.detach().requires_grad_(True)
+        return torch.autograd.grad(net.features(pixels).float().square().sum(), pixels)
+
+    return step
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

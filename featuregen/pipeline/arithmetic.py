@@ -1,0 +1,30 @@
+"""The arithmetic of a folder of results: measured once, kept beside the models, so that later runs compute alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from featuregen.config import Config
+from featuregen.engine import settle
+from featuregen.images import Base
+from featuregen.models import Classifier, build_model
+from featuregen.pipeline.places import write_text
+from featuregen.runtime import Machine, resolve_device
+
+_FILE = "arithmetic.json"
+
+
+def settled(config: Config, base: Base, folder: Path) -> Machine:
+    path, shape, classes = folder / _FILE, base.image_shape, len(base.classes)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    model, device = config.model, resolve_device(config.runtime.device)
+    name = f"{model.architecture} {model.width}, {'x'.join(map(str, shape))}, {device}"
+
+    def untrained() -> Classifier:
+        return build_model(model, shape, classes, [0.5] * shape[0], [0.25] * shape[0], seed=0)
+
+    machine, measured = settle(config.runtime, untrained, kept.get(name))
+    if measured:
+        write_text(path, json.dumps(kept | {name: machine.arithmetic}, indent=1))
+    return machine
