@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from featuregen.config import Norm
+from featuregen.runtime import note
 
 Schedule = Literal["constant", "cosine", "linear"]
 Objective = Callable[[Tensor], Tensor]
 
 # Keeps a vanishing gradient from becoming 0/0; far below any gradient that still points somewhere.
 TINY = 1e-12
+# A graph is captured once its libraries have warmed up, and only for a walk long enough to repay that.
+_EAGER_STEPS = 3
+_WORTH_CAPTURING = 20
 
 
 @dataclass(frozen=True)
@@ -67,23 +71,52 @@ def move_pixels(
     start: Tensor,
     objective: Objective,
     *,
-    sizes: list[float],
+    sizes: Sequence[float],
     norm: Norm = "l2",
     ball: Ball | None = None,
     ascend: bool = False,
+    momentum: float = 0.0,
 ) -> Tensor:
     """Follow the objective's gradient one step per entry of `sizes`; the last iterate is the result.
 
-    `objective` maps images to one number per image. Nothing in the loop waits for the device.
+    `objective` maps images to one number per image. With `momentum`, a step also repeats that share of what the
+    step before it changed. Nothing in the loop waits for the device.
     """
-    x = start.detach()
-    for size in sizes:
+    x = start.detach().clone()
+    drift = torch.zeros_like(x) if momentum else None
+    lengths = torch.tensor([size if ascend else -size for size in sizes], device=x.device, dtype=x.dtype)
+    length = torch.zeros((), device=x.device, dtype=x.dtype)
+
+    def step() -> None:
         with torch.enable_grad():
-            x = x.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(objective(x).sum(), x)
-        with torch.no_grad():
-            x = project(x + steepest(gradient, norm) * (size if ascend else -size), ball)
-    return x.detach()
+            pixels = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(objective(pixels).sum(), pixels)
+        moved = x + steepest(gradient, norm) * length
+        moved = project(moved if drift is None else moved + momentum * drift, ball)
+        if drift is not None:
+            drift.copy_(moved - x)
+        x.copy_(moved)
+
+    with torch.no_grad():
+        advance = step
+        for number in range(len(sizes)):
+            length.copy_(lengths[number])
+            if number == _EAGER_STEPS and len(sizes) >= _WORTH_CAPTURING and x.is_cuda:
+                advance = captured(step)
+            advance()
+    return x
+
+
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    """One CUDA graph that does what the step does to the same tensors; the step itself where CUDA refuses."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        note(f"note: steps are launched one by one, since CUDA cannot capture them as a graph: {error}")
+        return step
+    return graph.replay
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from featuregen.config import KINDS, Synthesis
 from featuregen.errors import UserError
 from featuregen.images import Split
 from featuregen.models import Classifier, frozen
-from featuregen.optimize import Ball, fixed, image_norms, move_pixels, step_sizes
+from featuregen.optimize import Ball, Objective, fixed, image_norms, move_pixels, step_sizes
 from featuregen.runtime import Machine, RowRandom, progress
 
 Columns = dict[str, NDArray[Any]]
@@ -135,9 +135,12 @@ def _synthesize_batch(
     start = start_images(split, plan, batch, recipe.noise, seed).to(device)
     labels = torch.from_numpy(plan.labels[batch]).to(device)
     ball = None if recipe.norm == "none" else Ball(recipe.norm, recipe.eps, base)
-    with torch.no_grad():
-        aim = lean.features(base).float() if RULES[kind].pull == "features" else labels
-    objective = _objective(kind, lean, aim, recipe.fake_relu)
+    if RULES[kind].pull == "features":
+        with torch.no_grad():
+            aim = lean.features(base).float()
+        objective = feature_distance(lean, aim, recipe.fake_relu)
+    else:
+        objective = class_loss(lean, labels)
     moved = move_pixels(
         start,
         objective,
@@ -156,16 +159,14 @@ def _synthesize_batch(
     }
 
 
-def _objective(kind: str, model: Classifier, aim: Tensor, fake_relu: bool) -> Callable[[Tensor], Tensor]:
-    def distance(x: Tensor) -> Tensor:
-        features = model.features(x, fake_relu=fake_relu)
-        # Squared, since only the gradient's direction counts and the plain norm has none at zero.
-        return (features.float() - aim).square().sum(1)
+def feature_distance(model: Classifier, aim: Tensor, fake_relu: bool = False) -> Objective:
+    """Squared, since only the gradient's direction counts and the plain distance has none at zero."""
+    return lambda x: (model.features(x, fake_relu=fake_relu).float() - aim).square().sum(1)
 
-    def towards_class(x: Tensor) -> Tensor:
-        return F.cross_entropy(model.logits(x).float(), aim, reduction="none")
 
-    return distance if RULES[kind].pull == "features" else towards_class
+def class_loss(model: Classifier, classes: Tensor) -> Objective:
+    """Cross-entropy towards the given classes."""
+    return lambda x: F.cross_entropy(model.logits(x).float(), classes, reduction="none")
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self.classes = classes
         self.width = width
         self.takes_fake_relu = fake_relu
-        self.arithmetic = torch.float32
+        self.arithmetic: torch.dtype | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
                 f"{self.architecture} has no fake ReLU; set fake_relu to false or choose another architecture."
             )
         pixels = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        return self.net.features(pixels.to(self.arithmetic), fake_relu)
+        return self.net.features(pixels.to(self.arithmetic) if self.arithmetic else pixels, fake_relu)
 
     def head(self, features: Tensor) -> Tensor:
         return self.net.head(features)
