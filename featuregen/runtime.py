@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import multiprocessing
 import platform
@@ -25,6 +26,8 @@ _T = TypeVar("_T")
 tqdm.set_lock(threading.RLock())
 
 
+# Numbers of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _CPU = torch.device("cpu")
 
 
@@ -66,6 +69,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def keep_memory() -> None:
+    """Have the C library keep freed memory, where it can (glibc).
+
+    By default it hands every large tensor back to the system and has the next one's pages cleared anew, which on a
+    CPU takes as long as the arithmetic on them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+            mallopt(parameter, value)
 
 
 class RowRandom:

@@ -6,29 +6,33 @@
  */
 #include <string.h>
 
-#define LANES 8
+#define LANES 16
 #define PATCH 6
 #define TILE 4
 
 typedef float lanes[LANES];
 
 /* Six numbers in, six out, for LANES channels at once. */
-static inline void forward(const float *x0, const float *x1, const float *x2, const float *x3, const float *x4,
-                           const float *x5, float *y, long stride) {
+static inline void forward(const float *restrict x0, const float *restrict x1, const float *restrict x2,
+                           const float *restrict x3, const float *restrict x4, const float *restrict x5,
+                           float *restrict y0, long stride) {
+    float *restrict y1 = y0 + stride, *restrict y2 = y1 + stride, *restrict y3 = y2 + stride;
+    float *restrict y4 = y3 + stride, *restrict y5 = y4 + stride;
     for (int c = 0; c < LANES; c++) {
         float even = x4[c] - 4 * x2[c], odd = x3[c] - 4 * x1[c];
         float even2 = x4[c] - x2[c], odd2 = 2 * (x3[c] - x1[c]);
-        y[c] = 4 * x0[c] - 5 * x2[c] + x4[c];
-        y[stride + c] = even + odd;
-        y[2 * stride + c] = even - odd;
-        y[3 * stride + c] = even2 + odd2;
-        y[4 * stride + c] = even2 - odd2;
-        y[5 * stride + c] = 4 * x1[c] - 5 * x3[c] + x5[c];
+        y0[c] = 4 * x0[c] - 5 * x2[c] + x4[c];
+        y1[c] = even + odd;
+        y2[c] = even - odd;
+        y3[c] = even2 + odd2;
+        y4[c] = even2 - odd2;
+        y5[c] = 4 * x1[c] - 5 * x3[c] + x5[c];
     }
 }
 
 /* Six numbers in, four out. */
-static inline void backward(const float *x, long stride, float *y0, float *y1, float *y2, float *y3) {
+static inline void backward(const float *restrict x, long stride, float *restrict y0, float *restrict y1,
+                            float *restrict y2, float *restrict y3) {
     for (int c = 0; c < LANES; c++) {
         float x0 = x[c], x1 = x[stride + c], x2 = x[2 * stride + c];
         float x3 = x[3 * stride + c], x4 = x[4 * stride + c], x5 = x[5 * stride + c];
@@ -40,10 +44,10 @@ static inline void backward(const float *x, long stride, float *y0, float *y1, f
     }
 }
 
-/* images (n, height, width, channels) -> patches (36, tiles, channels) */
+/* images (n, height, width, channels) -> patches (tiles, 36, channels): written tile by tile, in one stream */
 void to_patches(const float *images, float *patches, long n, long height, long width, long channels, int threads) {
     long rows = (height + TILE - 1) / TILE, columns = (width + TILE - 1) / TILE;
-    long tiles = n * rows * columns, stride = tiles * channels;
+    long tiles = n * rows * columns;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long tile = 0; tile < tiles; tile++) {
         long image = tile / (rows * columns), top = tile / columns % rows * TILE - 1, left = tile % columns * TILE - 1;
@@ -63,7 +67,7 @@ void to_patches(const float *images, float *patches, long n, long height, long w
                         PATCH * LANES);
             for (int i = 0; i < PATCH; i++)
                 forward(half[i][0], half[i][1], half[i][2], half[i][3], half[i][4], half[i][5],
-                        patches + PATCH * i * stride + tile * channels + channel, stride);
+                        patches + (tile * PATCH * PATCH + PATCH * i) * channels + channel, channels);
         }
     }
 }

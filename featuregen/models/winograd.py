@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from featuregen.native import load_kernels
 
 _SOURCE = Path(__file__).with_name("winograd.c")
-_LANES = 8
+_LANES = 16
+# With fewer channels the transforms cost what the products save.
+_LEAST_CHANNELS = 32
 _TILE = 4
 # Points 0, 1, -1, 2, -2 and infinity.
 _TO_POINTS = (
@@ -43,7 +45,7 @@ def takes(conv: nn.Module) -> bool:
         and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
         and (conv.groups, conv.padding_mode) == (1, "zeros")
         and conv.in_channels % _LANES == conv.out_channels % _LANES == 0
-        and min(conv.in_channels, conv.out_channels) >= 2 * _LANES
+        and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
     )
 
 
@@ -97,16 +99,16 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     per_image = -(-height // _TILE) * -(-width // _TILE)
     tiles = max(_LEAST_TILES, _PATCH_BYTES // (36 * 4 * max(channels, out)))
     chunk = max(1, min(count, tiles // per_image))
-    patches, products = torch.empty(36, chunk * per_image, channels), torch.empty(36, chunk * per_image, out)
+    patches, products = torch.empty(chunk * per_image, 36, channels), torch.empty(36, chunk * per_image, out)
     threads = ctypes.c_int(torch.get_num_threads())
     for first in range(0, count, chunk):
         images, result = x[first : first + chunk], y[first : first + chunk]
         size = [ctypes.c_long(side) for side in (len(images), height, width)]
         used = len(images) * per_image
-        if used < patches.shape[1]:
-            patches, products = torch.empty(36, used, channels), torch.empty(36, used, out)
+        if used < len(patches):
+            patches, products = patches[:used], torch.empty(36, used, out)
         library.to_patches(_address(images), _address(patches), *size, ctypes.c_long(channels), threads)
-        torch.bmm(patches, kernel, out=products)
+        torch.bmm(patches.transpose(0, 1), kernel, out=products)
         added = None if bias is None else _address(bias)
         library.to_images(_address(products), added, _address(result), *size, ctypes.c_long(out), threads)
     return y

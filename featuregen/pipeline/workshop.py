@@ -18,7 +18,7 @@ from featuregen.images import Base, balanced_rows, load_images
 from featuregen.models import Classifier, build_model, load_model, save_model
 from featuregen.pipeline.arithmetic import settled
 from featuregen.pipeline.records import Examples, Trained, channel_statistics, describe_model, is_trained_as
-from featuregen.runtime import Machine, note, resolve_device, software
+from featuregen.runtime import Machine, keep_memory, note, resolve_device, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
 from featuregen.training import learn_together, train_together
@@ -40,6 +40,7 @@ class Workshop:
         self.out = Path(out)
         self.base = base or load_images(config.data)
         self.device = resolve_device(config.runtime.device)
+        keep_memory()
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         self._machine = machine
