@@ -12,12 +12,14 @@ import torch
 from featuregen.config import Runtime
 from featuregen.errors import UserError
 from featuregen.models import Classifier, frozen, winograd
-from featuregen.runtime import Machine, note, resolve_device
+from featuregen.runtime import Machine, free_memory, note, resolve_device
 
 # Plain arithmetic stays unless another is clearly faster: timings are noisy, and it needs no explanation.
 _CLEARLY = 0.9
 _ROUNDS = 3
 _BATCH = 32
+# Gradients on their way, the transforms of convolutions and a share for everybody else.
+_SAFETY = 3
 
 
 def settle(
@@ -29,14 +31,32 @@ def settle(
     """
     choices = candidates(settings)
     for choice in choices:
-        if len(choices) == 1 or choice.arithmetic == known:
-            return choice, False
-    seconds = measure(choices, model())
-    best = min(choices, key=lambda choice: seconds[choice])
-    best = best if seconds[best] < _CLEARLY * seconds[choices[0]] else choices[0]
-    rates = ", ".join(f"{one.name} {_BATCH / spent:.0f}" for one, spent in seconds.items())
-    note(f"note: computing in {best.name}, measured as image-steps per second: {rates}")
-    return best, True
+        if replace(choice, compiled=settings.compile).arithmetic == known:
+            return replace(choice, compiled=settings.compile), False
+    best, measured = choices[0], len(choices) > 1
+    if measured:
+        seconds = measure(choices, model())
+        fastest = min(choices, key=lambda choice: seconds[choice])
+        best = fastest if seconds[fastest] < _CLEARLY * seconds[best] else best
+        rates = ", ".join(f"{one.name} {_BATCH / spent:.0f}" for one, spent in seconds.items())
+        note(f"note: computing in {best.name}, measured as image-steps per second: {rates}")
+    if settings.compile:
+        best = compiled(best, model())
+    return best, measured
+
+
+def compiled(machine: Machine, model: Classifier) -> Machine:
+    """With torch.compile, unless it fails here."""
+    wanted = replace(machine, compiled=True)
+    try:
+        _step(
+            frozen(model.to(machine.device), wanted), torch.rand((_BATCH, *model.image_shape), device=machine.device)
+        )()
+    except Exception as error:  # what a compiler may raise has no common ancestor
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        note(f"note: going on without torch.compile, which fails here: {reason}")
+        return machine
+    return wanted
 
 
 def candidates(settings: Runtime) -> list[Machine]:
@@ -82,6 +102,36 @@ def measure(choices: list[Machine], model: Classifier) -> dict[Machine, float]:
         for choice, step in steps.items():
             spent[choice].append(_seconds(step, device))
     return {choice: min(times) for choice, times in spent.items()}
+
+
+def fitting_batch(net: Classifier, wanted: int) -> int:
+    """The wanted batch, halved until what its gradients need is sure to fit."""
+    free = free_memory(net.mean.device)
+    need = max(1, _kept_bytes(net, 2) - _kept_bytes(net, 1))
+    batch = wanted
+    while batch > 1 and _SAFETY * need * batch > free:
+        batch = -(-batch // 2)
+    if batch < wanted:
+        note(
+            f"note: {batch} images at once instead of {wanted}: {need / 1e6:.0f} MB each, {free / 1e9:.1f} GB are free"
+        )
+    return batch
+
+
+def _kept_bytes(net: Classifier, images: int) -> int:
+    """What the forward pass of so many images keeps for the gradient."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.zeros((images, *net.image_shape), device=net.mean.device, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = net.features(x)
+    del features
+    return sum(kept.values())
 
 
 def _step(net: Classifier, x: torch.Tensor) -> Callable[[], object]:

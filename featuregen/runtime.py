@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import multiprocessing
+import os
 import platform
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,15 +40,17 @@ class Machine:
     device: torch.device = _CPU
     precision: str = "fp32"
     convolution: str = "direct"
+    compiled: bool = False
 
     @property
     def arithmetic(self) -> dict[str, str]:
         """What decides the bits of a result."""
-        return {"precision": self.precision, "convolution": self.convolution}
+        compiled = {"compiled": "yes"} if self.compiled else {}
+        return {"precision": self.precision, "convolution": self.convolution, **compiled}
 
     @property
     def name(self) -> str:
-        return " ".join(self.arithmetic.values())
+        return f"{self.precision} {self.convolution}{' compiled' if self.compiled else ''}"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -81,6 +85,26 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
             mallopt(parameter, value)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that work may still take, the limit of a container included."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        free += [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(free)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, or Python found no room."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(said in str(error) for said in words)
 
 
 class RowRandom:

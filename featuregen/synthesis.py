@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featuregen.config import KINDS, Synthesis
+from featuregen.engine import fitting_batch
 from featuregen.errors import UserError
 from featuregen.images import Split
 from featuregen.models import Classifier, frozen
 from featuregen.optimize import Ball, Objective, fixed, image_norms, move_pixels, step_sizes
-from featuregen.runtime import Machine, RowRandom, progress
+from featuregen.runtime import Machine, RowRandom, note, out_of_memory, progress
 
 Columns = dict[str, NDArray[Any]]
 
@@ -98,26 +99,41 @@ def synthesize(
     seed: int,
     machine: Machine,
     done: int = 0,
+    batch_size: int = 0,
     title: str | None = None,
 ) -> Iterator[Columns]:
     """The columns of a dataset, batch by batch, from row `done` on.
 
-    Every batch has the same shape, the last one padded, because a row's bits may depend on the shape around it.
+    Every batch has the same shape, the last one padded, because a row's bits may depend on the shape around it:
+    `batch_size` where it is given, else the recipe's or, where memory is short, what fits. Only if memory then runs
+    out after all is a batch done again in halves, and later ones no larger.
     """
     rows = len(plan.index)
-    size = min(recipe.batch_size, rows)
-    if done % size and done != rows:
-        raise UserError(
-            f"cannot go on at row {done}: it is no multiple of the batch size {size}; start anew with --force."
-        )
-    starts = range(done, rows, size)
     lean = frozen(model, machine)
+    size = wanted = batch_size or fitting_batch(lean, min(recipe.batch_size, rows))
+    starts = range(done, rows, wanted)
     with fixed(model):
-        for first in progress(starts, title or f"making {kind}", len(starts)):
-            real = min(size, rows - first)
-            batch = np.resize(np.arange(first, first + real), size)
-            columns = _synthesize_batch(kind, recipe, model, lean, split, plan, batch, seed, machine.device)
-            yield {name: values[:real] for name, values in columns.items()}
+        for start in progress(starts, title or f"making {kind}", len(starts)):
+            first, end = start, min(start + wanted, rows)
+            while first < end:
+                real = min(size, end - first)
+                batch = np.resize(np.arange(first, first + real), size)
+                try:
+                    columns = _synthesize_batch(kind, recipe, model, lean, split, plan, batch, seed, machine.device)
+                except (MemoryError, RuntimeError) as error:
+                    size = _halved(size, error)
+                    continue
+                yield {name: values[:real] for name, values in columns.items()}
+                first += real
+
+
+def _halved(size: int, error: Exception) -> int:
+    if not out_of_memory(error):
+        raise error
+    if size == 1:
+        raise UserError("memory ran out with a single image at a time; choose a smaller model or another device.")
+    note(f"note: memory ran out with {size} images at once; going on with {-(-size // 2)}")
+    return -(-size // 2)
 
 
 def _synthesize_batch(

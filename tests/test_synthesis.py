@@ -207,12 +207,6 @@ def test_nothing_is_left_to_do_after_the_last_row(make: Maker) -> None:
     assert make.batches("det", NEAR, 20, done=20) == []
 
 
-@pytest.mark.parametrize("done", [1, 15, 17])
-def test_going_on_inside_a_batch_is_refused(make: Maker, done: int) -> None:
-    with pytest.raises(UserError, match=rf"row {done}\b.*batch size 16.*--force"):
-        make("det", NEAR, 40, done=done)
-
-
 # What the pixels become ---------------------------------------------------------------------------
 
 

@@ -236,7 +236,12 @@ def _settings(config: str | None, data: str | None, overrides: list[str] | None,
             f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr
         )
         # Other images want other nets, and what suits the smallest would have a large one wait for a single core.
-        values = {"runtime.threads": 0, "runtime.jobs": 1, "runtime.precision": "auto"} | given(values)
+        values = {
+            "runtime.threads": 0,
+            "runtime.jobs": 1,
+            "runtime.precision": "auto",
+            "runtime.convolution": "auto",
+        } | given(values)
     return load_config(name, overrides or (), given({"data.name": data} | values))
 
 

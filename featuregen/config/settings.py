@@ -45,11 +45,13 @@ class Runtime:
     """Where and how. `threads` 0 leaves their number to torch; `jobs` are processes that `reproduce` works with.
 
     `precision` and `convolution` are measured where they are auto; the convolution concerns fixed models on CPUs.
+    `compile` has torch.compile fuse fixed models, which takes minutes before the first step.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     convolution: Convolution = "auto"
+    compile: bool = False
     threads: int = _limits(0, low=0, high=1024)
     jobs: int = _limits(1, low=1, high=64)
 

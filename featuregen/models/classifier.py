@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Classifier(nn.Module):
         self.width = width
         self.takes_fake_relu = fake_relu
         self.arithmetic: torch.dtype | None = None
+        self._compiled: Callable[[Tensor, bool], Tensor] | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -47,13 +48,18 @@ class Classifier(nn.Module):
                 f"{self.architecture} has no fake ReLU; set fake_relu to false or choose another architecture."
             )
         pixels = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        return self.net.features(pixels.to(self.arithmetic) if self.arithmetic else pixels, fake_relu)
+        network = self._compiled or self.net.features
+        return network(pixels.to(self.arithmetic) if self.arithmetic else pixels, fake_relu)
 
     def head(self, features: Tensor) -> Tensor:
         return self.net.head(features)
 
     def logits(self, x: Tensor) -> Tensor:
         return self.net.head(self.features(x))
+
+    def compile_network(self) -> None:
+        """Have torch.compile fuse what lies between pixels and features, for one batch size."""
+        self._compiled = torch.compile(self.net.features, dynamic=False)
 
     def set_arithmetic(self, dtype: torch.dtype) -> None:
         """Have the network, though not the pixels and their normaliser, compute in another type."""

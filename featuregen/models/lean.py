@@ -30,6 +30,8 @@ class Lean:
         if machine.precision == "bf16":
             self.net.set_arithmetic(torch.bfloat16)
         self.net.to(memory_format=torch.channels_last)
+        if machine.compiled:
+            self.net.compile_network()
 
     def _put_kernels(self) -> None:
         for name, layer in list(self.net.named_modules()):

@@ -72,6 +72,8 @@ class WinogradConv(nn.Module):
         if bias is not None:
             self.bias.copy_(bias)
 
+    # Its kernels are compiled already.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no type
     def forward(self, x: Tensor) -> Tensor:
         moved: Tensor = _Convolution.apply(x, self.ahead, self.back, self.bias)
         return moved

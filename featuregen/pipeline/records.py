@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,3 +56,12 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     flat = images.transpose(0, 1).flatten(1).to(torch.float64)
     # A constant channel has no spread to divide by.
     return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
+
+
+def batches_in_words(sizes: Sequence[int]) -> str:
+    """How many rows were made at once; a file whose batches had to shrink says what that costs."""
+    if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
+        return str(sizes[0])
+    return (
+        f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"
+    )

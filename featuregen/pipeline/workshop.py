@@ -17,7 +17,14 @@ from featuregen.evaluation import Scores, score
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.models import Classifier, build_model, load_model, save_model
 from featuregen.pipeline.arithmetic import settled
-from featuregen.pipeline.records import Examples, Trained, channel_statistics, describe_model, is_trained_as
+from featuregen.pipeline.records import (
+    Examples,
+    Trained,
+    batches_in_words,
+    channel_statistics,
+    describe_model,
+    is_trained_as,
+)
 from featuregen.runtime import Machine, keep_memory, note, resolve_device, software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
@@ -205,11 +212,11 @@ class Workshop:
                 batches = synthesize(
                     kind, recipe, maker.model, self.base.train, plan,
                     seed=self.config.seed, machine=self.machine,
-                    done=writer.rows_done,
+                    done=writer.rows_done, batch_size=writer.batches[0] if writer.batches else 0,
                 )  # fmt: skip
                 for columns in batches:
                     writer.append(columns)
-                writer.finish()
+                writer.finish(remarks={"batch": batches_in_words(writer.batches)})
         return read_info(path)
 
     def _header(self, kind: str, recipe: Synthesis, plan: Plan, maker: Trained | None) -> Header:

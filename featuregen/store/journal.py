@@ -62,6 +62,10 @@ class Journal:
         self._end += _FRAME.size + len(data)
         self.rows += count
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        return [count for count, _ in self._frames]
+
     def batches(self) -> Iterator[Array]:
         """Records with one field per column, as appended."""
         for count, offset in self._frames:

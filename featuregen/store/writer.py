@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,6 +82,11 @@ class Writer:
     def rows_done(self) -> int:
         return self._journal.rows if self._journal else self.header.rows
 
+    @property
+    def batches(self) -> list[int]:
+        """Rows of every batch so far, in an unfinished file."""
+        return self._journal.batch_sizes if self._journal else []
+
     def append(self, columns: Mapping[str, Array]) -> None:
         """The next rows, in every column at once."""
         journal = self._open_journal()
@@ -88,12 +94,16 @@ class Writer:
         with _disk(self.path, f"{journal.rows} rows are kept, and the same command goes on from there"):
             journal.append(columns)
 
-    def finish(self, created: str | None = None) -> str:
-        """Write the file, put it in place at once, and return its content_sha256."""
+    def finish(self, created: str | None = None, remarks: Mapping[str, str] | None = None) -> str:
+        """Write the file, put it in place at once, and return its content_sha256.
+
+        `remarks` join what the file says of the software that made it.
+        """
         journal = self._open_journal()
         if journal.rows != self.header.rows:
             raise UserError(f"{self.path} has {journal.rows} of {self.header.rows} rows; append the others first.")
-        attributes = self.header.attributes()
+        header = replace(self.header, software={**self.header.software, **(remarks or {})})
+        attributes = header.attributes()
         attributes["success_rate"] = _success_rate(journal)
         attributes["created"] = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         finishing = _finishing_path(self.path)
