@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featuregen.config import Norm
 from featuregen.runtime import note
 
-Schedule = Literal["constant", "cosine", "linear"]
+Schedule = Literal["constant", "cosine", "linear", "polyak"]
 Objective = Callable[[Tensor], Tensor]
 
 # Keeps a vanishing gradient from becoming 0/0; far below any gradient that still points somewhere.
@@ -58,9 +58,17 @@ def project(x: Tensor, ball: Ball | None) -> Tensor:
     return (ball.centre + offset).clamp(0, 1)
 
 
+def polyak_length(squared: Tensor, gradient: Tensor) -> Tensor:
+    """How far down its gradient a distance would reach zero, were it a cone; given that distance squared.
+
+    Polyak 1969. Near the goal it shrinks with the distance, so no schedule has to know how many steps there will be.
+    """
+    return 2 * squared.detach().view(-1, 1, 1, 1) / image_norms(gradient).clamp_min(TINY)
+
+
 def step_sizes(size: float, steps: int, schedule: Schedule) -> list[float]:
-    """The length of every step; the decaying schedules end just above zero."""
-    if schedule == "constant":
+    """The length of every step, or for `polyak` its limit; the decaying schedules end just above zero."""
+    if schedule in ("constant", "polyak"):
         return [size] * steps
     if schedule == "linear":
         return [size * (1 - step / steps) for step in range(steps)]
@@ -76,11 +84,13 @@ def move_pixels(
     ball: Ball | None = None,
     ascend: bool = False,
     momentum: float = 0.0,
+    polyak: bool = False,
 ) -> Tensor:
     """Follow the objective's gradient one step per entry of `sizes`; the last iterate is the result.
 
     `objective` maps images to one number per image. With `momentum`, a step also repeats that share of what the
-    step before it changed. Nothing in the loop waits for the device.
+    step before it changed. With `polyak`, `sizes` are limits, and an image's own squared distance from its goal says
+    how far it goes. Nothing in the loop waits for the device.
     """
     x = start.detach().clone()
     drift = torch.zeros_like(x) if momentum else None
@@ -90,8 +100,12 @@ def move_pixels(
     def step() -> None:
         with torch.enable_grad():
             pixels = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(objective(pixels).sum(), pixels)
-        moved = x + steepest(gradient, norm) * length
+            values = objective(pixels)
+            (gradient,) = torch.autograd.grad(values.sum(), pixels)
+        reach = length
+        if polyak:
+            reach = -polyak_length(values, gradient).mul(1 - momentum).minimum(-length)
+        moved = x + steepest(gradient, norm) * reach
         moved = project(moved if drift is None else moved + momentum * drift, ball)
         if drift is not None:
             drift.copy_(moved - x)

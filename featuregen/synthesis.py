@@ -163,6 +163,8 @@ def _synthesize_batch(
         sizes=step_sizes(recipe.step_size, recipe.steps, recipe.schedule),
         norm="linf" if recipe.norm == "linf" else "l2",
         ball=ball,
+        momentum=recipe.momentum,
+        polyak=recipe.schedule == "polyak",
     )
     stored = store_as(moved, recipe.dtype, ball)
     return {

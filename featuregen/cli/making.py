@@ -24,6 +24,8 @@ from featuregen.cli.options import (
     NormOption,
     OutOption,
     PrecisionOption,
+    RecipeName,
+    RecipeOption,
     RowsOption,
     SeedOption,
     SetOption,
@@ -46,6 +48,7 @@ def make_robust_dataset(
     model: ModelOption = None,
     source: SourceOption = None,
     out: OutOption = None,
+    named: RecipeOption = None,
     steps: StepsOption = None,
     step_size: StepSizeOption = None,
     start: StartOption = None,
@@ -63,14 +66,14 @@ def make_robust_dataset(
 
         featuregen make-robust-dataset
 
-        featuregen make-robust-dataset --start noise --steps 300 --out out/noise.h5
+        featuregen make-robust-dataset --start noise --recipe paper --out out/noise.h5
 
         featuregen make-robust-dataset --data mine.npz --model resnet9 --rows 1000
     """
     kind = "robust-noise" if start == StartName.noise else "robust"
     values = common(model, seed, device, precision)
     recipe = {"steps": steps, "step_size": step_size, "rows": rows, "dtype": dtype and dtype.value}
-    _make(kind, config, data, source, out, force, set_, values, recipe)
+    _make(kind, config, data, source, out, force, set_, values, named, recipe)
 
 
 def make_dataset(
@@ -80,6 +83,7 @@ def make_dataset(
     model: ModelOption = None,
     source: SourceOption = None,
     out: OutOption = None,
+    named: RecipeOption = None,
     steps: StepsOption = None,
     step_size: StepSizeOption = None,
     eps: EpsOption = None,
@@ -107,7 +111,7 @@ def make_dataset(
         "steps": steps, "step_size": step_size, "eps": eps, "norm": norm and norm.value, "rows": rows,
         "dtype": dtype and dtype.value,
     }  # fmt: skip
-    _make(name, config, data, source, out, force, set_, values, recipe)
+    _make(name, config, data, source, out, force, set_, values, named, recipe)
 
 
 def train(
@@ -165,6 +169,7 @@ def reproduce(
     model: ModelOption = None,
     seeds: Annotated[int | None, typer.Option(help="Models per row of the table.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for models, datasets and report.")] = OUT,
+    named: RecipeOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -183,7 +188,7 @@ def reproduce(
         featuregen reproduce --config my.yaml --data mine.npz
     """
     values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
-    settings = _settings(config, data, set_, values)
+    settings = _settings(config, data, set_, values, named)
     from featuregen.pipeline import Workshop, write_results
     from featuregen.pipeline import reproduce as run
     from featuregen.report import results_table
@@ -208,13 +213,14 @@ def _make(
     force: bool,
     overrides: list[str] | None,
     values: dict[str, Any],
+    named: RecipeName | None,
     recipe: dict[str, Any],
 ) -> None:
     check_ending(out, ".h5", "a dataset")
     if source and "model.architecture" in values:
         raise UserError(f"--model names what to train and {source} is trained already; leave one of the two out.")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
-    settings = _settings(config, data, overrides, values)
+    settings = _settings(config, data, overrides, values, named, [kind])
     from featuregen.pipeline import Workshop, dataset_path, draw_preview
 
     folder = out.parent if out else OUT
@@ -226,9 +232,16 @@ def _make(
     print(f"{path}\n{picture}")
 
 
-def _settings(config: str | None, data: str | None, overrides: list[str] | None, values: dict[str, Any]) -> Any:
-    """The config, then the options that were given, then every --set."""
-    from featuregen.config import config_names, load_config
+def _settings(
+    config: str | None,
+    data: str | None,
+    overrides: list[str] | None,
+    values: dict[str, Any],
+    named: RecipeName | None = None,
+    kinds: list[str] | None = None,
+) -> Any:
+    """The config, then the named recipe of these kinds (or of all it has), then other options, then every --set."""
+    from featuregen.config import config_names, load_config, recipe_values
 
     name = config or (data if data in config_names() else "digits")
     if config is None and data not in (None, name):
@@ -242,7 +255,11 @@ def _settings(config: str | None, data: str | None, overrides: list[str] | None,
             "runtime.precision": "auto",
             "runtime.convolution": "auto",
         } | given(values)
-    return load_config(name, overrides or (), given({"data.name": data} | values))
+    values = given({"data.name": data} | values)
+    if named:
+        for kind in kinds or load_config(name).synthesis:
+            values = recipe_values(named.value, kind) | values
+    return load_config(name, overrides or (), values)
 
 
 def _with_start(kind: str, start: StartName | None) -> str:

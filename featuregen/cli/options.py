@@ -44,6 +44,11 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+class RecipeName(StrEnum):
+    paper = "paper"
+    fast = "fast"
+
+
 ConfigOption = Annotated[
     str | None,
     typer.Option(help="A shipped config's name or a YAML file. Default: the one of the image set, or digits."),
@@ -54,6 +59,10 @@ DataOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option(help="Architecture; `featuregen models` lists them.")]
 SourceOption = Annotated[Path | None, typer.Option(help="A saved model to use instead of training one.")]
 OutOption = Annotated[Path | None, typer.Option(help="The HDF5 file to write.")]
+RecipeOption = Annotated[
+    RecipeName | None,
+    typer.Option("--recipe", help="The paper's steps, or fewer that get as far. Default: the config's."),
+]
 StepsOption = Annotated[int | None, typer.Option(help="Gradient steps per image.")]
 StepSizeOption = Annotated[str | None, typer.Option(help="Length of a step, such as 0.1 or 8/255.")]
 EpsOption = Annotated[str | None, typer.Option(help="Radius of the ball around the base image, such as 0.5 or 8/255.")]

@@ -1,6 +1,7 @@
 """Frozen typed settings, read from `configs/*.yaml`, overridden from the command line."""
 
 from featuregen.config.reading import closest, config_names, from_dict, load_config, with_overrides
+from featuregen.config.recipes import RECIPES, recipe_values
 from featuregen.config.settings import (
     KINDS,
     Attack,
@@ -25,6 +26,7 @@ from featuregen.config.settings import (
 
 __all__ = [
     "KINDS",
+    "RECIPES",
     "Attack",
     "Augment",
     "Config",
@@ -46,6 +48,7 @@ __all__ = [
     "config_names",
     "from_dict",
     "load_config",
+    "recipe_values",
     "to_dict",
     "with_overrides",
 ]

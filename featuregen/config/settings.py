@@ -97,11 +97,16 @@ class Training:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How pixels are moved. `norm` none leaves them free in [0, 1]."""
+    """How pixels are moved. `norm` none leaves them free in [0, 1].
+
+    The schedule `polyak` steps as far as the distance left says, and never further than `step_size`; with `momentum`
+    a step also repeats that share of the step before.
+    """
 
     steps: int = _limits(1000, low=0)
     step_size: float = _limits(0.1, above=0)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "polyak"] = "constant"
+    momentum: float = _limits(0.0, low=0, high=0.999)
     norm: Literal["none", "l2", "linf"] = "none"
     eps: float = _limits(0.0, low=0)
     noise: float = _limits(0.25, low=0)
@@ -166,6 +171,12 @@ def check_consistency(config: Config) -> None:
             raise UserError(f"synthesis.{kind}.norm is 'none'; {kind} needs a ball: set it to l2 or linf.")
         if kind in ("rand", "det") and recipe.fake_relu:
             raise UserError(f"synthesis.{kind}.fake_relu is true; it is for sets made from features, not for {kind}.")
+        if kind in ("rand", "det") and recipe.schedule == "polyak":
+            raise UserError(f"synthesis.{kind}.schedule is polyak, which needs a goal that can be reached; use cosine.")
+        if recipe.schedule == "polyak" and recipe.norm == "linf":
+            raise UserError(
+                f"synthesis.{kind}.schedule is polyak, whose steps are measured in L2; its norm cannot be linf."
+            )
         if recipe.norm == "none" and recipe.eps > 0:
             raise UserError(f"synthesis.{kind}.eps is {recipe.eps:g} but its norm is none; choose the norm l2 or linf.")
         if recipe.norm != "none" and recipe.eps == 0:

@@ -62,6 +62,4 @@ def batches_in_words(sizes: Sequence[int]) -> str:
     """How many rows were made at once; a file whose batches had to shrink says what that costs."""
     if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
         return str(sizes[0])
-    return (
-        f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"
-    )
+    return f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"
