@@ -10,7 +10,7 @@ _FEATURES = {
 }
 _CLASSES = {
     "paper": {"steps": 100, "step_size": 0.1, "schedule": "constant", "momentum": 0.0, "norm": "l2", "eps": 0.5},
-    "fast": {"steps": 20, "step_size": 0.2, "schedule": "cosine", "momentum": 0.5},
+    "fast": {"steps": 30, "step_size": 0.2, "schedule": "cosine", "momentum": 0.75},
 }
 RECIPES = tuple(_FEATURES)
 
