@@ -66,9 +66,10 @@ class WinogradConv(nn.Module):
 
     def copy(self, weight: Tensor, bias: Tensor | None) -> None:
         """Take over a convolution's weight and bias."""
-        matrix = torch.tensor(_TO_POINTS)
+        to_points = torch.tensor(_TO_POINTS)
+        to_points = torch.kron(to_points, to_points)
         for buffer, kernel in ((self.ahead, weight.transpose(0, 1)), (self.back, weight.flip(2, 3))):
-            buffer.copy_((matrix @ kernel @ matrix.T).flatten(2).permute(2, 0, 1))
+            torch.mm(to_points, kernel.permute(2, 3, 0, 1).reshape(9, -1), out=buffer.view(36, -1))
         if bias is not None:
             self.bias.copy_(bias)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featuregen.config import Config
 from featuregen.engine import settle
+from featuregen.errors import UserError
 from featuregen.images import Base
 from featuregen.models import Classifier, build_model
 from featuregen.pipeline.places import write_text
@@ -17,7 +18,7 @@ _FILE = "arithmetic.json"
 
 def settled(config: Config, base: Base, folder: Path) -> Machine:
     path, shape, classes = folder / _FILE, base.image_shape, len(base.classes)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = _read(path) if path.exists() else {}
     model, device = config.model, resolve_device(config.runtime.device)
     name = f"{model.architecture} {model.width}, {'x'.join(map(str, shape))}, {device}"
 
@@ -28,3 +29,13 @@ def settled(config: Config, base: Base, folder: Path) -> Machine:
     if measured:
         write_text(path, json.dumps(kept | {name: machine.arithmetic}, indent=1))
     return machine
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
+        raise UserError(f"{path} is damaged; delete it, and the arithmetic is measured again.")
+    return kept

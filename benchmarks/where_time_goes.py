@@ -1,0 +1,160 @@
+"""Where does the time of a synthesis run go? Forward pass, gradient, and everything else.
+
+    python benchmarks/where_time_goes.py [--model resnet18] [--kind robust] [--images 128] [--steps 20] [--out FILE.txt]
+
+Claim: at most 5 % of a run of a ResNet-sized model is spent outside the model's forward and backward passes. Three
+runs on the CPU, of the public path: `synthesize` into the HDF5 writer, measuring and storing included; the model is
+untrained, which changes no time. The clock is read around calls of the network and of `torch.autograd.grad`, so all
+else counts as outside: steps, projection, clamping, rounding, random numbers, files. The operators listed below are
+of a further run, since torch's profiler slows what it watches. Exit code 1 if the claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from featuregen import __version__
+from featuregen.config import Config, Data, Model, Runtime, Synthesis
+from featuregen.engine import settle
+from featuregen.images import Base, Split
+from featuregen.models import Classifier, build_model
+from featuregen.pipeline import Workshop
+from featuregen.pipeline.records import Trained
+from featuregen.runtime import Machine
+
+CLAIM = 0.05
+RUNS = 3
+
+
+class Clock:
+    """Seconds inside the model, by part; nested calls count once, where they were entered."""
+
+    def __init__(self) -> None:
+        self.seconds = {"forward": 0.0, "backward": 0.0}
+        self._busy = False
+
+    def watched(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            if self._busy:
+                return call(*arguments, **named)
+            self._busy, started = True, time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.seconds[part] += time.perf_counter() - started
+                self._busy = False
+
+        return timed
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        kept = Classifier.features, Classifier.head, torch.autograd.grad
+        changed: Any = Classifier
+        changed.features = self.watched("forward", kept[0])
+        changed.head = self.watched("forward", kept[1])
+        torch.autograd.grad = self.watched("backward", kept[2])
+        try:
+            yield
+        finally:
+            changed.features, changed.head, torch.autograd.grad = kept
+
+
+def shares(run: Callable[[], object]) -> dict[str, float]:
+    """Of the time of one run: forward, backward, outside."""
+    clock = Clock()
+    with clock.watching():
+        started = time.perf_counter()
+        run()
+        whole = time.perf_counter() - started
+    found = {part: seconds / whole for part, seconds in clock.seconds.items()}
+    return {**found, "outside": 1 - sum(found.values()), "seconds": whole}
+
+
+def noise_set(images: int) -> Base:
+    draw = np.random.default_rng(0)
+    parts = [
+        Split(draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10)
+        for count in (images, 10)
+    ]
+    return Base("noise", parts[0], parts[1], tuple("0123456789"), "none", "")
+
+
+def synthesis_run(options: argparse.Namespace, folder: Path) -> tuple[Callable[[], object], Machine]:
+    """One run of the public path with a model that is there already."""
+    ball: dict[str, Any] = {} if options.kind == "robust" else {"norm": "l2", "eps": 0.5}
+    recipe = Synthesis(steps=options.steps, step_size=0.1, batch_size=options.batch, **ball)
+    net = build_model(Model(options.model), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0).eval()
+    machine, _ = settle(Runtime(device="cpu"), lambda: net)
+    config = Config(data=Data("noise"), model=Model(options.model), synthesis={options.kind: recipe})
+    shop = Workshop(config, folder, noise_set(options.images), machine)
+    maker = Trained(net, {"settings": {}, "accuracy": {}}, folder / "untrained")
+    return lambda: shop.make(options.kind, folder / "set.h5", maker, force=True), machine
+
+
+def operators(run: Callable[[], object]) -> str:
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        run()
+    table: str = watched.key_averages().table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=40)
+    return "\n".join(line[:101].rstrip() for line in table.splitlines())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--kind", default="robust", choices=["robust", "det"])
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        run, machine = synthesis_run(options, Path(name))
+        run()
+        found = []
+        for number in range(RUNS):
+            found.append(shares(run))
+            print(f"run {number + 1}: {100 * found[-1]['outside']:.1f} % outside", file=sys.stderr)
+        listing = operators(run)
+    lines = [
+        f"{options.kind} set of {options.images} images, {options.steps} steps, {options.model}, "
+        f"batch {options.batch}, {machine.name};",
+        f"featuregen {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}.",
+        "",
+        f"share of the time in %, median (smallest-largest) of {RUNS} runs:",
+    ]
+    for part in ("forward", "backward", "outside"):
+        values = [100 * each[part] for each in found]
+        lines.append(f"  {part:9} {statistics.median(values):5.1f}  ({min(values):.1f}-{max(values):.1f})")
+    outside = statistics.median(each["outside"] for each in found)
+    verdict = "holds" if outside <= CLAIM else "does not hold"
+    lines += ["", f"claim: at most {100 * CLAIM:g} % outside: {verdict}", "", "operators of a further run:", listing]
+    text = "\n".join(lines)
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text + "\n", encoding="utf-8")
+    return 0 if outside <= CLAIM else 1
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
