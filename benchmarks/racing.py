@@ -91,13 +91,13 @@ class Memory:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except (AttributeError, OSError):
             return None
-        return _resident("VmRSS")
+        return resident("VmRSS")
 
     def peak(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _resident("VmHWM")
+        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else resident("VmHWM")
 
 
-def _resident(name: str) -> int | None:
+def resident(name: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -34,7 +34,7 @@ _OUTSIDE = 1e-3
 def hardware(device: torch.device, peers: Iterable[str]) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "featuregen": __version__, "torch": torch.__version__}
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -43,7 +43,7 @@ def hardware(device: torch.device, peers: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -11,7 +11,7 @@ that featuregen's training folds its copy in the epoch it times. Losses are thos
 the CPU, in the images found in the last round; that of the epoch is the training loss. An untrained net turns last
 bits into other signs, so its Linf losses scatter by some per cent. The hardware is printed first.
 
-Peers but ART are test dependencies: pip install -e ".[test]" adversarial-robustness-toolbox
+Peers are test dependencies: pip install -e ".[test]"
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ of a further run, since torch's profiler slows what it watches. Exit code 1 if t
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scoreboard import processor
 from torch.profiler import ProfilerActivity, profile
 
 from featuregen import __version__
@@ -83,10 +83,10 @@ def shares(run: Callable[[], object]) -> dict[str, float]:
     return {**found, "outside": 1 - sum(found.values()), "seconds": whole}
 
 
-def noise_set(images: int) -> Base:
+def noise_set(images: int, side: int = 32) -> Base:
     draw = np.random.default_rng(0)
     parts = [
-        Split(draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10)
+        Split(draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8), np.arange(count) % 10)
         for count in (images, 10)
     ]
     return Base("noise", parts[0], parts[1], tuple("0123456789"), "none", "")
@@ -147,13 +147,6 @@ def main() -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n", encoding="utf-8")
     return 0 if outside <= CLAIM else 1
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,174 @@
+"""How time and memory grow with rows, image size and batch size.
+
+    python benchmarks/cost_growth.py [--out growth.json] [--plot growth.png] [--runs 3]
+
+Claim: both are straight lines in rows, in pixels per image and in images per batch. D_R sets of noise, 4 steps, with an
+untrained convnet of width 16 in fp32 on the CPU, through the public path: `Workshop.make` into a file. Every run is a
+process of its own; its time is that of making the set, its memory the peak of the process (VmHWM) above what it held
+before it had any images. Runs of all points are interleaved; a point is the median, its bar the range. The line
+minimises relative errors; `off` is how far a point lies from it. What is not varied stays at 4000 rows, 32 pixels a
+side and 256 images a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from racing import resident
+from scoreboard import hardware
+from where_time_goes import noise_set
+
+from featuregen.config import Config, Data, Model, Runtime, Synthesis
+from featuregen.models import build_model
+from featuregen.pipeline import Workshop
+from featuregen.pipeline.records import Trained
+from featuregen.report.canvas import BLUE, FAINT, drawing
+from featuregen.runtime import Machine, note
+
+
+@dataclass(frozen=True)
+class Point:
+    rows: int = 4000
+    side: int = 32
+    batch: int = 256
+
+
+ROWS = (1000, 2000, 5000, 10000, 20000, 50000)
+SIDES = (28, 32, 48, 64, 80, 96)
+BATCHES = (16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One quantity that is varied: the points, what the line is drawn over, and what its cost is counted in."""
+
+    name: str
+    points: tuple[Point, ...]
+    over: Callable[[Point], float]
+    cost: Callable[[Point, float], float]
+    unit: str
+
+
+AXES = (
+    Axis("rows", tuple(Point(rows=rows) for rows in ROWS), lambda p: p.rows, lambda p, s: s, "s"),
+    Axis("pixels per image", tuple(Point(side=side) for side in SIDES), lambda p: p.side**2, lambda p, s: s, "s"),
+    Axis(
+        "images per batch",
+        tuple(Point(batch=batch) for batch in BATCHES),
+        lambda p: p.batch,
+        # Every batch has the same shape, the last one padded.
+        lambda p, s: 1000 * s / -(-p.rows // p.batch),
+        "ms per batch",
+    ),
+)
+
+
+def cost(point: Point) -> tuple[float, float]:
+    """Seconds and peak MiB of one set, in this process."""
+    shape = (3, point.side, point.side)
+    net = build_model(Model("convnet", 16), shape, 10, [0.5] * 3, [0.25] * 3, 0).eval()
+    # What libraries load at their first use is no part of the growth.
+    torch.autograd.grad(net(torch.rand((2, *shape), requires_grad=True)).sum(), list(net.parameters()))
+    before = resident("VmRSS") or 0
+    recipe = Synthesis(steps=4, batch_size=point.batch)
+    runtime = Runtime(device="cpu", precision="fp32", convolution="direct")
+    config = Config(data=Data("noise"), model=Model("convnet", 16), synthesis={"robust": recipe}, runtime=runtime)
+    with tempfile.TemporaryDirectory() as name:
+        shop = Workshop(config, Path(name), noise_set(point.rows, point.side), Machine(torch.device("cpu")))
+        maker = Trained(net, {"settings": {}, "accuracy": {}}, Path("untrained"))
+        started = time.perf_counter()
+        shop.make("robust", Path(name) / "set.h5", maker)
+        seconds = time.perf_counter() - started
+    return seconds, ((resident("VmHWM") or 0) - before) / 2**20
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Offset and slope with the least relative errors."""
+    weights = 1 / np.asarray(y)
+    rows = np.stack([weights, weights * np.asarray(x)], 1)
+    offset, slope = np.linalg.lstsq(rows, np.ones(len(y)), rcond=None)[0]
+    return float(offset), float(slope)
+
+
+def described(axis: Axis, found: dict[Point, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Points, lines and distances from them, of time and of memory."""
+    x = [axis.over(point) for point in axis.points]
+    record: dict[str, Any] = {"over": axis.name, "points": [asdict(point) for point in axis.points], "x": x}
+    for part, unit in ((0, axis.unit), (1, "MiB")):
+        runs = [[axis.cost(p, run[0]) if part == 0 else run[1] for run in found[p]] for p in axis.points]
+        y = [statistics.median(values) for values in runs]
+        offset, slope = line(x, y)
+        off = [value / (offset + slope * at) - 1 for at, value in zip(x, y, strict=True)]
+        name = "memory" if part else "time"
+        record[name] = {"unit": unit, "runs": runs, "median": y, "offset": offset, "slope": slope, "off": off}
+    return record
+
+
+def show(record: dict[str, Any]) -> None:
+    for part in ("time", "memory"):
+        one = record[part]
+        print(f"\n{part} ({one['unit']}) = {one['offset']:.4g} + {one['slope']:.4g} x {record['over']}")
+        for x, y, off in zip(record["x"], one["median"], one["off"], strict=True):
+            print(f"  {x:8g} {y:10.2f} {100 * off:+6.1f} % off")
+
+
+def plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    with drawing(path, 900, 440) as figure:
+        axes = figure.subplots(2, len(records), squeeze=False)
+        for column, record in enumerate(records):
+            for row, part in enumerate(("time", "memory")):
+                panel, one = axes[row][column], record[part]
+                low, high = min(record["x"]), max(record["x"])
+                ends = [one["offset"] + one["slope"] * x for x in (low, high)]
+                panel.plot([low, high], ends, color=FAINT, linewidth=1)
+                spread = [[m - min(r), max(r) - m] for m, r in zip(one["median"], one["runs"], strict=True)]
+                panel.errorbar(record["x"], one["median"], yerr=np.transpose(spread), fmt="o", color=BLUE, markersize=4)
+                panel.set_xlim(0)
+                panel.set_ylim(0)
+                panel.set_ylabel(f"{part}, {one['unit']}")
+                panel.set_xlabel(record["over"])
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON with every run")
+    parser.add_argument("--plot", type=Path, help="PNG")
+    options = parser.parse_args(words)
+    if options.runs < 1 or resident("VmHWM") is None:
+        print("error: give at least one run, on a system that tells a process' peak (Linux).", file=sys.stderr)
+        return 2
+    points = list(dict.fromkeys(point for axis in AXES for point in axis.points))
+    found: dict[Point, list[tuple[float, float]]] = {point: [] for point in points}
+    context = multiprocessing.get_context("spawn")
+    for number in range(options.runs):
+        for point in points:
+            note(f"run {number + 1} of {options.runs}: {point}")
+            with context.Pool(1) as pool:
+                found[point].append(pool.apply(cost, (point,)))
+    records = [described(axis, found) for axis in AXES]
+    about = hardware(torch.device("cpu"), [])
+    print(f"{about['processor']}, {about['threads']} threads, torch {about['versions']['torch']}, {options.runs} runs")
+    for record in records:
+        show(record)
+    if options.out:
+        options.out.write_text(json.dumps({"hardware": about, "axes": records}, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(options.plot, records)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
