@@ -92,6 +92,8 @@ def move_pixels(
     step before it changed. With `polyak`, `sizes` are limits, and an image's own squared distance from its goal says
     how far it goes. Nothing in the loop waits for the device.
     """
+    if polyak and ascend:
+        raise ValueError("Polyak's lengths lead down to zero; nothing tells how far up to go.")
     x = start.detach().clone()
     drift = torch.zeros_like(x) if momentum else None
     lengths = torch.tensor([size if ascend else -size for size in sizes], device=x.device, dtype=x.dtype)

@@ -1,0 +1,234 @@
+"""Fewer steps: momentum, Polyak's lengths, the captured step, and the recipes that go by a name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import torch
+from cli_runs import done, info, make, model, refused, tiny
+from torch import Tensor
+from torch.nn import functional as F
+
+from featuregen.config import KINDS, RECIPES, Norm, load_config, recipe_values
+from featuregen.errors import UserError
+from featuregen.models import Classifier
+from featuregen.optimize import Ball, captured, fixed, move_pixels, polyak_length, step_sizes
+from featuregen.synthesis import feature_distance
+
+
+def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def towards(goal: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: (x - goal).square().flatten(1).sum(1)
+
+
+def bent(x: Tensor) -> Tensor:
+    """An objective whose gradient turns from step to step."""
+    return (torch.sin(7 * x) * x.cumsum(-1)).flatten(1).sum(1)
+
+
+def plain_walk(x: Tensor, norm: Norm, eps: float, size: float, momentum: float, steps: int) -> Tensor:
+    """One image, written without the code under test."""
+    here, before = x.clone(), x.clone()
+    for _ in range(steps):
+        pixels = here.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(bent(pixels).sum(), pixels)
+        move = gradient.sign() if norm == "linf" else gradient / gradient.pow(2).sum().sqrt()
+        offset = here - size * move + momentum * (here - before) - x
+        length = float(offset.pow(2).sum().sqrt())
+        offset = offset.clamp(-eps, eps) if norm == "linf" else offset * min(1.0, eps / length)
+        before, here = here, (x + offset).clamp(0, 1)
+    return here
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(("norm", "eps", "size"), [("l2", 0.4, 0.1), ("linf", 0.1, 0.03)])
+def test_momentum_equals_a_plain_loop(norm: Norm, eps: float, size: float, momentum: float) -> None:
+    x = rand(5, 1, 4, 4)
+    moved = move_pixels(x, bent, sizes=[size] * 12, norm=norm, ball=Ball(norm, eps, x), momentum=momentum)
+    expected = torch.cat([plain_walk(each[None], norm, eps, size, momentum, 12) for each in x])
+    assert (moved - expected).abs().max() < 1e-12
+    assert moved.min() >= 0 and moved.max() <= 1 and (moved - x).abs().max() > 0.01
+
+
+def test_momentum_goes_further() -> None:
+    goal, start = torch.full((1, 1, 4, 4), 0.9), torch.full((1, 1, 4, 4), 0.1)
+    near, far = (
+        (move_pixels(start, towards(goal), sizes=[0.1] * 10, momentum=momentum) - start).norm()
+        for momentum in (0.0, 0.5)
+    )
+    assert near == pytest.approx(1.0, rel=1e-5) and far > 1.5
+
+
+def test_where_a_cone_is_a_cone_one_polyak_step_is_enough() -> None:
+    """Every image its own way, and no further than its limit."""
+    start, goal = 0.3 + 0.4 * rand(6, 1, 4, 4), 0.3 + 0.4 * rand(6, 1, 4, 4, seed=1)
+    goal[0] = start[0]
+    far = (goal - start).flatten(1).norm(dim=1)
+    # Of a squared distance, Polyak's length on the distance itself: 2 d^2 / |2 d| = d.
+    assert torch.allclose(polyak_length(far**2, 2 * (start - goal)).flatten()[1:], far[1:])
+    there = move_pixels(start, towards(goal), sizes=[9.0], polyak=True)
+    assert torch.allclose(there, goal) and torch.equal(there[0], start[0])
+    limited = move_pixels(start, towards(goal), sizes=[float(far.median())], polyak=True)
+    assert torch.allclose((limited - start).flatten(1).norm(dim=1), far.clamp_max(float(far.median())))
+
+
+def test_polyak_steps_do_not_depend_on_the_batch() -> None:
+    start, goal = rand(4, 1, 4, 4), rand(4, 1, 4, 4, seed=1)
+
+    def walk(rows: slice) -> Tensor:
+        objective = lambda x: (torch.sin(5 * x) - torch.sin(5 * goal[rows])).square().flatten(1).sum(1)  # noqa: E731
+        return move_pixels(start[rows], objective, sizes=[0.3] * 8, momentum=0.8, polyak=True)
+
+    together = walk(slice(None))
+    assert torch.allclose(together, torch.cat([walk(slice(i, i + 1)) for i in range(4)]), atol=1e-12)
+    assert (together - start).abs().max() > 0.1
+
+
+def test_polyak_leads_nowhere_but_down() -> None:
+    with pytest.raises(ValueError, match="down to zero"):
+        move_pixels(rand(1, 1, 2, 2), bent, sizes=[0.1], polyak=True, ascend=True)
+
+
+def test_sixty_steps_come_as_near_as_a_thousand(robust: Classifier, images: Tensor) -> None:
+    base, start = images[:64], images[64:128]
+    with fixed(robust), torch.no_grad():
+        aim = robust.features(base)
+        away = {}
+        for name in RECIPES:
+            recipe = load_config("digits", values=recipe_values(name, "robust")).synthesis["robust"]
+            moved = move_pixels(
+                start,
+                feature_distance(robust, aim),
+                sizes=step_sizes(recipe.step_size, recipe.steps, recipe.schedule),
+                momentum=recipe.momentum,
+                polyak=recipe.schedule == "polyak",
+            )
+            away[name] = float(((robust.features(moved) - aim).norm(dim=1) / aim.norm(dim=1)).mean())
+    assert away["fast"] < 1.1 * away["paper"] < 0.3
+
+
+def test_thirty_steps_fool_as_many_as_a_hundred(standard: Classifier, images: Tensor, labels: Tensor) -> None:
+    wanted, share = (labels + 1) % 10, {}
+    with fixed(standard):
+        for name in RECIPES:
+            recipe = load_config("digits", values=recipe_values(name, "det")).synthesis["det"]
+            moved = move_pixels(
+                images,
+                lambda x: F.cross_entropy(standard.logits(x), wanted, reduction="none"),
+                sizes=step_sizes(recipe.step_size, recipe.steps, recipe.schedule),
+                ball=Ball("l2", 0.75, images),
+                momentum=recipe.momentum,
+            )
+            with torch.no_grad():
+                share[name] = (standard(moved).argmax(1) == wanted).float().mean().item()
+    assert 0.2 < share["paper"] < 0.95 and share["fast"] > share["paper"] - 0.01
+
+
+# The captured step ------------------------------------------------------------------------------
+
+
+class Graph:
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+
+def test_what_is_captured_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Graph] = []
+    steps: list[int] = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(Graph()) or graphs[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+    advance = captured(lambda: steps.append(1))
+    advance()
+    advance()
+    assert len(steps) == 1 and graphs[0].replayed == 2
+
+
+def test_where_nothing_can_be_captured_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def refusing(graph: object) -> Iterator[None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", refusing)
+    steps: list[int] = []
+    captured(lambda: steps.append(1))()
+    assert len(steps) == 1 and "one by one" in capsys.readouterr().err
+
+
+# By name ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_papers_recipe_is_the_papers(kind: str) -> None:
+    recipe = load_config("digits", values=recipe_values("paper", kind)).synthesis[kind]
+    walk = (recipe.steps, recipe.step_size, recipe.schedule, recipe.momentum)
+    if kind in ("rand", "det"):
+        assert walk == (100, 0.1, "constant", 0.0) and (recipe.norm, recipe.eps) == ("l2", 0.5)
+    else:
+        assert walk == (1000, 0.1, "constant", 0.0) and recipe.norm == "none"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fast_recipe_takes_a_third_of_the_steps_at_most(kind: str) -> None:
+    paper, fast = (
+        load_config("digits", values=recipe_values(name, kind)).synthesis[kind] for name in ("paper", "fast")
+    )
+    assert fast.steps <= paper.steps / 3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_named_recipe_is_recorded_and_gives_way_to_options(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "robust.h5"
+    words = ("--config", tiny(), "--source", model("robust"), "--out", path, "--recipe", name, "--steps", "2")
+    done("make-robust-dataset", *words, "--set", "synthesis.robust.momentum=0.25")
+    made = info(path)["recipe"]["synthesis"]
+    expected = {key.rpartition(".")[2]: value for key, value in recipe_values(name, "robust").items()}
+    assert (made["schedule"], made["step_size"]) == (expected["schedule"], expected["step_size"])
+    assert (made["steps"], made["momentum"], made["rows"]) == (2, 0.25, 40)
+
+
+def test_a_recipe_of_no_name_is_refused(tmp_path: Path) -> None:
+    told = refused("make-dataset", "det", "--config", tiny(), "--out", tmp_path / "det.h5", "--recipe", "quick")
+    assert "quick" in told and not list(tmp_path.iterdir())
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("synthesis.det.schedule", "polyak", "needs a goal that can be reached; use cosine"),
+    ("synthesis.robust.momentum", 1.0, "momentum"),
+    ("synthesis.robust.momentum", -0.1, "momentum"),
+    ("runtime.convolution", "winogradd", "did you mean 'winograd'"),
+    ("runtime.compile", "perhaps", "compile"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_wrong_settings_of_the_engine(key: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config("digits", values={key: value})
+
+
+def test_polyak_measures_in_l2() -> None:
+    ball = {"synthesis.robust.norm": "linf", "synthesis.robust.eps": 0.1, "synthesis.robust.schedule": "polyak"}
+    with pytest.raises(UserError, match="its norm cannot be linf"):
+        load_config("digits", values=ball)
+
+
+def test_polyak_may_stay_in_a_ball(tmp_path: Path) -> None:
+    path = tmp_path / "near.h5"
+    make("robust-noise", path, *("--set", "synthesis.robust-noise.schedule=polyak"), "--norm", "l2", "--eps", "0.7")
+    with h5py.File(path) as file:
+        assert 0 < file["norm"][:].max() <= 0.7 * (1 + 1e-6)
