@@ -8,14 +8,12 @@ from torch import nn
 
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Model
-from featuregen.models import Classifier, build_model, frozen
+from featuregen.models import Classifier, Lean, build_model, frozen, winograd
 from featuregen.runtime import Machine
 
 
-def lived_in(architecture: str, shape: tuple[int, int, int]) -> Classifier:
-    """A net whose batch norms are far from doing nothing, as after training."""
-    width = 8 if architecture in ("convnet", "resnet9", "preactresnet18") else 0
-    model = build_model(Model(architecture, width), shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0)
+def live_in(model: Classifier) -> Classifier:
+    """Batch norms that are far from doing nothing, as after training."""
     draw = torch.Generator().manual_seed(1)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -26,6 +24,13 @@ def lived_in(architecture: str, shape: tuple[int, int, int]) -> Classifier:
                 layer.weight.uniform_(0.5, 1.5, generator=draw)
                 layer.bias.uniform_(-0.2, 0.2, generator=draw)
     return model.eval()
+
+
+def lived_in(architecture: str, shape: tuple[int, int, int], wide: bool = False) -> Classifier:
+    """`wide` enough for Winograd's kernels."""
+    narrow = 8 if architecture in ("convnet", "resnet9", "preactresnet18") else 0
+    settings = Model(architecture, 16 if wide else narrow)
+    return live_in(build_model(settings, shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0))
 
 
 def norms(model: nn.Module) -> int:
@@ -64,3 +69,96 @@ def test_attacks_on_both_agree(standard: Classifier, images: torch.Tensor, label
             for net in (standard, lean)
         ]
     assert abs(right[0] - right[1]) <= 0.005
+
+
+MACHINES = [
+    pytest.param(Machine(), 1e-4, id="direct"),
+    pytest.param(
+        Machine(convolution="winograd"),
+        1e-3,
+        id="winograd",
+        marks=pytest.mark.skipif(not winograd.available(), reason="no C compiler"),
+    ),
+    # Eight bits of a number, with which one of two near maxima takes the other's place.
+    pytest.param(Machine(precision="bf16"), 0.3, id="bf16"),
+]
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16))])
+def test_pixels_get_the_same_gradient(
+    architecture: str, shape: tuple[int, int, int], machine: Machine, near: float
+) -> None:
+    model = lived_in(architecture, shape, wide=True)
+    x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
+
+    def gradient(net: Classifier) -> torch.Tensor:
+        pixels = x.clone().requires_grad_(True)
+        (found,) = torch.autograd.grad(net.features(pixels).float().square().sum(), pixels)
+        return found
+
+    wanted, found = gradient(model), gradient(frozen(model, machine))
+    assert found.dtype == torch.float32
+    assert float((found - wanted).norm() / wanted.norm()) < near
+    # bf16 that computed in fp32 all the same would be much nearer.
+    assert machine.precision == "fp32" or float((found - wanted).norm() / wanted.norm()) > 1e-4
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16)), ("preactresnet18", (3, 16, 16))]
+)
+def test_refreshing_takes_over_weights_and_statistics(
+    architecture: str, shape: tuple[int, int, int], machine: Machine, near: float
+) -> None:
+    model = build_model(
+        Model(architecture, 16 if architecture != "preactresnet18" else 8),
+        shape,
+        10,
+        [0.4] * shape[0],
+        [0.3] * shape[0],
+        0,
+    )
+    lean = Lean(model.eval(), machine)
+    x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = lean.net(x)
+        live_in(model)
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        lean.refresh()
+        anew, found = frozen(model, machine)(x), lean.net(x)
+    assert not torch.allclose(found, before, rtol=0.1)
+    assert torch.allclose(found, anew, rtol=1e-5, atol=1e-5 * float(anew.abs().max()))
+
+
+def test_a_new_net_is_folded_like_one_that_has_lived() -> None:
+    """Its batch norms change nothing yet, so that leaving one out would change nothing either."""
+    new = build_model(Model("preactresnet18", 8), (3, 32, 32), 10, [0.4] * 3, [0.3] * 3, 0).eval()
+    assert norms(frozen(new, Machine())) == 9
+    assert Lean(new, Machine())._pairs == Lean(lived_in("preactresnet18", (3, 32, 32)), Machine())._pairs
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES)
+def test_the_model_itself_stays_as_it_is(machine: Machine, near: float) -> None:
+    model = lived_in("resnet9", (3, 16, 16), wide=True).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lean = Lean(model, machine)
+    lean.refresh()
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert not lean.net.training and all(module.training for module in model.modules())
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("architecture", ["convnet", "resnet9"])
+def test_the_linear_end_for_inversion_is_kept(architecture: str) -> None:
+    model = lived_in(architecture, (3, 16, 16))
+    x = torch.rand((4, 3, 16, 16), generator=torch.Generator().manual_seed(2)).requires_grad_(True)
+    found = []
+    for net in (model, frozen(model, Machine())):
+        (gradient,) = torch.autograd.grad(net.features(x, fake_relu=True).sum(), x)
+        found.append(gradient)
+    (usual,) = torch.autograd.grad(model.features(x).sum(), x)
+    assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-4 * float(found[0].abs().max()))
+    assert not torch.allclose(found[0], usual, rtol=0.1)
