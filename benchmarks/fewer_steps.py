@@ -19,7 +19,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,12 @@ import torch
 from scoreboard import processor
 
 from featuregen import __version__
-from featuregen.config import KINDS, RECIPES, closest, load_config, recipe_values, with_overrides
+from featuregen.config import KINDS, RECIPES, Config, attack_values, closest, load_config, recipe_values, with_overrides
 from featuregen.errors import UserError
 from featuregen.pipeline import Workshop
 from featuregen.pipeline.records import Trained
 from featuregen.store import read_columns
 from featuregen.synthesis import RULES
-
-# Steps of adversarial training, and the length of each as a share of eps.
-TRAINING = {"paper": (7, 1 / 5), "fast": (3, 5 / 12)}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -91,23 +87,25 @@ def _rows(options: argparse.Namespace, shops: dict[tuple[str, str], Workshop]) -
         models = shop.fresh(shop.examples(path), shop.fresh_recipe(kind), options.seeds, f"{kind} {recipe}")
         known = {"what": kind, "recipe": recipe, "steps": shop.recipe(kind).steps, "reached": reached}
         yield known | {"seconds": seconds, "accuracy": _accuracies(models)}
-    for recipe, (steps, share) in {} if options.sets_only else TRAINING.items():
-        shop = _shop(options, recipe, "robust")
-        recipe_of = shop.config.sources.robust
-        if recipe_of.attack is None:
-            raise UserError(
-                f"config '{options.config}' has no attack in sources.robust; choose another, or --sets-only."
-            )
-        attack = replace(recipe_of.attack, steps=steps, step_size=share * recipe_of.attack.eps)
-        seeds = list(range(shop.config.seed, shop.config.seed + options.seeds))
-        models = shop.trained(shop.train_set, replace(recipe_of, attack=attack), seeds, f"adversarially, {steps} steps")
+    for recipe in () if options.sets_only else RECIPES:
+        config = _config(options)
+        eps = config.sources.robust.attack.eps if config.sources.robust.attack else 0.0
+        shop = Workshop(with_overrides(config, values=attack_values(recipe, eps)), options.folder)
+        training, seed = shop.config.sources.robust, shop.config.seed
+        assert training.attack is not None
+        seeds = list(range(seed, seed + options.seeds))
+        models = shop.trained(shop.train_set, training, seeds, f"adversarially, recipe {recipe}")
         seconds = statistics.mean(model.record["seconds"]["training"] for model in models)
-        known = {"what": "adversarial training", "recipe": recipe, "steps": steps, "reached": None}
+        known = {"what": "adversarial training", "recipe": recipe, "steps": training.attack.steps, "reached": None}
         yield known | {"seconds": seconds, "accuracy": _accuracies(models)}
 
 
+def _config(options: argparse.Namespace) -> Config:
+    return load_config(options.config, options.set, {"data.name": options.data} if options.data else {})
+
+
 def _shop(options: argparse.Namespace, recipe: str, kind: str) -> Workshop:
-    config = load_config(options.config, options.set, {"data.name": options.data} if options.data else {})
+    config = _config(options)
     if kind not in config.synthesis:
         raise UserError(f"config '{options.config}' has no recipe for '{kind}'; {closest(kind, config.synthesis)}")
     own = config.synthesis[kind]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from featuregen.config import KINDS, RECIPES, Norm, load_config, recipe_values
 from featuregen.errors import UserError
-from featuregen.models import Classifier
+from featuregen.models import Classifier, read_model_record
 from featuregen.optimize import Ball, captured, fixed, move_pixels, polyak_length, step_sizes
 from featuregen.synthesis import feature_distance
 
@@ -201,6 +201,29 @@ def test_a_named_recipe_is_recorded_and_gives_way_to_options(name: str, tmp_path
     assert (made["steps"], made["momentum"], made["rows"]) == (2, 0.25, 40)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--recipe", "paper"), [7, 0.1, 0.5]),
+        (("--recipe", "fast", "--eps", "0.24"), [3, 0.1, 0.24]),
+        (("--recipe", "paper", "--steps", "4"), [4, 0.0, 0.5]),
+        (("--recipe", "paper", "--set", "sources.robust.attack.step_size=0.3"), [7, 0.3, 0.5]),
+    ],
+)
+def test_a_model_is_trained_against_the_named_attack(
+    words: tuple[str, ...], expected: list[float], tmp_path: Path
+) -> None:
+    path = tmp_path / "robust.safetensors"
+    done("train", "--config", tiny(), "--epochs", "1", "--out", path, *words)
+    attack = read_model_record(path)["record"]["settings"]["training"]["attack"]
+    assert [attack["steps"], attack["step_size"], attack["eps"]] == pytest.approx(expected)
+
+
+def test_an_attack_by_name_is_no_standard_training(tmp_path: Path) -> None:
+    words = ("--standard", "--config", tiny(), "--out", tmp_path / "model.safetensors", "--recipe", "fast")
+    assert "leave out --recipe, or --standard" in refused("train", *words)
+
+
 def test_a_recipe_of_no_name_is_refused(tmp_path: Path) -> None:
     told = refused("make-dataset", "det", "--config", tiny(), "--out", tmp_path / "det.h5", "--recipe", "quick")
     assert "quick" in told and not list(tmp_path.iterdir())
@@ -232,3 +255,9 @@ def test_polyak_may_stay_in_a_ball(tmp_path: Path) -> None:
     make("robust-noise", path, *("--set", "synthesis.robust-noise.schedule=polyak"), "--norm", "l2", "--eps", "0.7")
     with h5py.File(path) as file:
         assert 0 < file["norm"][:].max() <= 0.7 * (1 + 1e-6)
+
+
+def test_digits_come_with_the_fast_recipe() -> None:
+    plain = load_config("digits")
+    for kind in KINDS:
+        assert load_config("digits", values=recipe_values("fast", kind)) == plain

@@ -127,6 +127,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     out: Annotated[Path | None, typer.Option(help="The .safetensors file to write.")] = None,
+    named: Annotated[
+        RecipeName | None,
+        typer.Option("--recipe", help="The attack's steps: the paper's, or fewer that do as well; implies --robust."),
+    ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -137,20 +141,21 @@ def train(
 
     featuregen train --out out/standard.safetensors
 
-    featuregen train --norm l2 --eps 0.5 --steps 7 --out out/robust.safetensors
+    featuregen train --eps 0.5 --recipe paper --out out/robust.safetensors
 
     featuregen train --norm linf --eps 8/255 --data mine.npz --model resnet9
     """
     check_ending(out, ".safetensors", "a saved model")
     attack = given({"norm": norm and norm.value, "eps": eps, "steps": steps})
-    if attack and robust is False:
-        raise UserError(f"--standard trains without an attack; leave out --{' and --'.join(attack)}, or --standard.")
-    which = "robust" if robust or attack else "standard"
-    if attack:
+    asked = [*attack, *(["recipe"] if named else [])]
+    if asked and robust is False:
+        raise UserError(f"--standard trains without an attack; leave out --{' and --'.join(asked)}, or --standard.")
+    which = "robust" if robust or asked else "standard"
+    if steps or (attack and not named):
         attack["step_size"] = 0
     values = common(model, seed, device, precision) | {f"sources.robust.attack.{k}": v for k, v in attack.items()}
     values |= {f"sources.{which}.epochs": epochs, f"sources.{which}.lr": lr}
-    settings = _settings(config, data, set_, values)
+    settings = _settings(config, data, set_, values, named, kinds=[], trains=True)
     from featuregen.pipeline import Workshop, copy_model, run_of
     from featuregen.report import evaluation_table
 
@@ -188,7 +193,7 @@ def reproduce(
         featuregen reproduce --config my.yaml --data mine.npz
     """
     values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
-    settings = _settings(config, data, set_, values, named)
+    settings = _settings(config, data, set_, values, named, trains=True)
     from featuregen.pipeline import Workshop, write_results
     from featuregen.pipeline import reproduce as run
     from featuregen.report import results_table
@@ -239,9 +244,10 @@ def _settings(
     values: dict[str, Any],
     named: RecipeName | None = None,
     kinds: list[str] | None = None,
+    trains: bool = False,
 ) -> Any:
     """The config, then the named recipe of these kinds (or of all it has), then other options, then every --set."""
-    from featuregen.config import config_names, load_config, recipe_values
+    from featuregen.config import attack_values, config_names, load_config, recipe_values
 
     name = config or (data if data in config_names() else "digits")
     if config is None and data not in (None, name):
@@ -257,8 +263,11 @@ def _settings(
         } | given(values)
     values = given({"data.name": data} | values)
     if named:
-        for kind in kinds or load_config(name).synthesis:
+        for kind in load_config(name).synthesis if kinds is None else kinds:
             values = recipe_values(named.value, kind) | values
+        attack = load_config(name, overrides or (), values).sources.robust.attack
+        if trains and attack:
+            values = attack_values(named.value, attack.eps) | values
     return load_config(name, overrides or (), values)
 
 

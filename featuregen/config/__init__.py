@@ -1,7 +1,7 @@
 """Frozen typed settings, read from `configs/*.yaml`, overridden from the command line."""
 
 from featuregen.config.reading import closest, config_names, from_dict, load_config, with_overrides
-from featuregen.config.recipes import RECIPES, recipe_values
+from featuregen.config.recipes import RECIPES, attack_values, recipe_values
 from featuregen.config.settings import (
     KINDS,
     Attack,
@@ -42,6 +42,7 @@ __all__ = [
     "Sources",
     "Synthesis",
     "Training",
+    "attack_values",
     "canonical_json",
     "check_consistency",
     "closest",
