@@ -1,5 +1,6 @@
 """How time and memory grow with rows, image size and batch size.
 
+    export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/cost_growth.py [--out growth.json] [--plot growth.png] [--runs 3]
 
 Claim: both are straight lines in rows, in pixels per image and in images per batch. D_R sets of noise, 4 steps, with an

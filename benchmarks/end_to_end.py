@@ -1,7 +1,9 @@
 """The whole job of D_R, featuregen beside robustness: how long until the images' features are equally near?
 
     featuregen train --data cifar10.npz --model resnet9 --set model.width=16 --norm l2 --eps 0.5 --steps 3 --epochs 4 \\
-        --out robust.safetensors
+        --lr 0.2 --set sources.robust.weight_decay=5e-4 --set sources.robust.augment.crop=4 \\
+        --set sources.robust.augment.flip=true --out robust.safetensors
+    export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/end_to_end.py --data cifar10.npz --source robust.safetensors [--images 2000] [--steps 200]
 
 Claim: at least 15 times faster on two CPU cores. `robustness` takes `--steps` of the paper's steps of 0.1; what it

@@ -1,5 +1,6 @@
 """Do fewer steps change what models learn? The paper's recipes beside the fast ones, by what models make of them.
 
+    export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/fewer_steps.py [--config digits] [--data digits] [--set section.key=value]... [--seeds 5]
 
 Claim: models trained on sets of the recipe `fast` (60 steps for features, 30 for classes) are as accurate, clean and

@@ -1,5 +1,6 @@
 """How fast is featuregen beside robustness, Foolbox, torchattacks and ART? The same work for all, round by round.
 
+    export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/side_by_side.py [--models resnet18] [--data cifar10.npz] [--weights FOLDER] [--out results.json]
 
 Claim to check: for the same steps from the same weights and images, featuregen needs less time than any of its peers,

@@ -1,5 +1,6 @@
 """Where does the time of a synthesis run go? Forward pass, gradient, and everything else.
 
+    export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/where_time_goes.py [--model resnet18] [--kind robust] [--images 128] [--steps 20] [--out FILE.txt]
 
 Claim: at most 5 % of a run of a ResNet-sized model is spent outside the model's forward and backward passes. Three

@@ -13,6 +13,7 @@ import pytest
 from cli_runs import done, run
 from typer.main import get_command
 
+from featuregen import cli
 from featuregen.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -107,3 +108,20 @@ def test_without_a_command_the_help_is_shown() -> None:
 
 def test_help_in_this_process_ends_well() -> None:
     assert "Usage" in done("--help").out and "Usage" in done("verify", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_wait_briefly_unless_told_otherwise(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # Set first, so that what the command sets is taken back, too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen: list[str | None] = []
+    monkeypatch.setattr(cli, "app", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    assert cli.main() == 0 and seen == [expected]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import typer
@@ -38,5 +39,12 @@ def main() -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without × or ─ gets a question mark instead of a traceback.
             stream.reconfigure(errors="replace")
+    _wait_briefly()
     app()
     return 0
+
+
+def _wait_briefly() -> None:
+    """Threads that spin for long while they wait take the cores from whoever else computes; read as torch loads."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
