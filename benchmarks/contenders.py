@@ -15,7 +15,7 @@ from featuregen.attacks import pgd
 from featuregen.config import Attack, Norm, Runtime, Training
 from featuregen.models import Classifier, frozen
 from featuregen.optimize import Ball, fixed, move_pixels, step_sizes
-from featuregen.runtime import Machine
+from featuregen.runtime import Machine, keep_memory
 from featuregen.synthesis import class_loss, feature_distance
 from featuregen.training import train
 
@@ -94,6 +94,7 @@ class Featuregen(Contender):
 
     def __init__(self, model: Classifier, machine: Machine) -> None:
         super().__init__(model)
+        keep_memory()  # as Workshop does
         self.machine, self.title = machine, machine.name
         self._lean = frozen(model, machine)
 
