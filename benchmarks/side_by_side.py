@@ -3,14 +3,14 @@
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/side_by_side.py [--models resnet18] [--data cifar10.npz] [--weights FOLDER] [--out results.json]
 
-Claim to check: for the same steps from the same weights and images, featuregen needs less time than any of its peers,
-reaches the same loss, and holds no more memory. Rows: L2 and Linf PGD, the feature inversion of D_R, the targeted
-attack of D_det, and adversarial training. Each contender has a process of its own, and one works at a time; a row is
-one warm-up each, then rounds in which each runs once. A ratio is the median over rounds of the ratio within a round.
-Building a contender (ART's classifier, featuregen's folded copy and its choice of arithmetic) is not timed, except
-that featuregen's training folds its copy in the epoch it times. Losses are those that the plain fp32 model sees, on
-the CPU, in the images found in the last round; that of the epoch is the training loss. An untrained net turns last
-bits into other signs, so its Linf losses scatter by some per cent. The hardware is printed first.
+Claim to check: for the same steps from the same weights and images, featuregen needs less time than any of its peers
+and reaches the same loss; what memory that takes is told beside it. Rows: L2 and Linf PGD, the feature inversion of
+D_R, the targeted attack of D_det, and adversarial training. Each contender has a process of its own, and one works at a
+time; a row is one warm-up each, then rounds in which each runs once. A ratio is the median over rounds of the ratio
+within a round. Building a contender (ART's classifier, featuregen's folded copy and its choice of arithmetic) is not
+timed, except that featuregen's training folds its copy in the epoch it times. Losses are those that the plain fp32
+model sees, on the CPU, in the images found in the last round; that of the epoch is the training loss. An untrained net
+turns last bits into other signs, so its Linf losses scatter by some per cent. The hardware is printed first.
 
 Peers are test dependencies: pip install -e ".[test]"
 """
@@ -144,7 +144,8 @@ def compare(options: Options) -> int:
     images, labels, classes, told = read_images(options.data, max(2 * options.batch, options.epoch_images))
     for name in options.models:
         check_model(options.weights, name, (images.shape[1], images.shape[2], images.shape[3]), classes)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
+    del settings["out"]
     record: dict[str, Any] = {"settings": settings, "images": told, "hardware": hardware(device, options.peers)}
     record |= {"matmul_gflop_per_s": matmul_rates(device, 8192 if device.type == "cuda" else 2048), "models": {}}
     save(options.out, record)

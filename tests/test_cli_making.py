@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from cli_runs import dataset, done, info, make, model, refused, run, tiny, trace
 from PIL import Image
 
+from featuregen.config import RECIPES, recipe_values
 from featuregen.models import read_model_record
 
 
@@ -88,6 +90,52 @@ def test_make_dataset_takes_all_options_at_once(tmp_path: Path) -> None:
     assert wanted.items() <= found["recipe"]["synthesis"].items()
     assert (found["recipe"]["seed"], found["recipe"]["precision"], found["rows"]) == (3, "bf16", 20)
     assert values.dtype == np.float32 and found["source_model"]["width"] == 16
+
+
+NAMED: list[tuple[str, str, dict[str, Any]]] = [
+    ("rand", "--recipe paper", {"steps": 100, "step_size": 0.1, "schedule": "constant", "momentum": 0.0, "eps": 0.5}),
+    ("det", "--recipe fast", {"steps": 30, "step_size": 0.2, "schedule": "cosine", "momentum": 0.75, "eps": 1.0}),
+    ("robust", "--recipe fast", {"steps": 60, "step_size": 1.0, "schedule": "polyak", "momentum": 0.9, "norm": "none"}),
+    ("robust", "--recipe paper --start noise --steps 2", {"steps": 2, "step_size": 0.1, "schedule": "constant"}),
+    ("det", "--eps 0.75 --steps 2 --recipe paper", {"steps": 2, "step_size": 0.1, "eps": 0.75}),
+    ("det", "--recipe fast --steps 2 --step-size 1/4", {"steps": 2, "step_size": 0.25, "momentum": 0.75}),
+    (
+        "rand",
+        "--set synthesis.rand.schedule=linear --set synthesis.rand.steps=3 --recipe paper --steps 2 --eps 0.75",
+        {"steps": 3, "step_size": 0.1, "schedule": "linear", "momentum": 0.0, "norm": "l2", "eps": 0.75},
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "words", "wanted"), NAMED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_recipe_by_name_is_recorded_after_options_and_settings_had_their_say(
+    tmp_path: Path, kind: str, words: str, wanted: dict[str, Any]
+) -> None:
+    which = "robust" if kind == "robust" else "standard"
+    make(kind, tmp_path / "it.h5", "--source", model(which), "--rows", "10", *words.split())
+    with h5py.File(tmp_path / "it.h5") as file:
+        made, recipe = file.attrs["kind"], json.loads(file.attrs["recipe"])["synthesis"]
+        config = json.loads(file.attrs["config"])["synthesis"]
+    assert wanted.items() <= recipe.items() and (recipe["rows"], recipe["batch_size"]) == (10, 64)
+    assert made == (f"{kind}-noise" if "--start" in words else kind) and config[made] == recipe
+    assert all(config[other]["steps"] == 3 for other in config if other != made), "of one kind and no other"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_named_recipe_is_recorded_and_gives_way_to_options(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "robust.h5"
+    words = ("--source", model("robust"), "--recipe", name, "--steps", "2", "--set", "synthesis.robust.momentum=0.25")
+    made_robust(path, *words)
+    made = info(path)["recipe"]["synthesis"]
+    expected = {key.rpartition(".")[2]: value for key, value in recipe_values(name, "robust").items()}
+    assert (made["schedule"], made["step_size"]) == (expected["schedule"], expected["step_size"])
+    assert (made["steps"], made["momentum"], made["rows"]) == (2, 0.25, 40)
+
+
+def test_polyak_may_stay_in_a_ball(tmp_path: Path) -> None:
+    path = tmp_path / "near.h5"
+    make("robust-noise", path, "--set", "synthesis.robust-noise.schedule=polyak", "--norm", "l2", "--eps", "0.7")
+    assert 0 < columns(path)["norm"].max() <= 0.7 * (1 + 1e-6)
 
 
 def test_a_smaller_ball_is_kept(tmp_path: Path) -> None:

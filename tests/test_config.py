@@ -130,6 +130,13 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ("sources: {standard: {augment: {flip: 1}}}", "sources.standard.augment.flip is 1; give true or false."),
         ("sources: {standard: {optimizer: sgdd}}", "sources.standard.optimizer is 'sgdd'; did you mean 'sgd'?"),
         ("runtime: {precision: pf32}", "runtime.precision is 'pf32'; did you mean 'fp32'?"),
+        ("runtime: {convolution: winogradd}", "runtime.convolution is 'winogradd'; did you mean 'winograd'?"),
+        ("runtime: {convolution: fft}", "runtime.convolution is 'fft'; known: auto, direct, winograd."),
+        ("runtime: {compile: 1}", "runtime.compile is 1; give true or false."),
+        ("runtime: {compile: always}", "runtime.compile is 'always'; give true or false."),
+        ("synthesis: {robust: {momentum: 1}}", "synthesis.robust.momentum is 1; it must be at most 0.999."),
+        ("synthesis: {robust: {momentum: -0.1}}", "synthesis.robust.momentum is -0.1; it must be at least 0."),
+        ("synthesis: {robust: {schedule: poliak}}", "synthesis.robust.schedule is 'poliak'; did you mean 'polyak'?"),
         ("evaluation: {l2: [-0.5]}", "evaluation.l2 is -0.5; it must be at least 0."),
         ("data: digits", "data must hold settings as 'key: value' pairs; got 'digits'."),
         ("synthesis: [robust]", "synthesis must map kinds of dataset to settings."),
@@ -313,6 +320,33 @@ def test_an_anchor_that_merges_another_is_no_doubled_key(tmp_path: Path) -> None
 
 def test_a_node_that_holds_itself_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, "data: &a {name: *a}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_polyak_is_for_features_and_measures_in_l2(tmp_path: Path, kind: str) -> None:
+    def text(ball: str) -> str:
+        return f"synthesis: {{{kind}: {{schedule: polyak, {ball}}}}}"
+
+    if kind in ("rand", "det"):
+        for ball in ("norm: l2, eps: 0.5", "norm: linf, eps: 0.1"):
+            told = f"synthesis.{kind}.schedule is polyak, which needs a goal that can be reached; use cosine."
+            assert refused(tmp_path, text(ball)) == told
+        return
+    told = f"synthesis.{kind}.schedule is polyak, whose steps are measured in L2; its norm cannot be linf."
+    assert refused(tmp_path, text("norm: linf, eps: 0.1")) == told
+    for ball in ("norm: none", "norm: l2, eps: 0.5"):
+        assert load_config(write(tmp_path, text(ball))).synthesis[kind].schedule == "polyak"
+
+
+@pytest.mark.parametrize("convolution", ["auto", "direct", "winograd"])
+@pytest.mark.parametrize("compile_", [False, True])
+def test_the_engine_is_chosen_in_a_file_or_by_an_override(tmp_path: Path, convolution: str, compile_: bool) -> None:
+    written = load_config(
+        write(tmp_path, f"runtime: {{convolution: {convolution}, compile: {str(compile_).lower()}}}")
+    ).runtime
+    assert (written.convolution, written.compile) == (convolution, compile_)
+    asked = [f"runtime.convolution={convolution}", f"runtime.compile={str(compile_).lower()}"]
+    assert load_config(write(tmp_path, "seed: 1"), asked).runtime == written
 
 
 def test_fake_relu_is_for_features(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -161,6 +162,58 @@ def test_no_gradient_at_all_is_no_nan(norm: Norm) -> None:
     assert torch.equal(steepest(zero, norm), zero)
     assert torch.equal(project(zero, Ball(norm, 0.0, zero)), zero)
     assert torch.equal(image_norms(zero), torch.zeros(2, 1, 1, 1))
+
+
+# Momentum and Polyak's lengths (their paths: test_recipes.py) --------------------------------------
+
+
+def far_off(x: Tensor) -> Tensor:
+    """The squared distance from a point no image reaches, so that every walk keeps pressing outwards."""
+    return (x - torch.linspace(-1, 2, 16, dtype=x.dtype).view(1, 1, 4, 4)).square().sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(("norm", "eps", "polyak"), [("l2", 0.4, False), ("linf", 0.1, False), ("l2", 0.4, True)])
+def test_no_step_of_a_walk_leaves_ball_or_box(norm: Norm, eps: float, polyak: bool) -> None:
+    x = rand(6, 1, 4, 4).double()
+    seen: list[Tensor] = []
+
+    def watched(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        return far_off(z)
+
+    ball = Ball(norm, eps, x)
+    seen.append(move_pixels(x, watched, sizes=[0.07] * 20, norm=norm, ball=ball, momentum=0.95, polyak=polyak))
+    assert len(seen) == 21
+    reached = torch.stack([size_in(norm, z - x) for z in seen])
+    assert reached.max() <= eps + 1e-12 and reached.max() > eps - 1e-3
+    assert min(float(z.min()) for z in seen) == 0 and max(float(z.max()) for z in seen) == 1
+
+
+@pytest.mark.parametrize("polyak", [False, True])
+def test_a_momentum_of_nothing_changes_no_bit(polyak: bool) -> None:
+    x = rand(6, 1, 4, 4).double()
+    plain = move_pixels(x, far_off, sizes=[0.05] * 8, polyak=polyak)
+    none, hardly, some = (
+        move_pixels(x, far_off, sizes=[0.05] * 8, polyak=polyak, momentum=momentum) for momentum in (0.0, 1e-30, 0.5)
+    )
+    assert torch.equal(plain, none) and torch.equal(plain, hardly) and not torch.equal(plain, some)
+
+
+@pytest.mark.parametrize(("steps", "captures"), [(19, 0), (20, 1)])
+def test_only_a_long_walk_on_cuda_is_captured_and_only_once(
+    steps: int, captures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, sizes, asked = rand(3, 1, 4, 4), step_sizes(0.1, steps, "cosine"), []
+
+    def noted(step: Callable[[], None]) -> Callable[[], None]:
+        asked.append(step)
+        return step
+
+    monkeypatch.setattr("featuregen.optimize.captured", noted)
+    expected = move_pixels(x, far_off, sizes=sizes, momentum=0.5)
+    assert not asked
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    assert torch.equal(move_pixels(x, far_off, sizes=sizes, momentum=0.5), expected) and len(asked) == captures
 
 
 # Schedules ----------------------------------------------------------------------------------------

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import h5py
 import pytest
 import torch
-from cli_runs import done, info, make, model, refused, tiny
+from cli_runs import done, refused, tiny
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.config import KINDS, RECIPES, Norm, load_config, recipe_values
+from featuregen.config import KINDS, RECIPES, Config, Norm, Synthesis, load_config, recipe_values
 from featuregen.errors import UserError
 from featuregen.models import Classifier, read_model_record
 from featuregen.optimize import Ball, captured, fixed, move_pixels, polyak_length, step_sizes
@@ -34,14 +33,22 @@ def bent(x: Tensor) -> Tensor:
     return (torch.sin(7 * x) * x.cumsum(-1)).flatten(1).sum(1)
 
 
-def plain_walk(x: Tensor, norm: Norm, eps: float, size: float, momentum: float, steps: int) -> Tensor:
-    """One image, written without the code under test."""
+def wavy(x: Tensor) -> Tensor:
+    """A squared distance whose gradient turns too, and that no image brings to zero."""
+    return (torch.sin(7 * x) * x.cumsum(-1) - 1.5).square().flatten(1).sum(1)
+
+
+def plain_walk(x: Tensor, norm: Norm, eps: float, size: float, momentum: float, polyak: bool = False) -> Tensor:
+    """Twelve steps of one image, written without the code under test."""
     here, before = x.clone(), x.clone()
-    for _ in range(steps):
+    for _ in range(12):
         pixels = here.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(bent(pixels).sum(), pixels)
-        move = gradient.sign() if norm == "linf" else gradient / gradient.pow(2).sum().sqrt()
-        offset = here - size * move + momentum * (here - before) - x
+        value = (wavy if polyak else bent)(pixels).sum()
+        (gradient,) = torch.autograd.grad(value, pixels)
+        steep = float(gradient.pow(2).sum().sqrt())
+        move = gradient.sign() if norm == "linf" else gradient / steep
+        reach = min(size, (1 - momentum) * 2 * value.item() / steep) if polyak else size
+        offset = here - reach * move + momentum * (here - before) - x
         length = float(offset.pow(2).sum().sqrt())
         offset = offset.clamp(-eps, eps) if norm == "linf" else offset * min(1.0, eps / length)
         before, here = here, (x + offset).clamp(0, 1)
@@ -53,9 +60,23 @@ def plain_walk(x: Tensor, norm: Norm, eps: float, size: float, momentum: float, 
 def test_momentum_equals_a_plain_loop(norm: Norm, eps: float, size: float, momentum: float) -> None:
     x = rand(5, 1, 4, 4)
     moved = move_pixels(x, bent, sizes=[size] * 12, norm=norm, ball=Ball(norm, eps, x), momentum=momentum)
-    expected = torch.cat([plain_walk(each[None], norm, eps, size, momentum, 12) for each in x])
+    expected = torch.cat([plain_walk(each[None], norm, eps, size, momentum) for each in x])
     assert (moved - expected).abs().max() < 1e-12
     assert moved.min() >= 0 and moved.max() <= 1 and (moved - x).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("momentum", "size"), [(0.0, 0.4), (0.9, 0.05)])
+@pytest.mark.parametrize("eps", [0.6, 9.0])
+def test_polyak_equals_a_plain_loop(eps: float, momentum: float, size: float) -> None:
+    x = rand(5, 1, 4, 4)
+    moved, constant, unlimited = (
+        move_pixels(x, wavy, sizes=[limit] * 12, ball=Ball("l2", eps, x), momentum=momentum, polyak=polyak)
+        for limit, polyak in ((size, True), (size, False), (99.0, True))
+    )
+    expected = torch.cat([plain_walk(each[None], "l2", eps, size, momentum, polyak=True) for each in x])
+    assert (moved - expected).abs().max() < 1e-12
+    # The limit held some steps back, and Polyak's own length others.
+    assert (moved - constant).abs().max() > 0.01 and (moved - unlimited).abs().max() > 0.01
 
 
 def test_momentum_goes_further() -> None:
@@ -68,7 +89,7 @@ def test_momentum_goes_further() -> None:
 
 
 def test_where_a_cone_is_a_cone_one_polyak_step_is_enough() -> None:
-    """Every image its own way, and no further than its limit."""
+    """Every image its own way, no further than its limit, and who is there stays there."""
     start, goal = 0.3 + 0.4 * rand(6, 1, 4, 4), 0.3 + 0.4 * rand(6, 1, 4, 4, seed=1)
     goal[0] = start[0]
     far = (goal - start).flatten(1).norm(dim=1)
@@ -76,6 +97,8 @@ def test_where_a_cone_is_a_cone_one_polyak_step_is_enough() -> None:
     assert torch.allclose(polyak_length(far**2, 2 * (start - goal)).flatten()[1:], far[1:])
     there = move_pixels(start, towards(goal), sizes=[9.0], polyak=True)
     assert torch.allclose(there, goal) and torch.equal(there[0], start[0])
+    often = move_pixels(start, towards(goal), sizes=[1.0] * 9, momentum=0.9, polyak=True)
+    assert torch.equal(often[0], start[0]) and torch.isfinite(often).all() and not torch.equal(often, start)
     limited = move_pixels(start, towards(goal), sizes=[float(far.median())], polyak=True)
     assert torch.allclose((limited - start).flatten(1).norm(dim=1), far.clamp_max(float(far.median())))
 
@@ -97,22 +120,35 @@ def test_polyak_leads_nowhere_but_down() -> None:
         move_pixels(rand(1, 1, 2, 2), bent, sizes=[0.1], polyak=True, ascend=True)
 
 
+def away(model: Classifier, images: Tensor, recipe: Synthesis) -> float:
+    """How far 64 images stay from the features of others, as a share of these."""
+    with fixed(model), torch.no_grad():
+        aim = model.features(images[:64])
+        moved = move_pixels(
+            images[64:128],
+            feature_distance(model, aim),
+            sizes=step_sizes(recipe.step_size, recipe.steps, recipe.schedule),
+            momentum=recipe.momentum,
+            polyak=recipe.schedule == "polyak",
+        )
+        return float(((model.features(moved) - aim).norm(dim=1) / aim.norm(dim=1)).mean())
+
+
 def test_sixty_steps_come_as_near_as_a_thousand(robust: Classifier, images: Tensor) -> None:
-    base, start = images[:64], images[64:128]
-    with fixed(robust), torch.no_grad():
-        aim = robust.features(base)
-        away = {}
-        for name in RECIPES:
-            recipe = load_config("digits", values=recipe_values(name, "robust")).synthesis["robust"]
-            moved = move_pixels(
-                start,
-                feature_distance(robust, aim),
-                sizes=step_sizes(recipe.step_size, recipe.steps, recipe.schedule),
-                momentum=recipe.momentum,
-                polyak=recipe.schedule == "polyak",
-            )
-            away[name] = float(((robust.features(moved) - aim).norm(dim=1) / aim.norm(dim=1)).mean())
-    assert away["fast"] < 1.1 * away["paper"] < 0.3
+    paper, fast = (
+        away(robust, images, load_config("digits", values=recipe_values(name, "robust")).synthesis["robust"])
+        for name in ("paper", "fast")
+    )
+    assert fast < 1.1 * paper < 0.3
+
+
+def test_sixty_steps_come_nearer_than_sixty_of_any_one_length(robust: Classifier, images: Tensor) -> None:
+    """Nor would Polyak's lengths alone do, without momentum."""
+    fast = load_config("digits", values=recipe_values("fast", "robust")).synthesis["robust"]
+    constant = [away(robust, images, Synthesis(steps=fast.steps, step_size=size)) for size in (0.1, 0.15, 0.2, 0.3)]
+    reached = away(robust, images, fast)
+    assert reached < 0.6 * min(constant) and max(constant) < 0.1
+    assert reached < 0.8 * away(robust, images, dataclasses.replace(fast, momentum=0.0))
 
 
 def test_thirty_steps_fool_as_many_as_a_hundred(standard: Classifier, images: Tensor, labels: Tensor) -> None:
@@ -182,23 +218,23 @@ def test_the_papers_recipe_is_the_papers(kind: str) -> None:
         assert walk == (1000, 0.1, "constant", 0.0) and recipe.norm == "none"
 
 
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_can_be_written_out(kind: str, name: str) -> None:
+    """The same by name and as so many --set, of one kind and no other."""
+    values = recipe_values(name, kind)
+    written = load_config("digits", [f"{key}={value}" for key, value in values.items()])
+    assert written == load_config("digits", values=values)
+    other = {other: recipe for other, recipe in written.synthesis.items() if other != kind}
+    assert other == {key: recipe for key, recipe in load_config("digits").synthesis.items() if key != kind}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fast_recipe_takes_a_third_of_the_steps_at_most(kind: str) -> None:
     paper, fast = (
         load_config("digits", values=recipe_values(name, kind)).synthesis[kind] for name in ("paper", "fast")
     )
     assert fast.steps <= paper.steps / 3
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_named_recipe_is_recorded_and_gives_way_to_options(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "robust.h5"
-    words = ("--config", tiny(), "--source", model("robust"), "--out", path, "--recipe", name, "--steps", "2")
-    done("make-robust-dataset", *words, "--set", "synthesis.robust.momentum=0.25")
-    made = info(path)["recipe"]["synthesis"]
-    expected = {key.rpartition(".")[2]: value for key, value in recipe_values(name, "robust").items()}
-    assert (made["schedule"], made["step_size"]) == (expected["schedule"], expected["step_size"])
-    assert (made["steps"], made["momentum"], made["rows"]) == (2, 0.25, 40)
 
 
 @pytest.mark.parametrize(
@@ -224,37 +260,38 @@ def test_an_attack_by_name_is_no_standard_training(tmp_path: Path) -> None:
     assert "leave out --recipe, or --standard" in refused("train", *words)
 
 
-def test_a_recipe_of_no_name_is_refused(tmp_path: Path) -> None:
-    told = refused("make-dataset", "det", "--config", tiny(), "--out", tmp_path / "det.h5", "--recipe", "quick")
-    assert "quick" in told and not list(tmp_path.iterdir())
+@pytest.mark.parametrize("command", ["make-dataset det", "make-robust-dataset", "train", "reproduce"])
+def test_a_recipe_of_no_name_is_refused(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refused(*command.split(), "--config", tiny(), "--recipe", "quick")
+    assert "'quick' is not one of 'paper', 'fast'" in told and not list(tmp_path.iterdir())
 
 
-WRONG: list[tuple[str, Any, str]] = [
-    ("synthesis.det.schedule", "polyak", "needs a goal that can be reached; use cosine"),
-    ("synthesis.robust.momentum", 1.0, "momentum"),
-    ("synthesis.robust.momentum", -0.1, "momentum"),
-    ("runtime.convolution", "winogradd", "did you mean 'winograd'"),
-    ("runtime.compile", "perhaps", "compile"),
-]
+def reproduced(monkeypatch: pytest.MonkeyPatch, *words: str) -> Config:
+    """The settings that `reproduce` would go to work with."""
+    found: list[Config] = []
+
+    def shop(config: Config, out: Path) -> None:
+        found.append(config)
+        raise UserError("no more is wanted")
+
+    monkeypatch.setattr("featuregen.pipeline.Workshop", shop)
+    assert "no more is wanted" in refused("reproduce", "--config", str(tiny()), *words)
+    return found[0]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), WRONG)
-def test_wrong_settings_of_the_engine(key: str, value: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_config("digits", values={key: value})
-
-
-def test_polyak_measures_in_l2() -> None:
-    ball = {"synthesis.robust.norm": "linf", "synthesis.robust.eps": 0.1, "synthesis.robust.schedule": "polyak"}
-    with pytest.raises(UserError, match="its norm cannot be linf"):
-        load_config("digits", values=ball)
-
-
-def test_polyak_may_stay_in_a_ball(tmp_path: Path) -> None:
-    path = tmp_path / "near.h5"
-    make("robust-noise", path, *("--set", "synthesis.robust-noise.schedule=polyak"), "--norm", "l2", "--eps", "0.7")
-    with h5py.File(path) as file:
-        assert 0 < file["norm"][:].max() <= 0.7 * (1 + 1e-6)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_whole_experiment_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--set", "synthesis.rand.eps=0.75", "--set", "sources.robust.attack.eps=0.24")
+    config, plain = reproduced(monkeypatch, *words, "--recipe", name), reproduced(monkeypatch, *words)
+    values = {key: value for kind in KINDS for key, value in recipe_values(name, kind).items()}
+    wanted = load_config(str(tiny()), words[1:2], values).synthesis
+    assert config.synthesis == wanted and all(wanted[kind] != plain.synthesis[kind] for kind in KINDS)
+    attack, steps = config.sources.robust.attack, {"paper": 7, "fast": 3}[name]
+    assert attack and (attack.steps, attack.eps) == (steps, 0.24)
+    assert attack.step_size == pytest.approx({"paper": 0.048, "fast": 0.1}[name])
+    # What a recipe does not speak of stays.
+    assert config.fresh == plain.fresh and config.sources.standard == plain.sources.standard
 
 
 def test_digits_come_with_the_fast_recipe() -> None:

@@ -263,10 +263,10 @@ def _settings(
         } | given(values)
     values = given({"data.name": data} | values)
     if named:
-        for kind in load_config(name).synthesis if kinds is None else kinds:
+        given_so_far = load_config(name, overrides or (), values)
+        for kind in given_so_far.synthesis if kinds is None else kinds:
             values = recipe_values(named.value, kind) | values
-        attack = load_config(name, overrides or (), values).sources.robust.attack
-        if trains and attack:
+        if trains and (attack := given_so_far.sources.robust.attack):
             values = attack_values(named.value, attack.eps) | values
     return load_config(name, overrides or (), values)
 
