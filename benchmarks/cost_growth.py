@@ -3,11 +3,11 @@
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python benchmarks/cost_growth.py [--out growth.json] [--plot growth.png] [--runs 3]
 
-Claim: both are straight lines in rows, in pixels per image and in images per batch. D_R sets of noise, 4 steps, with an
+Claim: both are straight lines in rows, in pixels per image and in images per batch. D_R sets of noise, 2 steps, with an
 untrained convnet of width 16 in fp32 on the CPU, through the public path: `Workshop.make` into a file. Every run is a
 process of its own; its time is that of making the set, its memory the peak of the process (VmHWM) above what it held
 before it had any images. Runs of all points are interleaved; a point is the median, its bar the range. The line
-minimises relative errors; `off` is how far a point lies from it. What is not varied stays at 4000 rows, 32 pixels a
+minimises relative errors; `off` is how far a point lies from it. What is not varied stays at 2000 rows, 32 pixels a
 side and 256 images a batch.
 """
 
@@ -41,7 +41,7 @@ from featuregen.runtime import Machine, note
 
 @dataclass(frozen=True)
 class Point:
-    rows: int = 4000
+    rows: int = 2000
     side: int = 32
     batch: int = 256
 
@@ -83,7 +83,7 @@ def cost(point: Point) -> tuple[float, float]:
     # What libraries load at their first use is no part of the growth.
     torch.autograd.grad(net(torch.rand((2, *shape), requires_grad=True)).sum(), list(net.parameters()))
     before = resident("VmRSS") or 0
-    recipe = Synthesis(steps=4, batch_size=point.batch)
+    recipe = Synthesis(steps=2, batch_size=point.batch)
     runtime = Runtime(device="cpu", precision="fp32", convolution="direct")
     config = Config(data=Data("noise"), model=Model("convnet", 16), synthesis={"robust": recipe}, runtime=runtime)
     with tempfile.TemporaryDirectory() as name:
