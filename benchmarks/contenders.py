@@ -85,8 +85,8 @@ class Contender(ABC):
         """One epoch of adversarial training; its mean loss."""
 
     def invert(self, row: Row, start: Tensor, base: Tensor) -> Tensor:
-        """The start images, moved until the model sees the features of the base images."""
-        raise NotImplementedError
+        """The start images, moved until the model sees the features of the base images; only if `inverts`."""
+        raise TypeError(f"{type(self).__name__} moves no features")
 
 
 class Featuregen(Contender):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -39,6 +38,7 @@ from featuregen.config import closest
 from featuregen.errors import UserError
 from featuregen.models import Classifier, save_model
 from featuregen.runtime import note, resolve_device
+from featuregen.whole import write_whole
 
 _LEGEND = """seconds: median of the rounds; of matmul: FLOP by direct convolutions over the rate of matrix products, so
 that Winograd's, which multiply less, may pass what a direct engine could reach; /: times as long as that form of
@@ -218,15 +218,9 @@ def _arithmetic(worker: Worker, speeds: dict[str, float]) -> str:
 
 
 def save(path: Path | None, record: dict[str, Any]) -> None:
-    """Whole or not at all, so that a run that is killed keeps the rows it has finished."""
-    if path is None:
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from None
+    """After every row, so that a run that is killed keeps those it has finished."""
+    if path is not None:
+        write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def main(words: Sequence[str] | None = None) -> int:

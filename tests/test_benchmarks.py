@@ -224,7 +224,7 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data", "none.npz"], "No file none.npz"),
         (["--weights", "nowhere"], "is no folder"),
         (["--device", "abacus"], "is no device"),
-        (["--out", "nowhere/results.json"], "Cannot write nowhere/results.json"),
+        (["--out", "/dev/null/results.json"], "Cannot write /dev/null/results.json"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )

@@ -97,7 +97,7 @@ def test_kinds(tmp_path: Path) -> None:
 def test_settings_are_frozen(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "synthesis: {robust: {steps: 5}}"))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.seed = 3  # type: ignore[misc]  # what is tested
+        config.seed = 3  # type: ignore[misc]  # mypy sees it too; tested is that Python refuses
 
 
 # Refusing

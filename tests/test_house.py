@@ -17,6 +17,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 # From top to bottom: a room imports only rooms above it.
 ROOMS = (
     "errors",
+    "whole",
     "config",
     "runtime",
     "native",

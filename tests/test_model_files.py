@@ -112,7 +112,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "m", tmp_path / "folder"):
-        with pytest.raises(UserError, match="Cannot write the model"):
+        with pytest.raises(UserError, match=r"Cannot write .*(m|folder): "):
             save_model(path, make(), {})
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 

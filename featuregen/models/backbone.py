@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network cut in two, so that nobody runs a part he does not need."""
 
     linear: nn.Linear
 
+    @abstractmethod
     def features(self, x: Tensor, fake_relu: bool = False) -> Tensor:
-        raise NotImplementedError
+        """(N, D). With `fake_relu` the last ReLU passes every gradient."""
 
     def head(self, features: Tensor) -> Tensor:
         logits: Tensor = self.linear(features)

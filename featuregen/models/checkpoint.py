@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import reprlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from featuregen.config import Model, canonical_json
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import assemble
+from featuregen.whole import write_whole
 
 FORMAT = "featuregen-model"
 VERSION = 1
@@ -51,7 +51,7 @@ def save_model(path: str | Path, model: Classifier, record: dict[str, Any]) -> N
         "weights_sha256": _digest(tensors),
         "record": record,
     }
-    _write(path, save(tensors, metadata={"featuregen": canonical_json(header)}))
+    write_whole(path, save(tensors, metadata={"featuregen": canonical_json(header)}))
 
 
 def read_model_record(path: str | Path) -> dict[str, Any]:
@@ -90,22 +90,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def _not_finite(tensors: dict[str, Tensor]) -> str:
     """The first tensor with NaN or infinite values, or nothing."""
     return next((name for name, tensor in sorted(tensors.items()) if not bool(tensor.isfinite().all())), "")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"Cannot write the model {path}: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from featuregen.engine import settle
 from featuregen.errors import UserError
 from featuregen.images import Base
 from featuregen.models import Classifier, build_model
-from featuregen.pipeline.places import write_text
 from featuregen.runtime import Machine, resolve_device
+from featuregen.whole import write_whole
 
 _FILE = "arithmetic.json"
 
@@ -27,7 +27,7 @@ def settled(config: Config, base: Base, folder: Path) -> Machine:
 
     machine, measured = settle(config.runtime, untrained, kept.get(name))
     if measured:
-        write_text(path, json.dumps(kept | {name: machine.arithmetic}, indent=1))
+        write_whole(path, json.dumps(kept | {name: machine.arithmetic}, indent=1))
     return machine
 
 

@@ -14,12 +14,13 @@ import torch
 
 from featuregen.config import canonical_json
 from featuregen.evaluation import judged, nearest_neighbour, predict
-from featuregen.pipeline.places import dataset_path, write_text
+from featuregen.pipeline.places import dataset_path
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.workshop import Workshop
 from featuregen.runtime import note
 from featuregen.store import read_columns
 from featuregen.synthesis import RULES, as_pixels, synthesize
+from featuregen.whole import write_whole
 
 
 def honesty_of(shop: Workshop, folder: Path, kinds: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -59,7 +60,7 @@ def judged_once(shop: Workshop, folder: Path, kind: str, eps: float) -> tuple[di
     data, index = _stored(shop, folder, kind) if own else _sampled(shop, kind, eps)
     row = {"eps": eps, "rows": len(index), "judges": _verdicts(shop, data, index)}
     seconds = time.perf_counter() - started
-    write_text(path, json.dumps({"row": row, "seconds": seconds}))
+    write_whole(path, json.dumps({"row": row, "seconds": seconds}))
     return row, seconds
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.pipeline.places import write_text
 from featuregen.pipeline.reproduce import TITLES, Results
 from featuregen.pipeline.workshop import Workshop
 from featuregen.report import (
@@ -22,6 +21,7 @@ from featuregen.report import (
 )
 from featuregen.store import read_columns, read_images, read_info
 from featuregen.synthesis import Plan, start_images
+from featuregen.whole import write_whole
 
 SHOWN = 10
 
@@ -44,8 +44,8 @@ def draw_preview(shop: Workshop, path: Path, picture: Path) -> Path:
 
 def write_results(shop: Workshop, results: Results, folder: Path) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
-    write_text(folder / "results.json", json.dumps(results, indent=1))
-    write_text(folder / "table.md", results_markdown(results))
+    write_whole(folder / "results.json", json.dumps(results, indent=1))
+    write_whole(folder / "table.md", results_markdown(results))
     headline = f"L2 {results['config']['evaluation']['headline']:g}"
     pictures: list[tuple[str, str, Path]] = [
         (

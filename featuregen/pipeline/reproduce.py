@@ -12,7 +12,7 @@ import numpy as np
 from featuregen.config import to_dict
 from featuregen.pipeline.files import run_of
 from featuregen.pipeline.honesty import honesty_of, judged_once, radii
-from featuregen.pipeline.places import dataset_path, write_text
+from featuregen.pipeline.places import dataset_path
 from featuregen.pipeline.records import Trained
 from featuregen.pipeline.workers import Stage, work_ahead
 from featuregen.pipeline.workshop import Workshop
@@ -20,6 +20,7 @@ from featuregen.report import KIND_NAMES
 from featuregen.runtime import software
 from featuregen.store import Info, read_columns
 from featuregen.synthesis import RULES
+from featuregen.whole import write_whole
 
 TITLES = {
     "standard": "D, standard",
@@ -138,7 +139,7 @@ def _made(shop: Workshop, folder: Path, kind: str, force: bool) -> tuple[Info, f
     spent = time.perf_counter() - started
     if before.get("content_sha256") == info.content_sha256:
         return info, float(before["seconds"])
-    write_text(path, json.dumps({"seconds": spent, "content_sha256": info.content_sha256}))
+    write_whole(path, json.dumps({"seconds": spent, "content_sha256": info.content_sha256}))
     return info, spent
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,8 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from featuregen.whole import write_whole
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 BLACK, BLUE, GREEN, ORANGE = "#000000", "#0072B2", "#009E73", "#E69F00"
@@ -58,24 +58,8 @@ def drawing(
         canvas = FigureCanvasAgg(figure)
         yield figure
         canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves these two without types
-        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    write_atomically(path, _png(Image.fromarray(pixels).convert("RGB")))
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """The file is complete or not there; a reader never sees half of it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp's 0600 would keep a collaborator from reading the file.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]  # as above
+    write_whole(path, _png(Image.fromarray(pixels).convert("RGB")))
 
 
 def _png(image: Image.Image) -> bytes:

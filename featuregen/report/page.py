@@ -8,11 +8,11 @@ from pathlib import Path
 
 from featuregen.errors import UserError
 from featuregen.report import sections
-from featuregen.report.canvas import write_atomically
 from featuregen.report.looks import STYLE
 from featuregen.report.sections import text
 from featuregen.report.tables import Results
 from featuregen.report.words import headline
+from featuregen.whole import write_whole
 
 Picture = tuple[str, str, str | Path]
 
@@ -37,7 +37,7 @@ def write_report(results: Results, pictures: Iterable[Picture], path: str | Path
         f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
         "<body><main>\n" + "\n".join(part for part in body if part) + "\n</main></body></html>\n"
     )
-    write_atomically(path, page.encode("utf-8"))
+    write_whole(path, page)
     return Path(path)
 
 
