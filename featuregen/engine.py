@@ -86,7 +86,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     spent = []
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(size, size, dtype=dtype, device=device)
-        spent.append(min(_seconds(partial(torch.mm, matrix, matrix), device) for _ in range(_ROUNDS)))
+        spent.append(min(seconds_for(partial(torch.mm, matrix, matrix), device) for _ in range(_ROUNDS)))
     return spent[1] < spent[0]
 
 
@@ -100,14 +100,14 @@ def measure(choices: list[Machine], model: Classifier) -> dict[Machine, float]:
     spent: dict[Machine, list[float]] = {choice: [] for choice in choices}
     for _ in range(_ROUNDS):
         for choice, step in steps.items():
-            spent[choice].append(_seconds(step, device))
+            spent[choice].append(seconds_for(step, device))
     return {choice: min(times) for choice, times in spent.items()}
 
 
 def fitting_batch(net: Classifier, wanted: int) -> int:
     """The wanted batch, halved until what its gradients need is sure to fit."""
     free = free_memory(net.mean.device)
-    need = max(1, _kept_bytes(net, 2) - _kept_bytes(net, 1))
+    need = bytes_per_image(net)
     batch = wanted
     while batch > 1 and _SAFETY * need * batch > free:
         batch = -(-batch // 2)
@@ -116,6 +116,12 @@ def fitting_batch(net: Classifier, wanted: int) -> int:
             f"note: {batch} images at once instead of {wanted}: {need / 1e6:.0f} MB each, {free / 1e9:.1f} GB are free"
         )
     return batch
+
+
+def bytes_per_image(net: Classifier) -> int:
+    """What the forward pass of one image more keeps for the gradient."""
+    # Two and three, since batch norm that still learns refuses a single number per channel.
+    return max(1, _kept_bytes(net, 3) - _kept_bytes(net, 2))
 
 
 def _kept_bytes(net: Classifier, images: int) -> int:
@@ -142,7 +148,7 @@ def _step(net: Classifier, x: torch.Tensor) -> Callable[[], object]:
     return step
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds_for(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()

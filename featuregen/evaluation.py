@@ -34,12 +34,19 @@ def score(
     settings: Evaluation,
     seed: int = 0,
     convolution: str = "direct",
+    attacked: Tensor | None = None,
 ) -> Scores:
-    """`convolution` is the attack's; what counts is what the model itself says of the images found."""
+    """Clean accuracy of all images, attacked accuracy of those whose rows are `attacked` (None: all).
+
+    `convolution` is the attack's; what counts is what the model itself says of the images found.
+    """
     lean = frozen(model, Machine(images.device, convolution=convolution)) if isinstance(model, Classifier) else model
     right = _right(model, images, labels, settings.batch_size)
+    clean = right.float().mean().item()
+    if attacked is not None:
+        images, labels, right = images[attacked], labels[attacked], right[attacked]
     return Scores(
-        clean=right.float().mean().item(),
+        clean=clean,
         l2=_under_attack(model, lean, images, labels, right, "l2", settings.l2, settings, seed),
         linf=_under_attack(model, lean, images, labels, right, "linf", settings.linf, settings, seed),
     )

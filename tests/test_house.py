@@ -32,6 +32,7 @@ ROOMS = (
     "store",
     "evaluation",
     "report",
+    "interop",
     "pipeline",
     "cli",
 )

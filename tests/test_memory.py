@@ -101,7 +101,7 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch, capsys
     net = frozen(build_model(Model("resnet9", 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0), Machine())
     assert fitting_batch(net, 64) == 64
     assert not capsys.readouterr().err
-    each = featuregen.engine._kept_bytes(net, 3) - featuregen.engine._kept_bytes(net, 2)
+    each = featuregen.engine.bytes_per_image(net)
     # At the very least the output of each of its convolutions.
     assert each > 4 * (8 * 1024 + 16 * 1024)
     monkeypatch.setattr(featuregen.engine, "free_memory", lambda device: 3 * each * 20)

@@ -91,7 +91,8 @@ def test_a_borrowed_net_computes_what_the_package_does(name: str) -> None:
     with torch.no_grad():
         for parameter in original.parameters():
             parameter.mul_(1.1)
-    model.net.load_state_dict({model.net.own_name(key): value for key, value in original.state_dict().items()})
+    theirs = original.state_dict()
+    model.net.load_state_dict({own: theirs[model.net.original_name(own)] for own in model.net.state_dict()})
     images = torch.rand(2, 3, size, size)
     with torch.no_grad():
         logits, latent = original((images - 0.4) / 0.2, with_latent=True)

@@ -178,6 +178,9 @@ def reproduce(
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the stages with their expected time and memory, and stop.")
+    ] = False,
     json_: JsonOption = False,
     force: ForceOption = False,
     set_: SetOption = None,
@@ -191,13 +194,21 @@ def reproduce(
         featuregen reproduce --seeds 5 --out runs/five
 
         featuregen reproduce --config my.yaml --data mine.npz
+
+        featuregen reproduce --config cifar10-paper --dry-run
     """
     values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
     settings = _settings(config, data, set_, values, named, trains=True)
-    from featuregen.pipeline import Workshop, write_results
+    from featuregen.images import size_of
+    from featuregen.pipeline import Workshop, plan_of, write_results
     from featuregen.pipeline import reproduce as run
-    from featuregen.report import results_table
+    from featuregen.report import plan_sentence, plan_table, results_table
 
+    plan = plan_of(settings, size_of(settings.data), out).to_dict()
+    if dry_run:
+        print(json.dumps(plan, indent=2) if json_ else plan_table(plan))
+        return
+    print(f"note: {plan_sentence(plan)}", file=sys.stderr)
     shop = Workshop(settings, out)
     # The same recipes on other images are another experiment.
     folder = out / (

@@ -34,10 +34,16 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network. `width` 0 means the architecture's own."""
+    """Which network. `width` 0 means the architecture's own.
+
+    `mean` and `std`, one number per channel, are what pixels are normalised by; where they are empty, those of the
+    images trained on.
+    """
 
     architecture: str = "convnet"
     width: int = _limits(0, low=0, high=4096)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = _limits((), above=0)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Synthesis:
 class Evaluation:
     """Fresh models per dataset, and the attacks they face: one per norm and eps.
 
+    `rows` is how many test images are attacked, a class-balanced sample (0: all); clean accuracy is always that of all.
     `headline` is the L2 eps of the bar chart and of every claim in words, fixed before any seed is run.
     """
 
@@ -129,6 +136,7 @@ class Evaluation:
     linf: tuple[float, ...] = _limits((), low=0)
     steps: int = _limits(20, low=1)
     restarts: int = _limits(1, low=1)
+    rows: int = _limits(0, low=0)
     batch_size: int = _limits(500, low=1)
 
 
@@ -142,10 +150,11 @@ class Honesty:
 
 @dataclass(frozen=True)
 class Sources:
-    """The recipes of the two source models."""
+    """The recipes of the two source models; `reproduce` trains `seeds` of each (0: as many as fresh models)."""
 
     standard: Training = Training()
     robust: Training = Training(attack=Attack())
+    seeds: int = _limits(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,8 @@ def check_consistency(config: Config) -> None:
             raise UserError(
                 f"{name} is {eps:g}, a Linf ball that holds every image; give a radius below 1, such as 8/255."
             )
+    if bool(config.model.mean) != bool(config.model.std):
+        raise UserError("model.mean and model.std go together; give both, or neither to have them measured.")
     if config.evaluation.headline not in config.evaluation.l2:
         radii = ", ".join(f"{eps:g}" for eps in config.evaluation.l2)
         raise UserError(f"evaluation.headline is {config.evaluation.headline:g}; choose one of evaluation.l2: {radii}.")

@@ -18,13 +18,29 @@ from featuregen.images.split import Base, Split, class_ranks
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a set by its name; `loader` is torchvision's class and `place` where it looks for files."""
+    """What is known of a set by its name; `loader` is torchvision's class and `place` where it looks for files.
+
+    `rows` are those of training and test set, for plans made before anything is downloaded.
+    """
 
     classes: tuple[str, ...]
     licence: str
     citation: str
     loader: str = ""
     place: str = ""
+    rows: tuple[int, int] = (0, 0)
+    image_shape: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a base set is."""
+
+    name: str
+    train_rows: int
+    test_rows: int
+    image_shape: tuple[int, int, int]
+    classes: int
 
 
 _TEN = tuple("0123456789")
@@ -41,6 +57,8 @@ KNOWN = {
         "A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images. Technical report, 2009.",
         "CIFAR10",
         "cifar-10-batches-py",
+        (50_000, 10_000),
+        (3, 32, 32),
     ),
     "mnist": _Known(
         _TEN,
@@ -49,6 +67,8 @@ KNOWN = {
         "Proceedings of the IEEE 86(11), 1998.",
         "MNIST",
         "MNIST/raw",
+        (60_000, 10_000),
+        (1, 28, 28),
     ),
     "fashion-mnist": _Known(
         ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -57,6 +77,8 @@ KNOWN = {
         "Algorithms. arXiv:1708.07747, 2017.",
         "FashionMNIST",
         "FashionMNIST/raw",
+        (60_000, 10_000),
+        (1, 28, 28),
     ),
 }
 
@@ -74,6 +96,15 @@ def load_images(data: config.Data) -> Base:
         raise UserError(f"{path} is no .npz file: give one with {WANTED}, or one of {', '.join(KNOWN)}.")
     hint = closest(data.name.lower(), KNOWN)
     raise UserError(f"No image set '{data.name}': give a known name or a .npz file; {hint}")
+
+
+def size_of(data: config.Data) -> Size:
+    """The size of a set, without downloading it."""
+    known = KNOWN.get(data.name)
+    if known and known.loader:
+        return Size(data.name, *known.rows, known.image_shape, len(known.classes))
+    base = load_images(data)
+    return Size(base.name, len(base.train), len(base.test), base.image_shape, len(base.classes))
 
 
 def _digits() -> Base:

@@ -4,7 +4,15 @@ from featuregen.models.backbone import Backbone
 from featuregen.models.checkpoint import load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.classifier import Classifier, count_parameters
 from featuregen.models.lean import Lean, frozen
-from featuregen.models.registry import ARCHITECTURES, Architecture, architecture_table, build_model, find_architecture
+from featuregen.models.registry import (
+    ARCHITECTURES,
+    Architecture,
+    architecture_table,
+    assemble,
+    build_model,
+    find_architecture,
+)
+from featuregen.models.robustness_nets import RobustnessNet
 
 __all__ = [
     "ARCHITECTURES",
@@ -12,7 +20,9 @@ __all__ = [
     "Backbone",
     "Classifier",
     "Lean",
+    "RobustnessNet",
     "architecture_table",
+    "assemble",
     "build_model",
     "count_parameters",
     "find_architecture",

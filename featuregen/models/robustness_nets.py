@@ -33,7 +33,7 @@ class RobustnessNet(Backbone):
         latent: Tensor = self.original(x, fake_relu=fake_relu)
         return latent
 
-    def own_name(self, original_name: str) -> str:
-        """What a tensor of the package's state dict is called here."""
-        part, _, rest = original_name.partition(".")
-        return f"linear.{rest}" if part == self.head_name else f"original.{original_name}"
+    def original_name(self, own_name: str) -> str:
+        """What the package calls a tensor of this net's state dict."""
+        part, _, rest = own_name.partition(".")
+        return f"{self.head_name}.{rest}" if part == "linear" else rest

@@ -10,6 +10,7 @@ from featuregen.pipeline.files import (
 )
 from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.places import copy_model, dataset_path
+from featuregen.pipeline.plan import plan_of
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.reproduce import reproduce
 from featuregen.pipeline.workshop import Workshop
@@ -23,6 +24,7 @@ __all__ = [
     "draw_preview",
     "evaluate_path",
     "is_model",
+    "plan_of",
     "recorded_config",
     "reproduce",
     "run_of",

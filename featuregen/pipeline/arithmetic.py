@@ -8,7 +8,6 @@ from pathlib import Path
 from featuregen.config import Config
 from featuregen.engine import settle
 from featuregen.errors import UserError
-from featuregen.images import Base
 from featuregen.models import Classifier, build_model
 from featuregen.runtime import Machine, resolve_device
 from featuregen.whole import write_whole
@@ -16,19 +15,20 @@ from featuregen.whole import write_whole
 _FILE = "arithmetic.json"
 
 
-def settled(config: Config, base: Base, folder: Path) -> Machine:
-    path, shape, classes = folder / _FILE, base.image_shape, len(base.classes)
+def settled(config: Config, shape: tuple[int, int, int], classes: int, folder: Path, keep: bool = True) -> Machine:
+    path = folder / _FILE
     kept = _read(path) if path.exists() else {}
     model, device = config.model, resolve_device(config.runtime.device)
     name = f"{model.architecture} {model.width}, {'x'.join(map(str, shape))}, {device}"
-
-    def untrained() -> Classifier:
-        return build_model(model, shape, classes, [0.5] * shape[0], [0.25] * shape[0], seed=0)
-
-    machine, measured = settle(config.runtime, untrained, kept.get(name))
-    if measured:
+    machine, measured = settle(config.runtime, lambda: untrained(config, shape, classes), kept.get(name))
+    if measured and keep:
         write_whole(path, json.dumps(kept | {name: machine.arithmetic}, indent=1))
     return machine
+
+
+def untrained(config: Config, shape: tuple[int, int, int], classes: int) -> Classifier:
+    """A model of the config, to measure with."""
+    return build_model(config.model, shape, classes, [0.5] * shape[0], [0.25] * shape[0], seed=0)
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

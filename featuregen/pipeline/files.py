@@ -12,6 +12,7 @@ from featuregen.config import Config, Training, check_consistency, from_dict, to
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
 from featuregen.images import load_images
+from featuregen.interop import is_checkpoint
 from featuregen.models import read_model_record, weights_sha256
 from featuregen.pipeline.records import Trained
 from featuregen.pipeline.workshop import Workshop
@@ -29,11 +30,14 @@ MODEL_SUFFIX = ".safetensors"
 
 
 def is_model(path: Path) -> bool:
-    return path.suffix == MODEL_SUFFIX
+    """Ours, or a checkpoint of robustness."""
+    return path.suffix == MODEL_SUFFIX or is_checkpoint(path)
 
 
 def recorded_config(path: Path) -> Config:
     """The settings a dataset or model was made with, as it records them."""
+    if is_checkpoint(path):
+        raise UserError(f"{path} was not made by featuregen and records no settings; name them with --config.")
     tree = read_model_record(path)["record"].get("config") if is_model(path) else dict(read_info(path).config)
     if not tree:
         raise UserError(f"{path} records no settings to go by; name a config with --config, or make the file again.")

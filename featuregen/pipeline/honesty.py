@@ -68,7 +68,7 @@ def _judges(shop: Workshop) -> dict[str, Trained]:
     """The second standard model is trained even when the experiment runs one seed: it is the independent witness."""
     return {
         "source model": shop.source("standard"),
-        "second standard model": shop.sources("standard", max(2, shop.config.evaluation.seeds))[1],
+        "second standard model": shop.sources("standard", max(2, shop.source_seeds))[1],
         "robust model": shop.source("robust"),
     }
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from featuregen.config import to_dict
+from featuregen.images import Split
 from featuregen.pipeline.files import run_of
 from featuregen.pipeline.honesty import honesty_of, judged_once, radii
 from featuregen.pipeline.places import dataset_path
-from featuregen.pipeline.records import Trained
+from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.workers import Stage, work_ahead
 from featuregen.pipeline.workshop import Workshop
 from featuregen.report import KIND_NAMES
@@ -25,6 +26,7 @@ from featuregen.whole import write_whole
 TITLES = {
     "standard": "D, standard",
     "adversarial": "D, adversarial",
+    "sample": "D, same rows",
     **KIND_NAMES,
 }
 Results = dict[str, Any]
@@ -33,13 +35,15 @@ Results = dict[str, Any]
 def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     """Every stage is found done or is done now; the results are the same either way."""
     kinds = [kind for kind in RULES if kind in shop.config.synthesis]
-    seeds = shop.config.evaluation.seeds
+    seeds, sources = shop.config.evaluation.seeds, shop.source_seeds
     if work_ahead(shop, stages(shop, folder, kinds, force)):
         force = False  # it was heeded there
     models = [
-        _row("standard", shop.sources("standard", seeds)),
-        _row("adversarial", shop.sources("robust", seeds)),
+        _row("standard", shop.sources("standard", sources)),
+        _row("adversarial", shop.sources("robust", sources)),
     ]
+    if sample := sample_of(shop):
+        models.append(_row("sample", shop.fresh(sample, shop.fresh_recipe("robust"), seeds, TITLES["sample"])))
     datasets = []
     for kind in kinds:
         info, seconds = _made(shop, folder, kind, force)
@@ -63,10 +67,11 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
 
 def stages(shop: Workshop, folder: Path, kinds: list[str], force: bool) -> list[list[Stage]]:
     """What can be done side by side: first the two sources, then all that needs no more than them."""
-    seeds = shop.config.evaluation.seeds
+    seeds = shop.source_seeds
     # The second standard model is a judge, however few seeds there are.
     first = [Stage(_sources, ("robust", 1)), Stage(_sources, ("standard", max(2, seeds)))]
-    others = [Stage(_sources, ("robust", seeds))]
+    others = [Stage(_sources, ("robust", seeds))] if seeds > 1 else []
+    others += [Stage(_learn_sample, ())] if sample_of(shop) else []
     made = [Stage(_make_and_learn, (folder, kind, force)) for kind in kinds]
     judged = [
         Stage(_judge, (folder, kind, eps)) for kind in kinds if RULES[kind].pull == "class" for eps in radii(shop, kind)
@@ -76,6 +81,11 @@ def stages(shop: Workshop, folder: Path, kinds: list[str], force: bool) -> list[
 
 def _sources(shop: Workshop, which: str, count: int) -> None:
     shop.sources(which, count)
+
+
+def _learn_sample(shop: Workshop) -> None:
+    if sample := sample_of(shop):
+        shop.fresh(sample, shop.fresh_recipe("robust"), shop.config.evaluation.seeds, TITLES["sample"])
 
 
 def _judge(shop: Workshop, folder: Path, kind: str, eps: float) -> None:
@@ -90,6 +100,17 @@ def _make_and_learn(shop: Workshop, folder: Path, kind: str, force: bool) -> Non
         shop.config.evaluation.seeds,
         TITLES[kind],
     )
+
+
+def sample_of(shop: Workshop) -> Examples | None:
+    """The unchanged images of the rows that D_R is made from, unless these are all: what to hold D_R against."""
+    recipe = shop.config.synthesis.get("robust")
+    if recipe is None or recipe.rows in (0, len(shop.base.train)):
+        return None
+    index, train = shop.plan("robust", recipe.rows).index, shop.base.train
+    split = Split(train.images[index], train.labels[index])
+    name = f"{shop.base.name}, {recipe.rows} rows"
+    return Examples(name, split.tensor(shop.device), split.label_tensor(shop.device), split.sha256)
 
 
 def describe_base(shop: Workshop) -> dict[str, Any]:

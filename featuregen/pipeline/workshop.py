@@ -15,6 +15,7 @@ from featuregen.config import Config, Synthesis, Training, canonical_json, close
 from featuregen.errors import UserError
 from featuregen.evaluation import Scores, score
 from featuregen.images import Base, balanced_rows, load_images
+from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import Classifier, build_model, load_model, save_model
 from featuregen.pipeline.arithmetic import settled
 from featuregen.pipeline.records import (
@@ -46,6 +47,11 @@ class Workshop:
         self.config = config
         self.out = Path(out)
         self.base = base or load_images(config.data)
+        if config.evaluation.rows > len(self.base.test):
+            raise UserError(
+                f"evaluation.rows is {config.evaluation.rows}, but {self.base.name} has {len(self.base.test)} test "
+                "images; 0 means all."
+            )
         self.device = resolve_device(config.runtime.device)
         keep_memory()
         if config.runtime.threads:
@@ -55,7 +61,7 @@ class Workshop:
     @cached_property
     def machine(self) -> Machine:
         """Settled when first needed, since it may take a measurement."""
-        return self._machine or settled(self.config, self.base, self.out / "models")
+        return self._machine or settled(self.config, self.base.image_shape, len(self.base.classes), self.out / "models")
 
     @cached_property
     def train_set(self) -> Examples:
@@ -68,6 +74,11 @@ class Workshop:
         return Examples(f"{self.base.name} test", split.tensor(device), split.label_tensor(device), split.sha256)
 
     # Models --------------------------------------------------------------------------------------
+
+    @property
+    def source_seeds(self) -> int:
+        """How many models of each source's recipe an experiment trains."""
+        return self.config.sources.seeds or self.config.evaluation.seeds
 
     def source(self, which: str) -> Trained:
         """The standard or robust model that makes datasets."""
@@ -114,7 +125,17 @@ class Workshop:
         """Clean and attacked accuracy on the untouched test set."""
         self.check_fits(model, "The model")
         test, settings = self.test_set, self.config.evaluation
-        return score(model, test.images, test.labels, settings, self.config.seed, self.machine.convolution)
+        return score(
+            model, test.images, test.labels, settings, self.config.seed, self.machine.convolution, self._attacked_rows
+        )
+
+    @cached_property
+    def _attacked_rows(self) -> torch.Tensor | None:
+        """The same sample for every model; None where all are attacked."""
+        rows = self.config.evaluation.rows
+        if not rows:
+            return None
+        return torch.from_numpy(balanced_rows(self.base.test.labels, rows, self.config.seed)).to(self.device)
 
     def refuse_another_model(self, path: Path, which: str) -> None:
         """Say early that the place is taken, before the source model is trained."""
@@ -124,8 +145,8 @@ class Workshop:
                 raise UserError(f"{path} holds something else; choose another --out, or replace it with --force.")
 
     def load_source(self, path: Path) -> Trained:
-        """A given checkpoint, which must fit the base set."""
-        model, record = load_model(path, self.device)
+        """A given model, ours or a checkpoint of robustness, which must fit the base set."""
+        model, record = (load_checkpoint if is_checkpoint(path) else load_model)(path, self.device)
         self.check_fits(model, str(path))
         return Trained(model, record, Path(path))
 
@@ -146,9 +167,10 @@ class Workshop:
         settings: list[dict[str, Any]],
         paths: list[Path],
     ) -> None:
-        mean, std = channel_statistics(data.images)
+        chosen = self.config.model
+        mean, std = (chosen.mean, chosen.std) if chosen.mean else channel_statistics(data.images)
         shape, classes = self.base.image_shape, len(self.base.classes)
-        models = [build_model(self.config.model, shape, classes, mean, std, seed) for seed in seeds]
+        models = [build_model(chosen, shape, classes, mean, std, seed) for seed in seeds]
         models = [model.to(self.device) for model in models]
         _check_writable(paths[0].parent)
         note(f"training {title} {', '.join(str(seed) for seed in seeds)}")

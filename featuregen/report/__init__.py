@@ -3,6 +3,7 @@
 from featuregen.report.charts import KIND_NAMES
 from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
+from featuregen.report.plans import plan_sentence, plan_table
 from featuregen.report.tables import evaluation_table, results_markdown, results_table, summary
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "evaluation_table",
     "honesty_curves",
     "kinds_grid",
+    "plan_sentence",
+    "plan_table",
     "preview",
     "results_markdown",
     "results_table",

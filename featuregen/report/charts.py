@@ -31,6 +31,7 @@ KIND_NAMES = {
 _LINES: dict[str, Line] = {
     "standard": {"color": canvas.BLACK, "marker": "o"},
     "adversarial": {"color": canvas.BLUE, "marker": "s"},
+    "sample": {"color": canvas.BLACK, "marker": "o", "linestyle": "--", "markerfacecolor": "white"},
     "robust": {"color": canvas.GREEN, "marker": "D"},
     "nonrobust": {"color": canvas.ORANGE, "marker": "^"},
     "robust-noise": {"color": canvas.GREEN, "marker": "D", "linestyle": "--", "markerfacecolor": "white"},

@@ -95,7 +95,9 @@ def seeds_in_words(models: Iterable[Model]) -> str:
 
 
 def accuracy_columns(models: Sequence[Model]) -> list[Column]:
-    columns = [_column("", "clean", [accuracies(model) for model in models])]
+    fitted = [[run["train_accuracy"] for run in model["runs"] if run["train_accuracy"] is not None] for model in models]
+    columns = [_column("", "training", fitted)] if any(fitted) else []
+    columns.append(_column("", "clean", [accuracies(model) for model in models]))
     for norm, name in NORMS.items():
         for eps in radii(models, norm):
             columns.append(_column(f"{name} eps", f"{eps:g}", [accuracies(model, norm, eps) for model in models]))
@@ -135,7 +137,7 @@ def evaluation_table(rows: Sequence[Model]) -> str:
 
 def _caption(models: Sequence[Model]) -> str:
     several = any(len(model["runs"]) > 1 for model in models)
-    return f"test accuracy in %, {'mean ± standard deviation over ' if several else ''}{seeds_in_words(models)}"
+    return f"accuracy in %, {'mean ± standard deviation over ' if several else ''}{seeds_in_words(models)}"
 
 
 def _grouped(columns: Iterable[Column]) -> list[list[Column]]:

@@ -49,7 +49,7 @@ def _robust(results: Results, models: Mapping[str, Model]) -> str:
     if "robust" not in models:
         return ""
     eps = float(results["config"]["evaluation"]["headline"])
-    names = [name for name in ("robust", "nonrobust", "standard") if name in models]
+    names = [name for name in ("robust", "nonrobust", "sample", "standard") if name in models]
     attacked = {name: mean_sd(values) for name in names if (values := accuracies(models[name], "l2", eps))}
     if "robust" not in attacked:
         return ""
