@@ -85,6 +85,15 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     return torch.cat([model(images[part]).argmax(1) for part in _batches(len(images), batch_size)])
 
 
+def fooled(model: nn.Module, images: Tensor, changed: Tensor, labels: Tensor, batch_size: int = 500) -> float:
+    """Of the images that the model gets right, the share that it gets wrong once they are changed."""
+    if not len(images):
+        return float("nan")
+    right = _right(model, images, labels, batch_size)
+    still = _right(model, changed, labels, batch_size)
+    return (~still[right]).float().mean().item()
+
+
 def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
     return predict(model, images, batch_size) == labels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +12,17 @@ import dill
 import numpy as np
 import pytest
 import torch
+from cli_runs import dataset, done, refused, tiny
 from robustness_package import borrowed, trained
 from torch import Tensor
 
-from featuregen.config import Evaluation, Model
+from featuregen.config import Data, Evaluation, Model
 from featuregen.errors import UserError
-from featuregen.evaluation import score
+from featuregen.evaluation import predict, score
+from featuregen.images import load_images
 from featuregen.interop import is_checkpoint, load_checkpoint, save_checkpoint
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_model, save_model, weights_sha256
+from featuregen.store import read_info
 
 # As the package has them; not the true deviations of CIFAR-10.
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
@@ -111,7 +115,7 @@ def test_attacked_accuracy_is_the_packages(
     path, steps, x, model = tmp_path / "out.pt", 4, images(24), make("vgg16")
     with torch.no_grad():
         # An untrained net answers every image alike, but for this.
-        model.net.linear.bias -= model(x).mean(0)
+        model.net.linear.bias.sub_(model(x).mean(0))
         y = model(x).argmax(1)
     save_checkpoint(model, path, {})
     ours, theirs = load_checkpoint(path)[0], restored(package, "vgg16", path)
@@ -190,3 +194,64 @@ def test_a_checkpoint_is_known_by_its_beginning(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert is_checkpoint(tmp_path / name) is expected
+
+
+# Commands ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base set that CIFAR's nets take."""
+    path, draw = tmp_path_factory.mktemp("base") / "toy.npz", np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (2, 20, 32, 32, 3), np.uint8), np.arange(20) % 10
+    np.savez(path, x_train=images[0], y_train=labels, x_test=images[1], y_test=labels)
+    return path
+
+
+def test_a_checkpoint_is_evaluated_like_a_model_of_ours(written: Path, coloured: Path, tmp_path: Path) -> None:
+    words = ("--config", tiny(), "--data", coloured, "--out", tmp_path, "--json")
+    (row,) = done("evaluate", written, *words).json()["models"]
+    model, base = load_checkpoint(written)[0], load_images(Data(str(coloured)))
+    seen = predict(model, base.test.tensor(torch.device("cpu")))
+    assert row["runs"][0]["clean"] == pytest.approx(np.mean(seen.numpy() == base.test.labels))
+    assert row["title"] == written.name and not list(tmp_path.iterdir())
+    assert "records no settings; name them with --config" in refused("evaluate", written, "--out", tmp_path)
+
+
+def test_a_checkpoint_makes_a_dataset(written: Path, coloured: Path, tmp_path: Path) -> None:
+    words = ("--config", tiny(), "--data", coloured, "--source", written, "--rows", "4", "--steps", "1")
+    done("make-robust-dataset", *words, "--out", tmp_path / "r.h5")
+    source = read_info(tmp_path / "r.h5").source_model
+    assert (source["architecture"], source["origin"]["file"]) == ("vgg16", written.name)
+    assert source["weights_sha256"] == weights_sha256(load_checkpoint(written)[0])
+    checks = done("verify", tmp_path / "r.h5", "--data", coloured, "--source", written).out
+    assert "FAILED" not in checks and "success recomputed" in checks
+
+
+def test_classes_and_sizes_must_be_those_of_the_images(written: Path, coloured: Path, tmp_path: Path) -> None:
+    words = ("--config", tiny(), "--out", tmp_path)
+    assert "but digits has (1, 8, 8) in 10;" in refused("evaluate", written, *words)
+    other = tmp_path / "hundred.pt"
+    save_checkpoint(make(classes=100), other, {})
+    assert "in 100 classes, but toy has" in refused("evaluate", other, *words, "--data", coloured)
+
+
+def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", make(), {"settings": {"training": {"epochs": 3}}})
+    words = ("export", tmp_path / "m.safetensors", "--format", "robustness")
+    assert done(*words).out.strip() == str(tmp_path / "m.pt")
+    theirs = restored(package, "resnet18", tmp_path / "m.pt")
+    with torch.no_grad():
+        assert torch.equal(theirs(images())[0], make()(images()))
+    told = json.loads(done("info", tmp_path / "m.pt").out)
+    assert told["architecture"] == "resnet18" and told["record"]["origin"]["epoch"] == 3
+    assert "is there already" in refused(*words)
+    assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
+    assert done(*words, "--force").code == 0
+
+
+def test_an_export_of_a_model_wants_a_model(tmp_path: Path) -> None:
+    assert "no readable safetensors file" in refused(
+        "export", dataset("det"), "--format", "robustness", "--out", tmp_path / "m.pt"
+    )
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,50 @@ def test_the_recipes_of_another_config_can_be_taken(tmp_path: Path) -> None:
 
 def test_the_training_options_do_not_apply_to_a_model(tmp_path: Path) -> None:
     assert "--epochs" in refused("evaluate", model("robust"), "--epochs", "3", "--out", tmp_path)
+
+
+def test_a_sweep_tells_all_of_it(tmp_path: Path) -> None:
+    words = ("--sweep", "lr", "--sweep", "optimizer=sgd,adamw", "--epochs", "2")
+    rows = evaluate(dataset("det"), tmp_path, *words)
+    tried = [(row["sweep"]["lr"], row["sweep"]["optimizer"]) for row in rows]
+    assert tried == [(lr, name) for lr in (0.01, 0.0333, 0.1, 0.3) for name in ("sgd", "adamw")]
+    for row in rows:
+        assert {name: row["training"][name] for name in row["sweep"]} == row["sweep"]
+        assert row["training"]["epochs"] == 2 and row["training"]["batch_size"] == 20
+        assert row["runs"][0]["train_accuracy"] is not None
+    assert len({json.dumps(row["runs"]) for row in rows}) == len(rows)
+    told = done("evaluate", dataset("det"), *words, "--config", tiny(), "--out", tmp_path).out
+    assert "det.h5, lr 0.0333, optimizer adamw" in told and "training" in told
+
+
+def test_a_part_of_the_augmentation_can_be_swept(tmp_path: Path) -> None:
+    rows = evaluate(dataset("det"), tmp_path, "--sweep", "augment.crop=0,1")
+    assert [row["training"]["augment"]["crop"] for row in rows] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sweep", "rate=0.1"], "unknown setting 'fresh.det.rate'"),
+        (["--sweep", "epochs"], "--sweep epochs names no values; give them as epochs=a,b."),
+        (["--sweep", "="], "names no values"),
+        (["--sweep", "lr=0.1,fast"], "fresh.det.lr is 'fast'; give a number"),
+        (["--sweep", "lr", "--lr", "0.1"], "--sweep lr tries several and --lr 0.1 sets one"),
+        (["--sweep", "lr=0.1", "--sweep", "lr=0.2"], "--sweep lr is given twice"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(tmp_path: Path, words: list[str], expected: str) -> None:
+    assert expected in refused("evaluate", dataset("det"), "--config", tiny(), "--out", tmp_path, *words)
+
+
+def test_a_sweep_is_for_datasets(tmp_path: Path) -> None:
+    assert "--sweep" in refused("evaluate", model("robust"), "--sweep", "lr", "--out", tmp_path)
+
+
+def test_attacks_can_be_tried_on_a_sample(tmp_path: Path) -> None:
+    words = ("--set", "evaluation.l2=[0,0.5]")
+    (whole,) = evaluate(model("standard"), tmp_path, *words)
+    (part,) = evaluate(model("standard"), tmp_path, *words, "--set", "evaluation.rows=36")
+    assert part["runs"][0]["clean"] == whole["runs"][0]["clean"]
+    # On 36 images there are 37 accuracies, and the sample's is seldom that of all.
+    assert (part["runs"][0]["l2"]["0"] * 36).is_integer() and part["runs"][0]["l2"] != whole["runs"][0]["l2"]

@@ -80,7 +80,8 @@ def test_table_shows_measured_beside_published(results: dict[str, Any]) -> None:
     assert "mean ± standard deviation over 3 seeds" in table
     det = next(line for line in table.splitlines() if line.startswith("D_det"))
     assert re.findall(r"[\d.]+ ± [\d.]+|~?[\d.]+|–", det) == [
-        "46.1 ± 2.2", "23.8 ± 2.2", "1.5 ± 2.4", "1.3 ± 2.3", "1.5 ± 2.4", "0.7 ± 1.2", "43.7", "~0", "~0",
+        "46.1 ± 2.2", "23.8 ± 2.2", "1.5 ± 2.4", "1.3 ± 2.3", "1.5 ± 2.4", "0.7 ± 1.2",
+        "100.0 ± 0.0", "43.7", "~0", "~0",
     ]  # fmt: skip
     robust = next(line for line in table.splitlines() if line.startswith("D_R "))
     assert robust.split()[-3:] == ["~84.1", "~48.3", "–"]
@@ -132,7 +133,7 @@ def test_markdown_is_one_rectangular_table(results: dict[str, Any]) -> None:
     results["models"][0]["title"] = "a|b\n*c*"
     lines = [line for line in report.results_markdown(results).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(results["models"])
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {11}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {12}
     assert r"a\|b?\*c\*" in lines[2]
     assert "46.1 ± 2.2 (43.9–48.3)" in lines[-1]
 

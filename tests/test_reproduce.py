@@ -70,7 +70,7 @@ def test_the_folder_of_an_experiment() -> None:
 def test_the_numbers_of_an_experiment() -> None:
     out, _ = undisturbed()
     found = results(out)
-    assert [row["key"] for row in found["models"]] == ["standard", "adversarial", *KINDS]
+    assert [row["key"] for row in found["models"]] == ["standard", "adversarial", "sample", *KINDS]
     assert [made["content_sha256"] for made in found["datasets"]] == list(digests(out).values())
     assert [row["eps"] for row in found["honesty"]["rand"]] == [0.5, 1.0]
     for row in found["models"]:

@@ -8,6 +8,8 @@ import sys
 
 import typer
 
+from featuregen.cli.comparing import transfer
+from featuregen.cli.exchange import export_file, import_released
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce, train
 from featuregen.cli.mistakes import OneLineErrors, guarded
 from featuregen.cli.reading import evaluate, info, models, preview, verify
@@ -30,8 +32,10 @@ Start here:
 """,
 )
 
-for command in (make_robust_dataset, make_dataset, train, evaluate, reproduce, info, preview, verify, models):
+for command in (make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, info, preview, verify, models):
     app.command()(guarded(command))
+app.command("import")(guarded(import_released))
+app.command("export")(guarded(export_file))
 
 
 def main() -> int:

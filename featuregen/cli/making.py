@@ -37,6 +37,7 @@ from featuregen.cli.options import (
     check_ending,
     common,
     given,
+    settings_of,
 )
 from featuregen.cli.reading import describe
 from featuregen.errors import UserError
@@ -155,7 +156,7 @@ def train(
         attack["step_size"] = 0
     values = common(model, seed, device, precision) | {f"sources.robust.attack.{k}": v for k, v in attack.items()}
     values |= {f"sources.{which}.epochs": epochs, f"sources.{which}.lr": lr}
-    settings = _settings(config, data, set_, values, named, kinds=[], trains=True)
+    settings = settings_of(config, data, set_, values, named, kinds=[], trains=True)
     from featuregen.pipeline import Workshop, copy_model, run_of
     from featuregen.report import evaluation_table
 
@@ -198,7 +199,7 @@ def reproduce(
         featuregen reproduce --config cifar10-paper --dry-run
     """
     values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
-    settings = _settings(config, data, set_, values, named, trains=True)
+    settings = settings_of(config, data, set_, values, named, trains=True)
     from featuregen.images import size_of
     from featuregen.pipeline import Workshop, plan_of, write_results
     from featuregen.pipeline import reproduce as run
@@ -236,7 +237,7 @@ def _make(
     if source and "model.architecture" in values:
         raise UserError(f"--model names what to train and {source} is trained already; leave one of the two out.")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
-    settings = _settings(config, data, overrides, values, named, [kind])
+    settings = settings_of(config, data, overrides, values, named, [kind])
     from featuregen.pipeline import Workshop, dataset_path, draw_preview
 
     folder = out.parent if out else OUT
@@ -246,40 +247,6 @@ def _make(
     picture = draw_preview(shop, path, path.with_suffix(".png"))
     print(describe(info))
     print(f"{path}\n{picture}")
-
-
-def _settings(
-    config: str | None,
-    data: str | None,
-    overrides: list[str] | None,
-    values: dict[str, Any],
-    named: RecipeName | None = None,
-    kinds: list[str] | None = None,
-    trains: bool = False,
-) -> Any:
-    """The config, then the named recipe of these kinds (or of all it has), then other options, then every --set."""
-    from featuregen.config import attack_values, config_names, load_config, recipe_values
-
-    name = config or (data if data in config_names() else "digits")
-    if config is None and data not in (None, name):
-        print(
-            f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr
-        )
-        # Other images want other nets, and what suits the smallest would have a large one wait for a single core.
-        values = {
-            "runtime.threads": 0,
-            "runtime.jobs": 1,
-            "runtime.precision": "auto",
-            "runtime.convolution": "auto",
-        } | given(values)
-    values = given({"data.name": data} | values)
-    if named:
-        given_so_far = load_config(name, overrides or (), values)
-        for kind in given_so_far.synthesis if kinds is None else kinds:
-            values = recipe_values(named.value, kind) | values
-        if trains and (attack := given_so_far.sources.robust.attack):
-            values = attack_values(named.value, attack.eps) | values
-    return load_config(name, overrides or (), values)
 
 
 def _with_start(kind: str, start: StartName | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,6 +83,40 @@ def common(model: str | None, seed: int | None, device: str | None, precision: P
     values = {"seed": seed, "runtime.device": device, "runtime.precision": precision and precision.value}
     # Another architecture brings its own width.
     return values | ({"model.architecture": model, "model.width": 0} if model else {})
+
+
+def settings_of(
+    config: str | None,
+    data: str | None,
+    overrides: list[str] | None,
+    values: dict[str, Any],
+    named: RecipeName | None = None,
+    kinds: list[str] | None = None,
+    trains: bool = False,
+) -> Any:
+    """The config, then the named recipe of these kinds (or of all it has), then other options, then every --set."""
+    from featuregen.config import attack_values, config_names, load_config, recipe_values
+
+    name = config or (data if data in config_names() else "digits")
+    if config is None and data not in (None, name):
+        print(
+            f"note: no config is named '{data}', so the recipes are those of '{name}'; give --config", file=sys.stderr
+        )
+        # Other images want other nets, and what suits the smallest would have a large one wait for a single core.
+        values = {
+            "runtime.threads": 0,
+            "runtime.jobs": 1,
+            "runtime.precision": "auto",
+            "runtime.convolution": "auto",
+        } | given(values)
+    values = given({"data.name": data} | values)
+    if named:
+        given_so_far = load_config(name, overrides or (), values)
+        for kind in given_so_far.synthesis if kinds is None else kinds:
+            values = recipe_values(named.value, kind) | values
+        if trains and (attack := given_so_far.sources.robust.attack):
+            values = attack_values(named.value, attack.eps) | values
+    return load_config(name, overrides or (), values)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

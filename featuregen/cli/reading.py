@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,10 @@ def evaluate(
     seeds: Annotated[int | None, typer.Option(help="Fresh models per dataset.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the dataset.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="Try several: lr, or lr=0.01,0.1, or any setting of the training; may be repeated."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder that keeps the fresh models.")] = OUT,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -46,29 +51,52 @@ def evaluate(
 
     featuregen evaluate out/det.h5 out/rand.h5 --seeds 5 --json
 
+    featuregen evaluate out/rand.h5 --sweep lr --sweep optimizer=sgd,adamw
+
     featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
+
+    featuregen evaluate cifar_l2_0_5.pt --config cifar10-paper
     """
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = given({"epochs": epochs, "lr": lr})
     from featuregen.config import load_config
-    from featuregen.pipeline import evaluate_path, is_model
+    from featuregen.pipeline import evaluate_path, is_model, sweep_path
 
-    for_datasets = given({"--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--precision": precision})
+    for_datasets = given({
+        "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
+    })  # fmt: skip
     if for_datasets and all(is_model(path) for path in paths):
         raise UserError(f"{paths[0]} is trained already; {', '.join(for_datasets)} go with a dataset.")
     chosen = load_config(config) if config else None
-    rows = [
-        evaluate_path(
-            path, chosen, values=values, overrides=set_ or (), recipe=None if is_model(path) else recipe, out=out
-        )
-        for path in paths
-    ]
+    grid = _grid(sweep or [], given({"lr": lr, "epochs": epochs}))
+    rows = []
+    for path in paths:
+        options: dict[str, Any] = {"values": values, "overrides": set_ or (), "out": out}
+        if is_model(path):
+            rows.append(evaluate_path(path, chosen, **options))
+        else:
+            rows += sweep_path(path, grid, chosen, recipe=recipe, **options)
     if json_:
         print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
         return
     from featuregen.report import evaluation_table
 
     print(evaluation_table(rows))
+
+
+def _grid(sweep: list[str], fixed: dict[str, Any]) -> dict[str, list[str]]:
+    """What to try, from texts such as `lr` and `optimizer=sgd,adamw`."""
+    grid: dict[str, list[str]] = {}
+    for text in sweep:
+        name, _, values = (part.strip() for part in text.partition("="))
+        if name in fixed:
+            raise UserError(f"--sweep {name} tries several and --{name} {fixed[name]} sets one; leave out one of them.")
+        if name in grid:
+            raise UserError(f"--sweep {name} is given twice; list its values in one.")
+        grid[name] = [value.strip() for value in values.split(",") if value.strip()]
+        if not grid[name] and name != "lr":
+            raise UserError(f"--sweep {text} names no values; give them as {name or 'lr'}=a,b.")
+    return grid
 
 
 def info(
@@ -81,9 +109,9 @@ def info(
     from featuregen.pipeline import is_model
 
     if is_model(file):
-        from featuregen.models import read_model_record
+        from featuregen.pipeline import describe_model_file
 
-        print(json.dumps(read_model_record(file), indent=2))
+        print(json.dumps(describe_model_file(file), indent=2))
         return
     from featuregen.store import read_info
 
@@ -150,14 +178,20 @@ def describe(found: Any) -> str:
     recipe, base, source = found.recipe.get("synthesis", {}), found.base, found.source_model
     ball = "" if recipe.get("norm", "none") == "none" else f", {recipe['norm']} eps {recipe['eps']:g}"
     meaning = RULES[found.kind].meaning if found.kind in RULES else "unknown kind"
+    if "imported" in found.recipe:
+        made = "elsewhere, imported from the authors' layout"
+    else:
+        made = f"{recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
+        made += f"seed {found.recipe.get('seed')}"
+    weights = f"{source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}"
+    success = f"{found.success_rate:.1%} of rows are seen by the source as the label they carry"
     channels, height, width = found.image_shape
     return "\n".join([
         f"{found.kind}: {meaning}",
         f"  rows     {found.rows} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",
-        f"  made     {recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
-        f"seed {found.recipe.get('seed')}",
-        f"  source   {source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}",
-        f"  success  {found.success_rate:.1%} of rows are seen by the source as the label they carry",
+        f"  made     {made}",
+        f"  source   {weights if source else 'not recorded'}",
+        f"  success  {'not recorded' if math.isnan(found.success_rate) else success}",
         f"  content  {found.content_sha256}",
     ])  # fmt: skip

@@ -21,6 +21,7 @@ from featuregen.config.settings import (
     Training,
     canonical_json,
     check_consistency,
+    fresh_recipe,
     to_dict,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "check_consistency",
     "closest",
     "config_names",
+    "fresh_recipe",
     "from_dict",
     "load_config",
     "recipe_values",

@@ -171,6 +171,11 @@ class Config:
     honesty: Honesty = Honesty()
 
 
+def fresh_recipe(config: Config, kind: str) -> Training:
+    """How models are trained on a kind; a kind without a recipe of its own is trained like the standard source."""
+    return config.fresh.get(kind, config.sources.standard)
+
+
 def check_consistency(config: Config) -> None:
     """Rules that span several settings."""
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", config.name):

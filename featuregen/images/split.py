@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,18 @@ class Base:
     def image_shape(self) -> tuple[int, int, int]:
         _, height, width, channels = self.train.images.shape
         return channels, height, width
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a dataset says of the set it was made from."""
+        return {
+            "name": self.name,
+            "split": "train",
+            "rows": len(self.train),
+            "sha256": self.train.sha256,
+            "test_sha256": self.test.sha256,
+            "licence": self.licence,
+        }
 
     @property
     def digest(self) -> dict[str, str]:

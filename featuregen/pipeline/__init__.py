@@ -1,10 +1,12 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
 from featuregen.pipeline.files import (
+    describe_model_file,
     evaluate_path,
     is_model,
     recorded_config,
     run_of,
+    sweep_path,
     verify_file,
     workshop_of,
 )
@@ -13,6 +15,7 @@ from featuregen.pipeline.places import copy_model, dataset_path
 from featuregen.pipeline.plan import plan_of
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.reproduce import reproduce
+from featuregen.pipeline.transfer import transfer
 from featuregen.pipeline.workshop import Workshop
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "Workshop",
     "copy_model",
     "dataset_path",
+    "describe_model_file",
     "draw_preview",
     "evaluate_path",
     "is_model",
@@ -28,6 +32,8 @@ __all__ = [
     "recorded_config",
     "reproduce",
     "run_of",
+    "sweep_path",
+    "transfer",
     "verify_file",
     "workshop_of",
     "write_results",

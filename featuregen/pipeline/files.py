@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featuregen.config import Config, Training, check_consistency, from_dict, to_dict, with_overrides
+from featuregen.config import Config, check_consistency, fresh_recipe, from_dict, to_dict, with_overrides
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
 from featuregen.images import load_images
-from featuregen.interop import is_checkpoint
+from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import read_model_record, weights_sha256
 from featuregen.pipeline.records import Trained
 from featuregen.pipeline.workshop import Workshop
@@ -27,11 +28,27 @@ from featuregen.store import (
 )
 
 MODEL_SUFFIX = ".safetensors"
+# Around a recipe's own rate: a tenth, a third and three times as much.
+LR_FACTORS = (0.1, 1 / 3, 1, 3)
 
 
 def is_model(path: Path) -> bool:
     """Ours, or a checkpoint of robustness."""
     return path.suffix == MODEL_SUFFIX or is_checkpoint(path)
+
+
+def describe_model_file(path: Path) -> dict[str, Any]:
+    """What a saved model, or a checkpoint of robustness, says of itself."""
+    if not is_checkpoint(path):
+        return read_model_record(path)
+    model, record = load_checkpoint(path)
+    return {
+        "architecture": model.architecture,
+        "image_shape": model.image_shape,
+        "classes": model.classes,
+        "weights_sha256": weights_sha256(model),
+        "record": record,
+    }
 
 
 def recorded_config(path: Path) -> Config:
@@ -67,16 +84,41 @@ def evaluate_path(
 ) -> dict[str, Any]:
     """One row of the evaluation table: fresh models of a dataset, or a saved model as it is.
 
-    `recipe` replaces parts of the fresh models' training recipe, such as {"epochs": 10}.
+    `recipe` replaces parts of the fresh models' training recipe, such as {"epochs": 10, "augment.crop": 4}.
     """
     settings = with_overrides(config or recorded_config(path), overrides, values or {})
     if is_model(path):
         if recipe:
             raise UserError(
-                f"{path} is a trained model; --epochs and --lr are for datasets, on which fresh models train."
+                f"{path} is a trained model; --epochs, --lr and --sweep are for datasets, on which fresh models train."
             )
         return _evaluate_model(path, Workshop(settings, out))
-    return _evaluate_dataset(path, Workshop(settings, out), recipe or {})
+    kind = read_info(path).kind
+    given = {f"fresh.{kind}": to_dict(fresh_recipe(settings, kind))}
+    given |= {f"fresh.{kind}.{name}": value for name, value in (recipe or {}).items()}
+    return _evaluate_dataset(path, kind, Workshop(with_overrides(settings, (), given), out))
+
+
+def sweep_path(
+    path: Path, sweep: Mapping[str, Sequence[Any]], config: Config | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """A row for every combination of the values, all of them told; `lr` without values is tried around the recipe's.
+
+    The test set does the telling, so a rate chosen from these rows is chosen on it.
+    """
+    if "lr" in sweep and not sweep["lr"]:
+        settings = with_overrides(
+            config or recorded_config(path), options.get("overrides", ()), options.get("values") or {}
+        )
+        lr = fresh_recipe(settings, read_info(path).kind).lr
+        sweep = {**sweep, "lr": [float(f"{lr * factor:.3g}") for factor in LR_FACTORS]}
+    rows = []
+    for combination in itertools.product(*sweep.values()):
+        chosen = dict(zip(sweep, combination, strict=True))
+        row = evaluate_path(path, config, **options | {"recipe": {**(options.get("recipe") or {}), **chosen}})
+        title = ", ".join([row["title"], *(f"{name} {value}" for name, value in chosen.items())])
+        rows.append(row | {"title": title, "sweep": chosen})
+    return rows
 
 
 def _evaluate_model(path: Path, shop: Workshop) -> dict[str, Any]:
@@ -96,10 +138,8 @@ def _evaluate_model(path: Path, shop: Workshop) -> dict[str, Any]:
     }
 
 
-def _evaluate_dataset(path: Path, shop: Workshop, changes: Mapping[str, Any]) -> dict[str, Any]:
-    data = shop.examples(path)
-    kind = read_info(path).kind
-    recipe = from_dict(Training, to_dict(shop.fresh_recipe(kind)) | dict(changes), "the training options")
+def _evaluate_dataset(path: Path, kind: str, shop: Workshop) -> dict[str, Any]:
+    data, recipe = shop.examples(path), shop.fresh_recipe(kind)
     runs = [run_of(trained) for trained in shop.fresh(data, recipe, shop.config.evaluation.seeds, kind)]
     return {
         "key": kind,
@@ -146,6 +186,8 @@ def verify_file(path: Path, data: str | None = None, source: Path | None = None)
 
 
 def _check_success(path: Path, info: Info, shop: Workshop, source: Path) -> list[Check]:
+    if not info.source_model:
+        raise UserError(f"{path} records no source model to compare with; leave out --source.")
     maker = shop.load_source(source)
     digest, recorded = weights_sha256(maker.model), info.source_model.get("weights_sha256")
     columns = read_columns(path, ["labels", "source_pred"])

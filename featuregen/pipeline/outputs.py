@@ -19,6 +19,7 @@ from featuregen.report import (
     results_markdown,
     write_report,
 )
+from featuregen.report.pictures import Captions
 from featuregen.store import read_columns, read_images, read_info
 from featuregen.synthesis import Plan, start_images
 from featuregen.whole import write_whole
@@ -31,15 +32,22 @@ def draw_preview(shop: Workshop, path: Path, picture: Path) -> Path:
     info = read_info(path)
     shop.check_base(info)
     plan = _recorded_plan(path)
-    rows = _one_per_class(plan.source_labels)
-    base = shop.base.train.tensor(shop.device, plan.index[rows]).cpu().numpy()
-    synthesis = info.recipe["synthesis"]
-    start = start_images(shop.base.train, plan, rows, synthesis["noise"], info.recipe["seed"]).numpy()
-    names = info.classes
+    known = np.flatnonzero(plan.index >= 0)
+    # Rows of an imported file need not know their base image, nor how their noise was drawn.
+    rows = known[_one_per_class(plan.source_labels[known])] if len(known) else _one_per_class(plan.labels)
+    base = start = np.empty((0, *info.image_shape), dtype=np.float32)
+    if len(known):
+        base = shop.base.train.tensor(shop.device, plan.index[rows]).cpu().numpy()
+    if "synthesis" in info.recipe:
+        noise, seed = info.recipe["synthesis"]["noise"], info.recipe["seed"]
+        start = start_images(shop.base.train, plan, rows, noise, seed).numpy()
+    elif (plan.start_index[rows] >= 0).all():
+        start = shop.base.train.tensor(shop.device, plan.start_index[rows]).cpu().numpy()
+    titles = [name if len(part) else f"{name} unknown" for name, part in (("base image", base), ("start image", start))]
+    names = [*info.classes, "?"]
     headers = [_caption(names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows]
-    return preview(
-        picture, base, start, _images(path, rows), {"columns": headers, "title": f"{path.name}: {info.kind}"}
-    )
+    captions: Captions = {"columns": headers, "rows": [*titles, "result"], "title": f"{path.name}: {info.kind}"}
+    return preview(picture, base, start, _images(path, rows), captions)
 
 
 def write_results(shop: Workshop, results: Results, folder: Path) -> Path:

@@ -48,7 +48,11 @@ def describe_model(trained: Trained) -> dict[str, Any]:
         "architecture": model.architecture,
         "width": model.width,
         "weights_sha256": weights_sha256(model),
-        **{name: record[name] for name in ("settings", "origin", "trained_on", "train_accuracy", "accuracy") if name in record},
+        **{
+            name: record[name]
+            for name in ("settings", "origin", "trained_on", "train_accuracy", "accuracy")
+            if name in record
+        },
     }
 
 

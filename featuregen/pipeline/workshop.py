@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 
 import torch
 
-from featuregen.config import Config, Synthesis, Training, canonical_json, closest, to_dict
+from featuregen.config import Config, Synthesis, Training, canonical_json, closest, fresh_recipe, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation import Scores, score
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import Classifier, build_model, load_model, save_model
 from featuregen.pipeline.arithmetic import settled
+from featuregen.pipeline.places import check_writable
 from featuregen.pipeline.records import (
     Examples,
     Trained,
@@ -27,17 +27,12 @@ from featuregen.pipeline.records import (
     is_trained_as,
 )
 from featuregen.runtime import Machine, keep_memory, note, resolve_device, software
-from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
+from featuregen.store import PAPER, FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
 from featuregen.training import learn_together, train_together
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000
-
-PAPER = (
-    "Ilyas, Santurkar, Tsipras, Engstrom, Tran, Madry: Adversarial Examples Are Not Bugs, They Are Features. "
-    "NeurIPS 2019, arXiv:1905.02175."
-)
 
 
 class Workshop:
@@ -125,17 +120,15 @@ class Workshop:
         """Clean and attacked accuracy on the untouched test set."""
         self.check_fits(model, "The model")
         test, settings = self.test_set, self.config.evaluation
-        return score(
-            model, test.images, test.labels, settings, self.config.seed, self.machine.convolution, self._attacked_rows
-        )
+        seed, convolution = self.config.seed, self.machine.convolution
+        attacked = self.attacked_rows if settings.rows else None
+        return score(model, test.images, test.labels, settings, seed, convolution, attacked)
 
     @cached_property
-    def _attacked_rows(self) -> torch.Tensor | None:
-        """The same sample for every model; None where all are attacked."""
-        rows = self.config.evaluation.rows
-        if not rows:
-            return None
-        return torch.from_numpy(balanced_rows(self.base.test.labels, rows, self.config.seed)).to(self.device)
+    def attacked_rows(self) -> torch.Tensor:
+        """The test images that are attacked, the same for every model."""
+        rows = balanced_rows(self.base.test.labels, self.config.evaluation.rows, self.config.seed)
+        return torch.from_numpy(rows).to(self.device)
 
     def refuse_another_model(self, path: Path, which: str) -> None:
         """Say early that the place is taken, before the source model is trained."""
@@ -172,7 +165,7 @@ class Workshop:
         shape, classes = self.base.image_shape, len(self.base.classes)
         models = [build_model(chosen, shape, classes, mean, std, seed) for seed in seeds]
         models = [model.to(self.device) for model in models]
-        _check_writable(paths[0].parent)
+        check_writable(paths[0].parent)
         note(f"training {title} {', '.join(str(seed) for seed in seeds)}")
         logs = train_together(models, data.images, data.labels, recipe, seeds=seeds, machine=self.machine, title=title)
         for model, log, own, path in zip(models, logs, settings, paths, strict=True):
@@ -214,8 +207,7 @@ class Workshop:
         return self.config.synthesis[kind]
 
     def fresh_recipe(self, kind: str) -> Training:
-        """How models are trained on a kind; a kind without a recipe of its own is trained like the standard source."""
-        return self.config.fresh.get(kind, self.config.sources.standard)
+        return fresh_recipe(self.config, kind)
 
     def plan(self, kind: str, rows: int) -> Plan:
         split, seed = self.base.train, self.config.seed
@@ -254,14 +246,7 @@ class Workshop:
                 "synthesis": to_dict(recipe),
                 **self.machine.arithmetic,
             },
-            base={
-                "name": base.name,
-                "split": "train",
-                "rows": len(base.train),
-                "sha256": base.train.sha256,
-                "test_sha256": base.test.sha256,
-                "licence": base.licence,
-            },
+            base=base.record,
             source_model=describe_model(maker) if maker else {},
             software=software(self.machine),
             config=to_dict(self.config),
@@ -289,13 +274,3 @@ class Workshop:
                 f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
                 f"{self.base.name} here (sha256 {own[:12]}); choose its base set with --data."
             )
-
-
-def _check_writable(folder: Path) -> None:
-    """Asked before hours of training, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another --out.") from None

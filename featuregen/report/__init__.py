@@ -5,6 +5,7 @@ from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
 from featuregen.report.plans import plan_sentence, plan_table
 from featuregen.report.tables import evaluation_table, results_markdown, results_table, summary
+from featuregen.report.transfer import transfer_scatter, transfer_table
 
 __all__ = [
     "KIND_NAMES",
@@ -19,5 +20,7 @@ __all__ = [
     "results_markdown",
     "results_table",
     "summary",
+    "transfer_scatter",
+    "transfer_table",
     "write_report",
 ]

@@ -23,6 +23,7 @@ from featuregen.report.tables import (
     paper_columns,
     percent,
     seeds_in_words,
+    training_columns,
 )
 
 
@@ -78,13 +79,19 @@ def accuracy(results: Results) -> str:
     columns = [
         Column(column.group.replace("eps", "ε"), column.name, column.cells) for column in accuracy_columns(models)
     ]
+    columns += training_columns(models)
     return (
         "<section><h2>Accuracy on the true test set</h2>"
         f"<p>In percent, clean and under attack. {spread}{text(seeds_in_words(models))}. "
-        f"{results['base']['test_rows']:,} test images.</p>"
+        f"{_tested(results)}.</p>"
         + table("accuracies", "trained on", columns + paper_columns(models), [model["title"] for model in models])
         + f'<p class="note">{text(PAPER_NOTE)}</p></section>'
     )
+
+
+def _tested(results: Results) -> str:
+    rows, all_rows = results["config"]["evaluation"].get("rows"), f"{results['base']['test_rows']:,}"
+    return f"{all_rows} test images, {rows:,} of them attacked" if rows else f"{all_rows} test images"
 
 
 def datasets(results: Results) -> str:

@@ -95,13 +95,17 @@ def seeds_in_words(models: Iterable[Model]) -> str:
 
 
 def accuracy_columns(models: Sequence[Model]) -> list[Column]:
-    fitted = [[run["train_accuracy"] for run in model["runs"] if run["train_accuracy"] is not None] for model in models]
-    columns = [_column("", "training", fitted)] if any(fitted) else []
-    columns.append(_column("", "clean", [accuracies(model) for model in models]))
+    columns = [_column("", "clean", [accuracies(model) for model in models])]
     for norm, name in NORMS.items():
         for eps in radii(models, norm):
             columns.append(_column(f"{name} eps", f"{eps:g}", [accuracies(model, norm, eps) for model in models]))
     return columns
+
+
+def training_columns(models: Sequence[Model]) -> list[Column]:
+    """How well each model fitted its own set in its last epoch, augmented and attacked as it was; none if unknown."""
+    fitted = [[run["train_accuracy"] for run in model["runs"] if run.get("train_accuracy")] for model in models]
+    return [_column("own set", "training", fitted)] if any(fitted) else []
 
 
 def paper_columns(models: Sequence[Model]) -> list[Column]:
@@ -125,19 +129,21 @@ def results_table(results: Results) -> str:
     """The table of an experiment, for a terminal: accuracies in %, the paper's beside them."""
     models = results["models"]
     head = f"{_plain(results['base']['name'])}: {_caption(models)}"
-    columns = accuracy_columns(models) + paper_columns(models)
-    return "\n".join([head, "", *_terminal(models, columns), "", PAPER_NOTE])
+    columns = accuracy_columns(models) + training_columns(models) + paper_columns(models)
+    return "\n".join([head, "", *terminal_table(models, columns), "", PAPER_NOTE])
 
 
 def evaluation_table(rows: Sequence[Model]) -> str:
     """The same table for any models: rows of {"title", "runs"}, without the paper."""
     caption = _caption(rows)
-    return "\n".join([caption[0].upper() + caption[1:], "", *_terminal(rows, accuracy_columns(rows))])
+    return "\n".join(
+        [caption[0].upper() + caption[1:], "", *terminal_table(rows, accuracy_columns(rows) + training_columns(rows))]
+    )
 
 
 def _caption(models: Sequence[Model]) -> str:
     several = any(len(model["runs"]) > 1 for model in models)
-    return f"accuracy in %, {'mean ± standard deviation over ' if several else ''}{seeds_in_words(models)}"
+    return f"test accuracy in %, {'mean ± standard deviation over ' if several else ''}{seeds_in_words(models)}"
 
 
 def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
@@ -150,16 +156,13 @@ def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
     return groups
 
 
-def _terminal(models: Sequence[Model], columns: Sequence[Column]) -> list[str]:
+def terminal_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
     titles = [_shortened(_plain(model["title"]), 36) for model in models]
-    left = max(len(text) for text in (*titles, "trained on"))
+    left = max(len(text) for text in (*titles, corner))
     lines: list[str] = []
     for block in _blocks(columns, TERMINAL_WIDTH - left):
         parts = [_group_lines(group) for group in block]
-        rows = [
-            title.ljust(left) + "".join(cells)
-            for title, *cells in zip(["", "trained on", *titles], *parts, strict=True)
-        ]
+        rows = [title.ljust(left) + "".join(cells) for title, *cells in zip(["", corner, *titles], *parts, strict=True)]
         head = [row for row in rows[:2] if row.strip()]
         lines += ["", *head, "─" * len(rows[0]), *rows[2:]]
     return [line.rstrip() for line in lines[1:]]
@@ -208,7 +211,7 @@ def _shortened(text: str, length: int) -> str:
 def results_markdown(results: Results) -> str:
     """The table of an experiment as Markdown, with (min–max) where there are several seeds."""
     models = results["models"]
-    columns = accuracy_columns(models) + paper_columns(models)
+    columns = accuracy_columns(models) + training_columns(models) + paper_columns(models)
     names = [_markdown_name(column) for column in columns]
     lines = [_markdown_row(["trained on", *names]), _markdown_row(["---", *["---:"] * len(columns)])]
     for i, model in enumerate(models):

@@ -2,13 +2,14 @@
 
 from featuregen.store.checks import Check, check_against_base, check_file
 from featuregen.store.dataset import FeatureDataset
-from featuregen.store.format import COLUMNS, FORMAT_VERSION, Damaged, Header
+from featuregen.store.format import COLUMNS, FORMAT_VERSION, PAPER, Damaged, Header
 from featuregen.store.reader import Info, read_columns, read_images, read_info
 from featuregen.store.writer import Writer, refuse_another
 
 __all__ = [
     "COLUMNS",
     "FORMAT_VERSION",
+    "PAPER",
     "Check",
     "Damaged",
     "FeatureDataset",

@@ -137,6 +137,11 @@ def _unknown(column: Array) -> bool:
     return bool(np.isnan(column).all() if column.dtype.kind == "f" else (column == -1).all())
 
 
+def _recorded(info: Info, index: Array) -> Array:
+    """The rows that must have a base row: all, unless the file was imported and a row could not be matched."""
+    return (index >= 0) | ("imported" not in info.recipe)
+
+
 def _labels(info: Info, columns: Mapping[str, Array]) -> list[Check]:
     labels, true = columns["labels"], columns["source_labels"]
     classes = len(info.classes)
@@ -145,7 +150,8 @@ def _labels(info: Info, columns: Mapping[str, Array]) -> list[Check]:
             return [Check("labels", True, "source labels are not recorded, so the rule cannot be tried")]
         shift = 1 if info.kind == "det" else 0
         rule = f"(source label + 1) mod {classes}" if shift else "the source label"
-        return [_outcome("labels", labels != (true + shift) % classes, f"each is {rule}", f"are not {rule}")]
+        wrong = _recorded(info, columns["index"]) & (labels != (true + shift) % classes)
+        return [_outcome("labels", wrong, f"each is {rule}", f"are not {rule}")]
     seed = _seed(info)
     if info.kind != "rand" or seed is None or (columns["index"] < 0).any():
         return [Check("labels", True, f"within the {classes} classes; no further rule to try")]
@@ -158,16 +164,18 @@ def _rows(info: Info, columns: Mapping[str, Array]) -> list[Check]:
     if _unknown(index):
         return [Check("index", True, "not recorded")]
     base_rows = _count(info.base.get("rows"))
-    outside = (index < 0) | (index >= (base_rows if base_rows is not None else np.iinfo(np.int64).max))
-    repeated = np.ones(len(index), dtype=bool)
+    recorded = _recorded(info, index)
+    outside = recorded & ((index < 0) | (index >= (base_rows if base_rows is not None else np.iinfo(np.int64).max)))
+    repeated = recorded.copy()
     repeated[np.unique(index, return_index=True)[1]] = False
-    checks = [_outcome("index", outside | repeated, "unique base rows", "are repeated or outside the base set")]
+    good = "unique base rows" + ("" if recorded.all() else f", recorded for {int(recorded.sum())} of {len(index)}")
+    checks = [_outcome("index", outside | repeated, good, "are repeated or outside the base set")]
     seed = _seed(info)
     if info.kind in TARGET_KINDS:
         checks.append(_outcome("start_index", start != index, "the base image itself", "start elsewhere"))
     elif info.kind.endswith("-noise"):
         checks.append(_outcome("start_index", start != -1, "noise", "do not start from noise"))
-    elif info.kind in START_KINDS and seed is not None and base_rows and not outside.any():
+    elif info.kind in START_KINDS and seed is not None and base_rows and recorded.all() and not outside.any():
         wanted = RowRandom(seed, "start").integers(index, base_rows)
         checks.append(_outcome("start_index", start != wanted, "as drawn by the seed", "are not what the seed draws"))
     else:
@@ -238,7 +246,7 @@ def check_against_base(path: Path, images: NDArray[np.uint8], labels: NDArray[np
 
 def _against_base(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[Check]:
     columns = read_columns(path, NUMBERS)
-    index, recorded = columns["index"], columns["norm"]
+    index, norm = columns["index"], columns["norm"]
     with open_file(path) as root:
         info = info_of(root, path)
         height, width, channels = images.shape[1:]
@@ -249,14 +257,15 @@ def _against_base(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int6
             )
         if _unknown(index):
             return [Check("base rows", True, "the file does not record its base rows")]
-        outside = (index < 0) | (index >= len(images))
+        recorded = _recorded(info, index)
+        outside = recorded & ((index < 0) | (index >= len(images)))
         if outside.any():
             return [_outcome("base rows", outside, "", f"lie outside the base set of {len(images)}")]
         l2, linf = _distances(root, info, images, index)
-    wrong = (columns["source_labels"] != labels[index]) & (columns["source_labels"] != -1)
+    wrong = recorded & (columns["source_labels"] != labels[index]) & (columns["source_labels"] != -1)
     checks = [_outcome("source_labels", wrong, "the labels of the base images", "have another label in the base set")]
-    if not _unknown(recorded):
-        off = ~(np.abs(recorded - l2) <= 1e-4 * np.maximum(l2, 1e-2))
+    if not _unknown(norm):
+        off = recorded & ~(np.abs(norm - l2) <= 1e-4 * np.maximum(l2, 1e-2))
         checks.append(_outcome("distance", off, "as the pixels give it", "have another distance than recorded"))
     ball = _ball(info)
     if ball:
@@ -266,7 +275,7 @@ def _against_base(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int6
             f"stored pixels are within {ball[1]:g} in {ball[0]}",
             f"leave the {ball[0]} ball of {ball[1]:g}",
         )
-        checks.append(_outcome("ball", ~(distance <= slack), inside, outside_text))
+        checks.append(_outcome("ball", recorded & ~(distance <= slack), inside, outside_text))
     return checks
 
 

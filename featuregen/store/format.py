@@ -43,6 +43,11 @@ CONTENT_ATTRIBUTES = (
 RECORD_ATTRIBUTES = ("software", "config", "created", "content_sha256")
 ATTRIBUTES = (*CONTENT_ATTRIBUTES, *RECORD_ATTRIBUTES, "record_sha256")
 
+PAPER = (
+    "Ilyas, Santurkar, Tsipras, Engstrom, Tran, Madry: Adversarial Examples Are Not Bugs, They Are Features. "
+    "NeurIPS 2019, arXiv:1905.02175."
+)
+
 SOURCE = "source model's weights"
 CHUNK_BYTES = 256 * 1024
 BLOCK_BYTES = 16 * 1024 * 1024

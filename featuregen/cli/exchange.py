@@ -1,0 +1,127 @@
+"""Commands that bring in what others made, and hand out what was made here in the formats of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featuregen.cli.options import (
+    OUT,
+    ConfigOption,
+    DtypeName,
+    ForceOption,
+    KindName,
+    OutOption,
+    SetOption,
+    check_ending,
+    settings_of,
+)
+from featuregen.cli.reading import describe
+from featuregen.errors import UserError
+
+
+class FormatName(StrEnum):
+    madry = "madry"
+    npz = "npz"
+    imagefolder = "imagefolder"
+    parquet = "parquet"
+    robustness = "robustness"
+
+
+def import_released(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds CIFAR_ims and CIFAR_lab.")],
+    kind: Annotated[KindName, typer.Option(help="Which set it is; the files do not say.")],
+    config: ConfigOption = None,
+    data: Annotated[
+        str, typer.Option(help="The images it was made from: cifar10, another known set, or a Keras-style .npz.")
+    ] = "cifar10",
+    out: OutOption = None,
+    dtype: Annotated[DtypeName, typer.Option(help="How pixels are stored; float32 keeps every bit.")] = (
+        DtypeName.float32
+    ),
+    within: Annotated[
+        float, typer.Option(help="rand and det: how far in L2 an image may lie from the one it was made from.")
+    ] = 0.57,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Take over tensors in the layout that the paper's authors released, as a dataset of featuregen's.
+
+    featuregen import d_robust_CIFAR --kind robust
+
+    featuregen import ddet_CIFAR --kind det --dtype uint8 --out det.h5
+    """
+    check_ending(out, ".h5", "a dataset")
+    from featuregen.images import load_images
+    from featuregen.interop import released
+
+    # Before the base set, which may have to be downloaded.
+    released.check_folder(folder)
+    settings = settings_of(config or released.fitting_config(data), data, set_, {})
+    base = load_images(settings.data)
+    path = out or OUT / f"{base.name}-{kind.value}-imported.h5"
+    found = released.import_released(
+        folder, kind.value, base, path, dtype=dtype.value, within=within, config=settings, force=force
+    )
+    print(describe(found))
+    print(path)
+
+
+def export_file(
+    file: Annotated[Path, typer.Argument(help="A dataset (.h5), or a saved model for robustness.")],
+    format_: Annotated[
+        FormatName,
+        typer.Option(
+            "--format",
+            help="For a dataset madry (the authors' tensors), npz, imagefolder, parquet; for a model robustness.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The file or folder to write. Default: beside FILE.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Write a dataset, or a model, in the format of another tool.
+
+    featuregen export datasets_out/digits-robust.h5 --format madry
+
+    featuregen export det.h5 --format imagefolder --out det-pictures
+
+    featuregen export det.h5 --format parquet
+
+    featuregen export robust.safetensors --format robustness --out robust.pt
+    """
+    print(_EXPORTERS[format_](file, format_.value, out, force))
+
+
+def _export_dataset(file: Path, name: str, out: Path | None, force: bool) -> Path:
+    from featuregen.interop.exports import FORMATS, export_dataset
+
+    if FORMATS[name].ending:
+        check_ending(out, FORMATS[name].ending, f"an export to {name}")
+    return export_dataset(file, name, out, force)
+
+
+def _export_model(file: Path, name: str, out: Path | None, force: bool) -> Path:
+    from featuregen.interop import is_checkpoint, save_checkpoint
+    from featuregen.models import load_model
+
+    target = out or file.with_suffix(".pt")
+    if not is_checkpoint(target) and not target.exists():
+        raise UserError(f"--out {target} should end in .pt, as a checkpoint of robustness does.")
+    if target.exists() and not force:
+        raise UserError(f"{target} is there already; choose another --out, or replace it with --force.")
+    model, record = load_model(file)
+    save_checkpoint(model, target, record)
+    return target
+
+
+_EXPORTERS: dict[FormatName, Callable[[Path, str, Path | None, bool], Path]] = {
+    FormatName.madry: _export_dataset,
+    FormatName.npz: _export_dataset,
+    FormatName.imagefolder: _export_dataset,
+    FormatName.parquet: _export_dataset,
+    FormatName.robustness: _export_model,
+}

@@ -1,0 +1,295 @@
+"""The paper's authors' own layout, both ways: a folder of two `torch.save` files, CIFAR_ims and CIFAR_lab.
+
+Each is a list of batches, or one tensor: images (N, C, H, W), float in [0, 1] or uint8, and integer labels (N,).
+They say nothing of where a row comes from, so that is found again by looking at the base set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featuregen.config import Config, closest, config_names, load_config, to_dict
+from featuregen.errors import UserError
+from featuregen.images import Base
+from featuregen.interop.torch_files import read_torch_file
+from featuregen.runtime import Machine, note, progress, software
+from featuregen.store import PAPER, Header, Info, Writer, read_columns, read_images, read_info
+from featuregen.store.format import row_blocks
+from featuregen.synthesis import RULES, as_pixels, store_as
+
+IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
+# The authors' radius of the ball, 0.5, and what rounding to uint8 adds to it on CIFAR-10.
+WITHIN = 0.57
+# CIFAR-10 in 50 batches of 12 MB, so that reading them one by one takes little more memory than the result.
+BATCH = 1000
+# Rows and base rows whose distances are computed at once.
+_BLOCK, _BASE_BLOCK, _BASE_BYTES = 512, 10_000, 1 << 27
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
+
+
+def import_released(
+    folder: Path,
+    kind: str,
+    base: Base,
+    out: Path,
+    *,
+    dtype: str = "float32",
+    within: float = WITHIN,
+    config: Config | None = None,
+    force: bool = False,
+) -> Info:
+    """Write the folder's images as a file of this kind, with the base row of each where it can be found.
+
+    A base image is found at an L2 distance of at most `within`. `config` is what the file records for those who
+    evaluate it; by default the shipped one of the base set.
+    """
+    folder, out = Path(folder), Path(out)
+    if kind not in RULES:
+        raise UserError(f"'{kind}' is no kind of dataset; {closest(kind, RULES)}")
+    if not (math.isfinite(within) and within > 0):
+        raise UserError(f"within is {within:g}; give the largest L2 distance from a base image, such as {WITHIN:g}.")
+    check_folder(folder)
+    images, labels = _read_images(folder / IMAGES, base), _read_labels(folder / LABELS, base)
+    if len(images) != len(labels):
+        raise UserError(
+            f"{folder}: {IMAGES} has {len(images)} images and {LABELS} {len(labels)} labels; get both files again."
+        )
+    source = _Source(images, labels, base, dtype)
+    config = config or load_config(fitting_config(base.name) or "digits", values={"data.name": base.name})
+    with Writer.open(out, _header(folder, kind, source, within, config), force) as writer:
+        if not writer.complete:
+            index = _base_rows(kind, source, within)
+            for rows in source.blocks():
+                if rows.stop > writer.rows_done:
+                    first = slice(max(rows.start, writer.rows_done), rows.stop)
+                    writer.append(_columns(kind, source, index, first))
+            writer.finish()
+    return read_info(out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The rows given, and as the file will hold them."""
+
+    images: Tensor
+    labels: NDArray[np.int64]
+    base: Base
+    dtype: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def blocks(self) -> list[slice]:
+        return list(row_blocks(len(self), 8 * self.images[0].numel()))
+
+    def stored(self, rows: slice) -> NDArray[Any]:
+        return np.asarray(store_as(as_pixels(self.images[rows]), self.dtype, None).numpy())
+
+    def distances(self, rows: slice, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """L2 in double precision, as checks compute it, from stored rows to base rows."""
+        stored, there = self.stored(rows), self.base.train.images[index].transpose(0, 3, 1, 2) / 255
+        pixels = stored / 255 if stored.dtype == np.uint8 else stored.astype(np.float64)
+        return np.asarray(np.linalg.norm((pixels - there).reshape(len(index), -1), axis=1))
+
+
+def check_folder(folder: Path) -> None:
+    """Both files are there; what is in them is another question."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the one that holds {IMAGES} and {LABELS}.")
+    missing = [name for name in (IMAGES, LABELS) if not (folder / name).is_file()]
+    if len(missing) == 1:
+        raise UserError(f"{folder} has no {missing[0]} beside the other file; get the rest of the download.")
+    if missing:
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{IMAGES}"))
+        hint = f"; choose one of the folders in it: {', '.join(inside)}" if inside else "; name the folder with both"
+        raise UserError(f"{folder} holds neither {IMAGES} nor {LABELS}{hint}.")
+
+
+def _tensors(path: Path) -> list[Tensor]:
+    """The batches of a file, no larger together than the file itself."""
+    content = read_torch_file(path)
+    batches = list(content) if isinstance(content, (list, tuple)) else [content]
+    odd = next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None)
+    if odd or not any(batch.numel() for batch in batches):
+        raise UserError(f"{path} holds {odd or 'nothing'}; it must be a tensor of images or labels, or a list of them.")
+    if len(found := {str(batch.dtype) for batch in batches}) > 1:
+        raise UserError(f"{path} has batches of different types: {', '.join(sorted(found))}.")
+    # A view may repeat one number for ever.
+    if sum(batch.numel() * batch.element_size() for batch in batches) > path.stat().st_size:
+        raise UserError(f"{path} declares more values than it holds; get it again.")
+    return batches
+
+
+def _read_images(path: Path, base: Base) -> Tensor:
+    batches = _tensors(path)
+    if batches[0].dtype not in _DTYPES:
+        raise UserError(f"{path} holds {batches[0].dtype}; images are {', '.join(str(dtype) for dtype in _DTYPES)}.")
+    for number, batch in enumerate(batches):
+        shape, first = tuple(batch.shape), tuple(batches[0].shape)
+        if len(shape) != 4 or shape[1:] != first[1:]:
+            raise UserError(f"{path}: batch {number} has shape {shape} and batch 0 {first}; give (N, C, H, W) in all.")
+        if shape[1:] != base.image_shape:
+            raise UserError(
+                f"{path} holds images of shape {shape[1:]}, but those of {base.name} are {base.image_shape}; "
+                "choose the image set they were made from with --data."
+            )
+        # A comparison with NaN is false, so this catches NaN too.
+        if batch.dtype != torch.uint8 and not bool(((batch >= 0) & (batch <= 1)).all()):
+            span = f"{batch.min().item():g} to {batch.max().item():g}"
+            raise UserError(f"{path}: batch {number} has pixels from {span}; floats must lie in [0, 1].")
+    return torch.cat(batches)
+
+
+def _read_labels(path: Path, base: Base) -> NDArray[np.int64]:
+    batches = _tensors(path)
+    dtype = batches[0].dtype
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise UserError(f"{path} holds {dtype}; labels are whole numbers, such as int64.")
+    shape = next((tuple(batch.shape) for batch in batches if batch.ndim != 1), None)
+    if shape is not None:
+        raise UserError(f"{path} has a batch of shape {shape}; labels are (N,), one per image.")
+    labels: NDArray[np.int64] = torch.cat(batches).to(torch.int64).numpy()
+    wrong = labels[(labels < 0) | (labels >= len(base.classes))]
+    if len(wrong):
+        raise UserError(
+            f"{path} holds the label {wrong[0]}, and {base.name} has the classes 0 to {len(base.classes) - 1}; "
+            "choose the image set they were made from with --data."
+        )
+    return labels
+
+
+def fitting_config(data: str) -> str | None:
+    """The shipped config for these images; where there are several, the paper's, as the tensors are."""
+    return next((name for name in (data, f"{data}-paper") if name in config_names()), None)
+
+
+def _header(folder: Path, kind: str, source: _Source, within: float, config: Config) -> Header:
+    base = source.base
+    digests = {name: _sha256(folder / name) for name in (IMAGES, LABELS)}
+    radius = {"within": within} if RULES[kind].start == "self" else {}
+    return Header(
+        kind=kind,
+        rows=len(source),
+        image_shape=base.image_shape,
+        dtype=source.dtype,
+        classes=base.classes,
+        recipe={"imported": {"layout": f"{IMAGES}/{LABELS}", "sha256": digests, **radius}},
+        base=base.record,
+        source_model={},
+        software=software(Machine()),
+        config=to_dict(config),
+        citation=f"{base.citation} {PAPER}".strip(),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _columns(kind: str, source: _Source, index: NDArray[np.int64], rows: slice) -> dict[str, NDArray[Any]]:
+    """What is not known is -1, or NaN."""
+    own = index[rows]
+    known = own >= 0
+    norm = np.where(known, source.distances(rows, np.maximum(own, 0)), np.nan)
+    return {
+        "images": source.stored(rows),
+        "labels": source.labels[rows],
+        "source_labels": np.where(known, source.base.train.labels[own], -1),
+        "index": own,
+        "start_index": own if RULES[kind].start == "self" else np.full_like(own, -1),
+        "norm": norm.astype(np.float32),
+        "objective": np.full(len(own), np.nan, dtype=np.float32),
+        "source_pred": np.full_like(own, -1),
+    }
+
+
+# Finding the base images ---------------------------------------------------------------------------
+
+
+def _base_rows(kind: str, source: _Source, within: float) -> NDArray[np.int64]:
+    """The base row of each row, -1 where it stays unknown: in order if everything fits, else by distance."""
+    rule, base, rows = RULES[kind], source.base, len(source)
+    in_order = np.arange(rows)
+    # Labels in order prove nothing where the base set is sorted by them.
+    mixed = rule.start == "self" or (np.diff(base.train.labels) != 0).mean() > 0.5
+    if mixed and rows == len(base.train) and _labelled(rule.label, source, in_order).all():
+        parts = (source.distances(part, in_order[part]) for part in source.blocks())
+        if rule.start != "self" or all((part <= within).all() for part in parts):
+            note(f"{rows} of {rows} rows are matched to {base.name}, in order")
+            return in_order
+    if rule.start != "self":
+        note(f"none of {rows} rows is matched to {base.name}: their labels are not those of its rows in order")
+        return np.full(rows, -1)
+    nearest = _nearest(source)
+    distances = np.concatenate([source.distances(part, nearest[part]) for part in source.blocks()])
+    index = np.where((distances <= within) & _labelled(rule.label, source, nearest), nearest, -1)
+    first = np.unique(index, return_index=True)[1]
+    index[np.setdiff1d(in_order, first)] = -1
+    note(f"{int((index >= 0).sum())} of {rows} rows are matched to {base.name}, by an L2 distance up to {within:g}")
+    return index
+
+
+def _labelled(rule: str, source: _Source, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows carry the label that a kind gives to these base rows."""
+    if rule == "random":
+        return np.ones(len(index), dtype=bool)
+    shift = 1 if rule == "next" else 0
+    return np.asarray(source.labels == (source.base.train.labels[index] + shift) % len(source.base.classes))
+
+
+def _nearest(source: _Source) -> NDArray[np.int64]:
+    """The nearest base image of each row, in blocks of bounded memory."""
+    base, rows = source.base, len(source)
+    step = max(1, min(_BASE_BLOCK, _BASE_BYTES // (4 * source.images[0].numel())))
+    best, index = torch.full((rows,), math.inf), torch.zeros(rows, dtype=torch.int64)
+    for first in progress(range(0, len(base.train), step), "finding base images", -(-len(base.train) // step)):
+        there = base.train.tensor(torch.device("cpu"), slice(first, first + step)).flatten(1)
+        squares = there.square().sum(1)
+        for start in range(0, rows, _BLOCK):
+            own = slice(start, min(rows, start + _BLOCK))
+            pixels = as_pixels(torch.from_numpy(source.stored(own))).flatten(1)
+            # Short of the square of the row itself, which is the same for every base image.
+            least, where = torch.addmm(squares, pixels, there.T, alpha=-2).min(1)
+            closer = least < best[own]
+            best[own] = torch.where(closer, least, best[own])
+            index[own] = torch.where(closer, where + first, index[own])
+    return index.numpy()
+
+
+# Writing -------------------------------------------------------------------------------------------
+
+
+def write_released(path: Path, info: Info, folder: Path) -> None:
+    """A dataset file in the authors' layout, as float32; an import gives the same pixels and labels."""
+    labels = torch.from_numpy(read_columns(path, ["labels"])["labels"])
+    _save(folder / LABELS, [labels[at : at + BATCH].clone() for at in range(0, info.rows, BATCH)])
+    # torch.save wants everything at once, so the pixels wait on disk and are mapped from there.
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        for rows in row_blocks(info.rows, 4 * math.prod(info.image_shape)):
+            scratch.write(read_images(path, rows.start, rows.stop).tobytes())
+        scratch.flush()
+        pixels = np.memmap(scratch, dtype=np.float32, mode="c", shape=(info.rows, *info.image_shape))
+        _save(folder / IMAGES, [torch.from_numpy(pixels[at : at + BATCH]) for at in range(0, info.rows, BATCH)])
+
+
+def _save(path: Path, batches: list[Tensor]) -> None:
+    # To an open file, since torch writes the name of a path into it.
+    with path.open("wb") as file:
+        try:
+            torch.save(batches, file)
+        except RuntimeError as error:
+            # All that torch says of a full disk is that a position is unexpected.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise

@@ -1,0 +1,223 @@
+"""What an experiment will cost before it starts: its work counted, and a second of each kind of work measured here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featuregen.config import Config, Synthesis, Training, fresh_recipe, to_dict
+from featuregen.engine import bytes_per_image, seconds_for
+from featuregen.evaluation import predict
+from featuregen.images import Size
+from featuregen.models import count_parameters, frozen
+from featuregen.optimize import fixed, move_pixels
+from featuregen.pipeline.arithmetic import settled, untrained
+from featuregen.runtime import Machine, free_memory, keep_memory
+from featuregen.synthesis import RULES, class_loss
+from featuregen.training import learn_together, train_together
+
+# Images in the first try of a measurement, and the seconds after which it is not repeated with more.
+_FIRST, _LONG = 8, 0.5
+# Python with torch loaded, and what the C library keeps of freed memory.
+_PROCESS_BYTES = 700 * 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images times: gradient steps of pixels, passes of training, passes of looking."""
+
+    moved: float = 0
+    learnt: float = 0
+    looked: float = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.moved + other.moved, self.learnt + other.learnt, self.looked + other.looked)
+
+    def times(self, count: int) -> Work:
+        return Work(count * self.moved, count * self.learnt, count * self.looked)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images per second of each kind of work."""
+
+    moved: float
+    learnt: float
+    looked: float
+
+    def seconds(self, work: Work) -> float:
+        return work.moved / self.moved + work.learnt / self.learnt + work.looked / self.looked
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`stages` by title; `seconds` are those of a whole run from nothing, on this machine."""
+
+    config: Config
+    size: Size
+    machine: Machine
+    rates: Rates
+    stages: dict[str, Work]
+    memory: int
+    free: int
+    disk: int
+
+    @property
+    def processes(self) -> int:
+        return min(self.config.runtime.jobs, os.cpu_count() or 1) if self.machine.device.type == "cpu" else 1
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.rates.seconds(work) for work in self.stages.values()) / self.processes
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": "featuregen-plan",
+            "version": 1,
+            "config": self.config.name,
+            "base": asdict(self.size),
+            "model": to_dict(self.config.model),
+            "device": str(self.machine.device),
+            "arithmetic": self.machine.arithmetic,
+            "processes": self.processes,
+            "rates": asdict(self.rates),
+            "stages": [
+                {"stage": title, **asdict(work), "seconds": self.rates.seconds(work)}
+                for title, work in self.stages.items()
+            ],
+            "seconds": self.seconds,
+            "memory": self.memory,
+            "memory_free": self.free,
+            "disk": self.disk,
+        }
+
+
+def plan_of(config: Config, size: Size, out: Path) -> Plan:
+    """Measures for a few seconds; writes nothing and downloads nothing."""
+    keep_memory()
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    machine = settled(config, size.image_shape, size.classes, out / "models", keep=False)
+    stages = stages_of(config, size)
+    memory, disk = _bytes(config, size, machine)
+    return Plan(config, size, machine, _rates(config, size, machine), stages, memory, free_memory(machine.device), disk)
+
+
+# Counting ------------------------------------------------------------------------------------------
+
+
+def stages_of(config: Config, size: Size) -> dict[str, Work]:
+    """What `reproduce` does; the work of attacks on models is its upper bound, since fallen images are left alone."""
+    kinds = [kind for kind in RULES if kind in config.synthesis]
+    mislabelled = [kind for kind in kinds if RULES[kind].pull == "class"]
+    seeds, sources = config.evaluation.seeds, config.sources.seeds or config.evaluation.seeds
+    # An independent standard model judges the mislabelled sets.
+    standard = max(2, sources) if mislabelled else sources
+    tested = _tested(config, size)
+    stages = {
+        f"standard model × {standard}": (_learning(config.sources.standard, size.train_rows) + tested).times(standard),
+        f"robust model × {sources}": (_learning(config.sources.robust, size.train_rows) + tested).times(sources),
+    }
+    if "robust" in kinds and (rows := _rows(config.synthesis["robust"], size)) < size.train_rows:
+        recipe = fresh_recipe(config, "robust")
+        stages[f"fresh models on the same rows of {size.name} × {seeds}"] = (_learning(recipe, rows) + tested).times(
+            seeds
+        )
+    for kind in kinds:
+        rows = _rows(config.synthesis[kind], size)
+        stages[f"making {kind}"] = Work(moved=rows * config.synthesis[kind].steps, looked=2 * rows)
+        recipe = fresh_recipe(config, kind)
+        stages[f"fresh models on {kind} × {seeds}"] = (_learning(recipe, rows) + tested).times(seeds)
+    for kind in mislabelled:
+        made = config.synthesis[kind]
+        others = len({*config.honesty.eps} - {made.eps})
+        sample = min(config.honesty.rows, size.train_rows) or size.train_rows
+        moved = Work(moved=sample * made.steps * others, looked=3 * (sample * others + _rows(made, size)))
+        stages[f"judging {kind}"] = moved
+    return stages
+
+
+def _rows(recipe: Synthesis, size: Size) -> int:
+    return recipe.rows or size.train_rows
+
+
+def _learning(recipe: Training, rows: int) -> Work:
+    learnt = recipe.epochs * rows
+    attack = recipe.attack
+    return Work(moved=learnt * attack.steps * attack.restarts if attack else 0, learnt=learnt)
+
+
+def _tested(config: Config, size: Size) -> Work:
+    evaluation = config.evaluation
+    attacks = len(evaluation.l2) + len(evaluation.linf)
+    attacked = evaluation.rows or size.test_rows
+    return Work(moved=attacked * attacks * evaluation.steps * evaluation.restarts, looked=size.test_rows)
+
+
+# Measuring -----------------------------------------------------------------------------------------
+
+
+def _rates(config: Config, size: Size, machine: Machine) -> Rates:
+    """With the code that does the work, on as many images at once as the recipes take."""
+    recipe = config.sources.standard
+    seeds = config.evaluation.seeds if learn_together(config.model.architecture, recipe) else 1
+    models = [untrained(config, size.image_shape, size.classes).to(machine.device) for _ in range(seeds)]
+    lean = frozen(models[0], machine)
+
+    def move(x: Tensor, y: Tensor) -> None:
+        with fixed(lean):
+            move_pixels(x, class_loss(lean, y), sizes=[0.1])
+
+    def learn(x: Tensor, y: Tensor) -> None:
+        once = Training(epochs=1, batch_size=max(2, len(x)), lr=1e-3, augment=recipe.augment)
+        train_together(models, x, y, once, seeds=range(seeds), machine=machine)
+
+    def look(x: Tensor, y: Tensor) -> None:
+        predict(models[0], x)
+
+    moving = max((each.batch_size for each in config.synthesis.values()), default=_FIRST)
+    return Rates(
+        moved=_rate(move, moving, size, machine),
+        learnt=seeds * _rate(learn, recipe.batch_size, size, machine),
+        looked=_rate(look, config.evaluation.batch_size, size, machine),
+    )
+
+
+def _rate(work: Callable[[Tensor, Tensor], None], batch: int, size: Size, machine: Machine) -> float:
+    """Images per second: a few are tried first, and only what is quick is tried with more."""
+    images, seconds = min(_FIRST, batch), 0.0
+    while True:
+        x = torch.full((images, *size.image_shape), 0.5, device=machine.device)
+        y = torch.arange(images, device=machine.device) % size.classes
+        # The second time counts, since the first one also loads and plans.
+        seconds = [seconds_for(partial(work, x, y), machine.device) for _ in range(2)][1]
+        if images == batch or seconds > _LONG:
+            return images / seconds
+        images = min(batch, 4 * images)
+
+
+def _bytes(config: Config, size: Size, machine: Machine) -> tuple[int, int]:
+    """Peak memory of one process, and what the outputs take on disk."""
+    channels, height, width = size.image_shape
+    image = channels * height * width
+    model = untrained(config, size.image_shape, size.classes)
+    lean = frozen(model.to(machine.device), machine)
+    rows = [_rows(recipe, size) for recipe in config.synthesis.values()]
+    # uint8 as read and float32 as used, then the largest dataset twice: as read, and as trained on.
+    images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * max(rows, default=0)
+    recipes = [config.sources.standard, config.sources.robust, *config.fresh.values()]
+    learning = max(recipe.batch_size for recipe in recipes) * bytes_per_image(model.train())
+    moving = max([recipe.batch_size for recipe in config.synthesis.values()] or [1]) * bytes_per_image(lean)
+    # The forward pass keeps this much, and gradients on their way as much again.
+    working = 2 * max(learning, moving) + 24 * count_parameters(model)
+    item = {"uint8": 1, "float16": 2, "float32": 4}
+    stored = [item[recipe.dtype] * image * _rows(recipe, size) for recipe in config.synthesis.values()]
+    models = 4 * count_parameters(model) * (2 + config.evaluation.seeds * (len(rows) + 1))
+    return _PROCESS_BYTES + images + working, sum(stored) + models

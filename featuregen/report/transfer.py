@@ -1,0 +1,62 @@
+"""Transfer of adversarial examples beside learning from D_det: a table and a scatter plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featuregen.report import canvas
+from featuregen.report.tables import (
+    Cell,
+    Column,
+    Results,
+    accuracies,
+    accuracy_columns,
+    percent,
+    summary,
+    terminal_table,
+    training_columns,
+)
+
+
+def transfer_table(results: Results) -> str:
+    rows, source = results["rows"], results["source"]
+    columns = [
+        Column("standard model", "clean", tuple(Cell(percent(row["clean"])) for row in rows)),
+        Column("standard model", "falls too", tuple(Cell(percent(row["transfer"])) for row in rows)),
+        *(
+            Column("trained on D_det", column.name, column.cells)
+            for column in (accuracy_columns(rows)[0], *training_columns(rows))
+        ),
+    ]
+    known = results["correlation"]
+    return "\n".join([
+        f"{_attack(results)}: {percent(source['fooled'])} % of the images it gets right fall ({source['images']})",
+        "in %: of those that the other model gets right, how many fall with them; and what it learns from D_det alone",
+        "",
+        *terminal_table(rows, columns, "architecture"),
+        "",
+        f"correlation over {len(rows)} architectures: {'–' if known is None else f'{known:.2f}'}",
+    ])  # fmt: skip
+
+
+def transfer_scatter(results: Results, path: str | Path) -> Path:
+    """As the paper's figure 3: one point per architecture."""
+    with canvas.drawing(path, 640, 460) as figure:
+        axes = figure.add_subplot()
+        for row in results["rows"]:
+            mean, _, low, high = summary(100 * value for value in accuracies(row))
+            rate = 100 * row["transfer"]
+            axes.plot([mean], [rate], "o", color=canvas.BLUE, markersize=6, zorder=3)
+            axes.plot([low, high], [rate, rate], color=canvas.BLUE, linewidth=1.2)
+            axes.annotate(row["title"], (mean, rate), (7, 5), textcoords="offset points", fontsize=8.5)
+        axes.margins(x=0.25, y=0.15)
+        axes.set_xlabel("test accuracy when trained on the source's D_det, %; line: smallest to largest")
+        axes.set_ylabel("transfer rate of the source's adversarial examples, %")
+        words = f"{results['base']['name']}: {_attack(results)}"
+        figure.suptitle(words, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return Path(path)
+
+
+def _attack(results: Results) -> str:
+    attack, model = results["attack"], results["source"]["model"]
+    return f"{attack['norm'].capitalize()} eps {attack['eps']:g}, {attack['steps']} steps on {model['architecture']}"
