@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,18 @@ def test_rows_in_order(tmp_path: Path, kind: str, dtype: str, form: str, capsys:
     pixels = given.float() / 255 if form == "uint8" else images
     wanted = (pixels * 255).round().to(torch.uint8) if dtype == "uint8" else pixels.to(getattr(torch, dtype))
     assert np.array_equal(columns["images"], wanted.numpy())
+
+
+def test_labels_in_order_prove_nothing_where_they_are_sorted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = base().train
+    order = np.argsort(train.labels, kind="stable")
+    in_classes = dataclasses.replace(base(), train=Split(train.images[order], train.labels[order]))
+    labels = torch.from_numpy(in_classes.train.labels)
+    folder = release(tmp_path / "a", torch.rand(ROWS, *SHAPE), labels)
+    columns = imported(folder, "robust", in_classes)
+    assert "none of 30 rows is matched" in capsys.readouterr().err and (columns["index"] == -1).all()
 
 
 @pytest.mark.parametrize("kind", ["rand", "det"])
