@@ -1,10 +1,11 @@
 """Tables for people, PNG pictures and one self-contained HTML page, from the numbers of an experiment."""
 
 from featuregen.report.charts import KIND_NAMES
+from featuregen.report.overview import evaluation_table, results_markdown, results_table
 from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
 from featuregen.report.plans import plan_sentence, plan_table
-from featuregen.report.tables import evaluation_table, results_markdown, results_table, summary
+from featuregen.report.tables import summary
 from featuregen.report.transfer import transfer_scatter, transfer_table
 
 __all__ = [

@@ -19,7 +19,7 @@ def plan_table(plan: Mapping[str, Any]) -> str:
         "",
         *body,
         "",
-        f"together at most {duration(plan['seconds'])}{_processes(plan)}; a stage already done is found and skipped",
+        f"together about {duration(plan['seconds'])}{_processes(plan)}; a stage already done is found and skipped",
         f"measured here, images per second: {rates['moved']:,.0f} gradient steps, {rates['learnt']:,.0f} learnt, "
         f"{rates['looked']:,.0f} looked at",
         plan_memory(plan),
@@ -28,7 +28,7 @@ def plan_table(plan: Mapping[str, Any]) -> str:
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
     """The same in one line."""
-    return f"at most {duration(plan['seconds'])} from nothing{_processes(plan)}; {plan_memory(plan)}"
+    return f"about {duration(plan['seconds'])} from nothing{_processes(plan)}; {plan_memory(plan)}"
 
 
 def plan_memory(plan: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from featuregen.report.tables import (
     paper_columns,
     percent,
     seeds_in_words,
+    tested_in_words,
     training_columns,
 )
 
@@ -83,15 +84,10 @@ def accuracy(results: Results) -> str:
     return (
         "<section><h2>Accuracy on the true test set</h2>"
         f"<p>In percent, clean and under attack. {spread}{text(seeds_in_words(models))}. "
-        f"{_tested(results)}.</p>"
+        f"{tested_in_words(results)}.</p>"
         + table("accuracies", "trained on", columns + paper_columns(models), [model["title"] for model in models])
         + f'<p class="note">{text(PAPER_NOTE)}</p></section>'
     )
-
-
-def _tested(results: Results) -> str:
-    rows, all_rows = results["config"]["evaluation"].get("rows"), f"{results['base']['test_rows']:,}"
-    return f"{all_rows} test images, {rows:,} of them attacked" if rows else f"{all_rows} test images"
 
 
 def datasets(results: Results) -> str:

@@ -91,6 +91,11 @@ def seeds_in_words(models: Iterable[Model]) -> str:
     return "a single seed" if counts[0] == 1 else f"{counts[0]} seeds"
 
 
+def tested_in_words(results: Results) -> str:
+    rows, all_rows = results["config"]["evaluation"].get("rows"), f"{results['base']['test_rows']:,}"
+    return f"{all_rows} test images, {rows:,} of them attacked" if rows else f"{all_rows} test images"
+
+
 # Columns -------------------------------------------------------------------------------------------
 
 
@@ -125,27 +130,6 @@ def _spread(values: Sequence[float]) -> str:
 # Terminal ------------------------------------------------------------------------------------------
 
 
-def results_table(results: Results) -> str:
-    """The table of an experiment, for a terminal: accuracies in %, the paper's beside them."""
-    models = results["models"]
-    head = f"{_plain(results['base']['name'])}: {_caption(models)}"
-    columns = accuracy_columns(models) + training_columns(models) + paper_columns(models)
-    return "\n".join([head, "", *terminal_table(models, columns), "", PAPER_NOTE])
-
-
-def evaluation_table(rows: Sequence[Model]) -> str:
-    """The same table for any models: rows of {"title", "runs"}, without the paper."""
-    caption = _caption(rows)
-    return "\n".join(
-        [caption[0].upper() + caption[1:], "", *terminal_table(rows, accuracy_columns(rows) + training_columns(rows))]
-    )
-
-
-def _caption(models: Sequence[Model]) -> str:
-    several = any(len(model["runs"]) > 1 for model in models)
-    return f"test accuracy in %, {'mean ± standard deviation over ' if several else ''}{seeds_in_words(models)}"
-
-
 def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
     groups: list[list[Column]] = []
     for column in columns:
@@ -157,7 +141,7 @@ def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
 
 
 def terminal_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
-    titles = [_shortened(_plain(model["title"]), 36) for model in models]
+    titles = [_shortened(plain(model["title"]), 36) for model in models]
     left = max(len(text) for text in (*titles, corner))
     lines: list[str] = []
     for block in _blocks(columns, TERMINAL_WIDTH - left):
@@ -196,7 +180,7 @@ def _group_lines(group: list[Column]) -> list[str]:
     return [separator + line for line in (group[0].group.center(width), *(line.rjust(width) for line in body))]
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Control characters would move the cursor of a terminal."""
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
@@ -208,19 +192,15 @@ def _shortened(text: str, length: int) -> str:
 # Markdown ------------------------------------------------------------------------------------------
 
 
-def results_markdown(results: Results) -> str:
-    """The table of an experiment as Markdown, with (min–max) where there are several seeds."""
-    models = results["models"]
-    columns = accuracy_columns(models) + training_columns(models) + paper_columns(models)
+def markdown_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
+    """With (min–max) where there are several values."""
     names = [_markdown_name(column) for column in columns]
-    lines = [_markdown_row(["trained on", *names]), _markdown_row(["---", *["---:"] * len(columns)])]
+    lines = [_markdown_row([corner, *names]), _markdown_row(["---", *["---:"] * len(columns)])]
     for i, model in enumerate(models):
         cells = [column.cells[i] for column in columns]
         texts = [f"{cell.text} ({cell.spread})" if cell.spread else cell.text for cell in cells]
-        lines.append(_markdown_row([model["title"], *texts], _markdown_escape))
-    head = f"{_markdown_escape(results['base']['name'])}: {_caption(models)}"
-    head += " (min–max)" if any(cell.spread for column in columns for cell in column.cells) else ""
-    return "\n".join([f"{head}.", "", *lines, "", PAPER_NOTE.replace("~", r"\~")]) + "\n"
+        lines.append(_markdown_row([model["title"], *texts], markdown_escape))
+    return lines
 
 
 def _markdown_name(column: Column) -> str:
@@ -233,5 +213,5 @@ def _markdown_row(cells: Iterable[str], escape: Callable[[object], str] = str) -
     return f"| {' | '.join(escape(cell) for cell in cells)} |"
 
 
-def _markdown_escape(text: object) -> str:
-    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in _plain(text))
+def markdown_escape(text: object) -> str:
+    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in plain(text))
