@@ -129,13 +129,36 @@ def test_evaluation_table_needs_only_titles_and_runs() -> None:
     assert re.search(r"det\.safetensors\s+95\.0 ± 7\.1\s+30\.0 ± 7\.1", table)
 
 
-def test_markdown_is_one_rectangular_table(results: dict[str, Any]) -> None:
+def test_markdown_is_a_rectangular_table(results: dict[str, Any]) -> None:
     results["models"][0]["title"] = "a|b\n*c*"
-    lines = [line for line in report.results_markdown(results).splitlines() if line.startswith("|")]
+    first = report.results_markdown(results).partition("Paper:")[0]
+    lines = [line for line in first.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(results["models"])
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {12}
     assert r"a\|b?\*c\*" in lines[2]
     assert "46.1 ± 2.2 (43.9–48.3)" in lines[-1]
+
+
+def test_judges_stand_below_with_the_sets_as_stored(results: dict[str, Any]) -> None:
+    results["honesty"]["rand"][2]["judges"].pop("robust model")
+    # At the sets' own eps of 1.25: 0.7 or 0.68 of it for the source, and the other judges' shares.
+    for shown, robust in (
+        (report.results_table(results), r"robust model +73\.1 / 21\.9 +–"),
+        (report.results_markdown(results), r"\| robust model \| 73\.1 / 21\.9 \| – \|"),
+    ):
+        judges = shown[shown.index("seen as the true class / as the stored label") :]
+        assert re.search(r"D_det, eps 1\.25.*D_rand, eps 1\.25", judges) and re.search(robust, judges)
+        assert re.search(r"source model.*7\.5 / 87\.5.*10\.0 / 85\.0", judges)
+    results["honesty"] = {}
+    assert "stored label" not in report.results_table(results) + report.results_markdown(results)
+
+
+def test_a_sample_of_attacked_images_is_said(results: dict[str, Any], tmp_path: Path) -> None:
+    assert "360 test images" in report.results_table(results) and "attacked" not in report.results_table(results)
+    results["config"]["evaluation"]["rows"] = 1000
+    results["base"]["test_rows"] = 10_000
+    for shown in (report.results_table(results), report.results_markdown(results), write_page(results, tmp_path)):
+        assert "10,000 test images, 1,000 of them attacked" in shown
 
 
 def test_terminal_is_safe_from_control_characters(results: dict[str, Any]) -> None:
