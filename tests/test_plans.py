@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_runs import done, refused, tiny
 
@@ -105,3 +106,18 @@ def test_a_plan_says_when_memory_is_short(tmp_path: Path) -> None:
 def test_impossible_settings_are_told_before_any_training(tmp_path: Path, words: list[str], expected: str) -> None:
     assert expected in refused("reproduce", "--config", tiny(), "--out", tmp_path / "out", *words)
     assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        ("cifar10", "give --config, such as cifar10-cpu or cifar10-fast or cifar10-paper"),
+        ("toy.npz", "give --config\n"),
+    ],
+)
+def test_a_set_without_a_config_of_its_name_is_told_which_fit(tmp_path: Path, data: str, hint: str) -> None:
+    images, labels = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10)
+    np.savez(tmp_path / "toy.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    name = data if data == "cifar10" else str(tmp_path / data)
+    told = done("reproduce", "--data", name, "--dry-run", "--out", tmp_path, "--set", "model.width=4").err
+    assert f"so the recipes are those of 'digits'; {hint}" in told
