@@ -42,16 +42,21 @@ class Workshop:
         self.config = config
         self.out = Path(out)
         self.base = base or load_images(config.data)
-        if config.evaluation.rows > len(self.base.test):
-            raise UserError(
-                f"evaluation.rows is {config.evaluation.rows}, but {self.base.name} has {len(self.base.test)} test "
-                "images; 0 means all."
-            )
+        self._check_rows()
         self.device = resolve_device(config.runtime.device)
         keep_memory()
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         self._machine = machine
+
+    def _check_rows(self) -> None:
+        """Now, and not after the hours that come before."""
+        asked = [("evaluation.rows", self.config.evaluation.rows, "test", self.base.test)]
+        for kind, recipe in self.config.synthesis.items():
+            asked.append((f"synthesis.{kind}.rows", recipe.rows, "training", self.base.train))
+        for name, rows, which, split in asked:
+            if rows > len(split):
+                raise UserError(f"{name} is {rows}, but {self.base.name} has {len(split)} {which} images; 0 means all.")
 
     @cached_property
     def machine(self) -> Machine:
