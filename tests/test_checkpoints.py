@@ -255,3 +255,16 @@ def test_an_export_of_a_model_wants_a_model(tmp_path: Path) -> None:
         "export", dataset("det"), "--format", "robustness", "--out", tmp_path / "m.pt"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_the_source_of_an_experiment(written: Path, coloured: Path, tmp_path: Path) -> None:
+    words = ("--config", tiny(), "--data", coloured, "--robust-from", written)
+    done("reproduce", *words, "--set=synthesis={robust: {steps: 1}}", "--out", tmp_path)
+    results = json.loads((tmp_path / "tiny-toy" / "results.json").read_text(encoding="utf-8"))
+    rows = {row["key"]: row["runs"] for row in results["models"]}
+    assert set(rows) == {"standard", "adversarial", "robust"}
+    ((one,),) = [rows["adversarial"]]
+    assert one["seed"] is None and one["train_accuracy"] is None
+    source = read_info(tmp_path / "tiny-toy" / "toy-robust.h5").source_model
+    assert (source["architecture"], source["origin"]["file"]) == ("vgg16", written.name)
+    assert source["accuracy"]["clean"] == one["clean"]

@@ -79,7 +79,7 @@ def test_the_papers_recipes_are_those_of_the_paper() -> None:
 
 
 def test_a_normaliser_can_be_given(data: Path, tmp_path: Path) -> None:
-    words = ("--config", "cifar10-cpu", "--data", data, *cut_down("cifar10-cpu"))
+    words: tuple[str | Path, ...] = ("--config", "cifar10-cpu", "--data", data, *cut_down("cifar10-cpu"))
     own = ("--set=model.mean=[0.1,0.2,0.3]", "--set=model.std=[0.4,0.5,0.6]")
     done("train", *words, *own, "--out", tmp_path / "m.safetensors")
     model, record = load_model(tmp_path / "m.safetensors")

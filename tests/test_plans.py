@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cli_runs import done, refused, tiny
 
-from featuregen.config import Config, Data, load_config
+from featuregen.config import Config, Data, load_config, with_overrides
 from featuregen.images import load_images, size_of
 from featuregen.optimize import move_pixels
 from featuregen.pipeline import Workshop, reproduce
@@ -49,6 +49,13 @@ def test_the_work_counted_is_the_work_done(small: Config, tmp_path: Path, monkey
     assert sum(moved) == sum(work.moved for work in made) and len(made) == 6 + 2
     runs = {row["key"]: len(row["runs"]) for row in results["models"]}
     assert runs == {"standard": 1, "adversarial": 1, "sample": 2} | dict.fromkeys(small.synthesis, 2)
+
+
+def test_a_source_from_elsewhere_is_not_learnt(small: Config) -> None:
+    size = size_of(small.data)
+    given = with_overrides(small, ["sources.robust_from=m.pt"])
+    before, after = stages_of(small, size)["robust model × 1"], stages_of(given, size)["robust model × 1"]
+    assert before.learnt > 0 and (after.learnt, after.looked) == (0, before.looked)
 
 
 def test_rates_turn_work_into_seconds() -> None:

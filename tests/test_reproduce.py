@@ -17,6 +17,7 @@ from processes import Command
 
 from featuregen.config import Data
 from featuregen.images import load_images
+from featuregen.models import read_model_record
 
 KINDS = ("robust", "rand")
 FIELDS = (("x", "images"), ("y", "labels"))
@@ -192,3 +193,22 @@ def test_side_by_side_killed_and_interrupted_it_comes_to_the_same(tmp_path: Path
     found, wanted = (without_time(results(at)) for at in (out, undisturbed()[0]))
     assert (found.pop("config")["runtime"]["jobs"], wanted.pop("config")["runtime"]["jobs"]) == (2, 1)
     assert found == wanted
+
+
+def test_a_source_from_elsewhere(tmp_path: Path) -> None:
+    whole, _ = undisturbed()
+    trained = {path: read_model_record(path)["record"]["settings"] for path in (whole / "models").glob("*.safetensors")}
+    (robust,) = [path for path, settings in trained.items() if settings["training"]["attack"]]
+    given = tmp_path / "given.safetensors"
+    given.write_bytes(robust.read_bytes())
+    again = done("reproduce", "--config", config(), "--out", tmp_path / "out", "--robust-from", given)
+    # Sources say of themselves what they said at home, so that not even the digests differ.
+    assert digests(tmp_path / "out") == digests(whole) and "training robust model" not in again.err
+    own, other = ({row["key"]: row for row in results(out)["models"]} for out in (whole, tmp_path / "out"))
+    assert without_time(other) == without_time(own)
+
+
+@pytest.mark.parametrize("which", ["standard", "robust"])
+def test_a_source_that_is_not_there_is_told_before_any_training(tmp_path: Path, which: str) -> None:
+    words = ("reproduce", "--config", config(), "--out", tmp_path, f"--{which}-from", tmp_path / "none.safetensors")
+    assert "No model file" in refused(*words) and not (tmp_path / "models").exists()

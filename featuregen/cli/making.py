@@ -174,6 +174,10 @@ def reproduce(
     data: DataOption = None,
     model: ModelOption = None,
     seeds: Annotated[int | None, typer.Option(help="Models per row of the table.")] = None,
+    standard_from: Annotated[
+        Path | None, typer.Option(help="A saved model, or a checkpoint of robustness, as the standard source.")
+    ] = None,
+    robust_from: Annotated[Path | None, typer.Option(help="The same as the robust source.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for models, datasets and report.")] = OUT,
     named: RecipeOption = None,
     seed: SeedOption = None,
@@ -197,8 +201,14 @@ def reproduce(
         featuregen reproduce --config my.yaml --data mine.npz
 
         featuregen reproduce --config cifar10-paper --dry-run
+
+        featuregen reproduce --config cifar10-fast --robust-from cifar_l2_0_5.pt
     """
     values = common(model, seed, device, precision) | {"evaluation.seeds": seeds}
+    values |= {
+        f"sources.{which}_from": path and str(path)
+        for which, path in (("standard", standard_from), ("robust", robust_from))
+    }
     settings = settings_of(config, data, set_, values, named, trains=True)
     from featuregen.images import size_of
     from featuregen.pipeline import Workshop, plan_of, write_results

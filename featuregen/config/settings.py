@@ -150,10 +150,15 @@ class Honesty:
 
 @dataclass(frozen=True)
 class Sources:
-    """The recipes of the two source models; `reproduce` trains `seeds` of each (0: as many as fresh models)."""
+    """The recipes of the two source models; `reproduce` trains `seeds` of each (0: as many as fresh models).
+
+    `standard_from` and `robust_from` name a saved model, or a checkpoint of robustness, to take instead of the first.
+    """
 
     standard: Training = Training()
     robust: Training = Training(attack=Attack())
+    standard_from: str = ""
+    robust_from: str = ""
     seeds: int = _limits(0, low=0)
 
 

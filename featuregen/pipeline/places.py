@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from featuregen.errors import UserError
-from featuregen.models import read_model_record
+from featuregen.models import read_model_record, save_model, weights_sha256
+from featuregen.pipeline.records import Trained
 from featuregen.whole import whole
 
 
@@ -34,6 +35,17 @@ def _same_training(path: Path, cached: Path) -> bool:
         for name in ("seconds", "software", "config"):
             header["record"].pop(name, None)
     return there == here
+
+
+def adopted(given: Trained, folder: Path) -> Path:
+    """A model from elsewhere among those of an experiment, so that it is measured once and found again."""
+    model, record = given.model, given.record
+    path = folder / f"{model.architecture}-{weights_sha256(model)[:16]}.safetensors"
+    if not path.exists():
+        check_writable(folder)
+        unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
+        save_model(path, model, {**unknown, **record})
+    return path
 
 
 def check_writable(folder: Path) -> None:

@@ -121,10 +121,13 @@ def stages_of(config: Config, size: Size) -> dict[str, Work]:
     # An independent standard model judges the mislabelled sets.
     standard = max(2, sources) if mislabelled else sources
     tested = _tested(config, size)
-    stages = {
-        f"standard model × {standard}": (_learning(config.sources.standard, size.train_rows) + tested).times(standard),
-        f"robust model × {sources}": (_learning(config.sources.robust, size.train_rows) + tested).times(sources),
-    }
+    stages = {}
+    for which, count, recipe, given in (
+        ("standard", standard, config.sources.standard, config.sources.standard_from),
+        ("robust", sources, config.sources.robust, config.sources.robust_from),
+    ):
+        trained = _learning(recipe, size.train_rows).times(count - bool(given))
+        stages[f"{which} model × {count}"] = trained + tested.times(count)
     if "robust" in kinds and (rows := _rows(config.synthesis["robust"], size)) < size.train_rows:
         recipe = fresh_recipe(config, "robust")
         stages[f"fresh models on the same rows of {size.name} × {seeds}"] = (_learning(recipe, rows) + tested).times(

@@ -17,7 +17,7 @@ from featuregen.images import Base, balanced_rows, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import Classifier, build_model, load_model, save_model
 from featuregen.pipeline.arithmetic import settled
-from featuregen.pipeline.places import check_writable
+from featuregen.pipeline.places import adopted, check_writable
 from featuregen.pipeline.records import (
     Examples,
     Trained,
@@ -86,10 +86,14 @@ class Workshop:
 
     def sources(self, which: str, count: int) -> list[Trained]:
         """The source model, trained on its own so that it never depends on `count`, then others of its recipe."""
-        recipe = self._source_recipe(which)
+        recipe, chosen = self._source_recipe(which), self.config.sources
         first, seed, title = [self.config.seed], self.config.seed, f"{which} model"
         others = list(range(seed + 1, seed + count))
-        return self.trained(self.train_set, recipe, first, title) + self.trained(self.train_set, recipe, others, title)
+        if given := chosen.robust_from if which == "robust" else chosen.standard_from:
+            source = [self._measured(adopted(self.load_source(Path(given)), self.out / "models"))]
+        else:
+            source = self.trained(self.train_set, recipe, first, title)
+        return source + self.trained(self.train_set, recipe, others, title)
 
     def _source_recipe(self, which: str) -> Training:
         return self.config.sources.robust if which == "robust" else self.config.sources.standard
@@ -147,6 +151,13 @@ class Workshop:
         model, record = (load_checkpoint if is_checkpoint(path) else load_model)(path, self.device)
         self.check_fits(model, str(path))
         return Trained(model, record, Path(path))
+
+    def check_sources(self) -> None:
+        """Say at once that a source from elsewhere is missing or does not fit."""
+        chosen = self.config.sources
+        for given in (chosen.standard_from, chosen.robust_from):
+            if given:
+                self.load_source(Path(given))
 
     def check_fits(self, model: Classifier, name: str) -> None:
         wanted = (self.base.image_shape, len(self.base.classes))
