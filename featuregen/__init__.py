@@ -20,15 +20,20 @@ _HOMES = {
     "UserError": "featuregen.errors",
     "Workshop": "featuregen.pipeline",
     "build_model": "featuregen.models",
+    "export_dataset": "featuregen.interop",
+    "import_released": "featuregen.interop",
+    "load_checkpoint": "featuregen.interop",
     "load_config": "featuregen.config",
     "load_images": "featuregen.images",
     "load_model": "featuregen.models",
     "pgd": "featuregen.attacks",
     "reproduce": "featuregen.pipeline",
+    "save_checkpoint": "featuregen.interop",
     "save_model": "featuregen.models",
     "score": "featuregen.evaluation",
     "synthesize": "featuregen.synthesis",
     "train": "featuregen.training",
+    "transfer": "featuregen.pipeline",
 }
 
 __all__ = sorted(_HOMES)

@@ -116,8 +116,10 @@ def sweep_path(
     for combination in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, combination, strict=True))
         row = evaluate_path(path, config, **options | {"recipe": {**(options.get("recipe") or {}), **chosen}})
-        title = ", ".join([row["title"], *(f"{name} {value}" for name, value in chosen.items())])
-        rows.append(row | {"title": title, "sweep": chosen})
+        if chosen:
+            title = ", ".join([row["title"], *(f"{name} {value}" for name, value in chosen.items())])
+            row |= {"title": title, "sweep": chosen}
+        rows.append(row)
     return rows
 
 
