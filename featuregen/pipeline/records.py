@@ -13,6 +13,8 @@ from torch import Tensor
 from featuregen.errors import UserError
 from featuregen.models import Classifier, read_model_record, weights_sha256
 
+_BLOCK = 1000
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -57,9 +59,14 @@ def describe_model(trained: Trained) -> dict[str, Any]:
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    flat = images.transpose(0, 1).flatten(1).to(torch.float64)
+    """In blocks, since in float64 the whole set would take four times its own memory."""
+    blocks = torch.split(images, _BLOCK)
+    count = images.numel() / images.shape[1]
+    mean = torch.stack([block.sum((0, 2, 3), dtype=torch.float64) for block in blocks]).sum(0) / count
+    centre = mean.view(-1, 1, 1)
+    squares = torch.stack([(block.double() - centre).square().sum((0, 2, 3)) for block in blocks]).sum(0)
     # A constant channel has no spread to divide by.
-    return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
+    return mean.tolist(), (squares / (count - 1)).sqrt().clamp_min(1e-3).tolist()
 
 
 def batches_in_words(sizes: Sequence[int]) -> str:
