@@ -35,7 +35,7 @@ Results = dict[str, Any]
 def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     """Every stage is found done or is done now; the results are the same either way."""
     kinds = [kind for kind in RULES if kind in shop.config.synthesis]
-    shop.check_sources()
+    shop.check_ahead()
     seeds, sources = shop.config.evaluation.seeds, shop.source_seeds
     if work_ahead(shop, stages(shop, folder, kinds, force)):
         force = False  # it was heeded there

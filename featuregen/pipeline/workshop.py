@@ -42,21 +42,16 @@ class Workshop:
         self.config = config
         self.out = Path(out)
         self.base = base or load_images(config.data)
-        self._check_rows()
+        if config.evaluation.rows > len(self.base.test):
+            raise UserError(
+                f"evaluation.rows is {config.evaluation.rows}, but {self.base.name} has {len(self.base.test)} test "
+                "images; 0 means all."
+            )
         self.device = resolve_device(config.runtime.device)
         keep_memory()
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         self._machine = machine
-
-    def _check_rows(self) -> None:
-        """Now, and not after the hours that come before."""
-        asked = [("evaluation.rows", self.config.evaluation.rows, "test", self.base.test)]
-        for kind, recipe in self.config.synthesis.items():
-            asked.append((f"synthesis.{kind}.rows", recipe.rows, "training", self.base.train))
-        for name, rows, which, split in asked:
-            if rows > len(split):
-                raise UserError(f"{name} is {rows}, but {self.base.name} has {len(split)} {which} images; 0 means all.")
 
     @cached_property
     def machine(self) -> Machine:
@@ -152,8 +147,10 @@ class Workshop:
         self.check_fits(model, str(path))
         return Trained(model, record, Path(path))
 
-    def check_sources(self) -> None:
-        """Say at once that a source from elsewhere is missing or does not fit."""
+    def check_ahead(self) -> None:
+        """Say at once, and not after hours, that rows or a source from elsewhere are missing or do not fit."""
+        for recipe in self.config.synthesis.values():
+            balanced_rows(self.base.train.labels, recipe.rows, self.config.seed)
         chosen = self.config.sources
         for given in (chosen.standard_from, chosen.robust_from):
             if given:
