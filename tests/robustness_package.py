@@ -18,7 +18,7 @@ PARTS = ("model_utils", "datasets", "train", "attacker")
 def borrowed(patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Its modules; what had to be mended is undone with the patch."""
     gone = types.ModuleType("torchvision.models.utils")
-    gone.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]  # a made-up module
+    vars(gone)["load_state_dict_from_url"] = torch.hub.load_state_dict_from_url
     patch.setitem(sys.modules, gone.__name__, gone)
     for kind in (torch.Tensor, torch.nn.Module):
         patch.setattr(kind, "cuda", lambda itself, *args, **kwargs: itself)

@@ -21,7 +21,7 @@ from featuregen.errors import UserError
 from featuregen.evaluation import predict, score
 from featuregen.images import load_images
 from featuregen.interop import is_checkpoint, load_checkpoint, save_checkpoint
-from featuregen.models import Classifier, build_model, save_model, weights_sha256
+from featuregen.models import Classifier, RobustnessNet, build_model, save_model, weights_sha256
 from featuregen.store import read_info
 
 # As the package has them; not the true deviations of CIFAR-10.
@@ -52,7 +52,8 @@ def restored(package: dict[str, Any], arch: str, path: Path) -> Any:
 
 def layout(model: Classifier) -> dict[str, Any]:
     """The released layout: everything under `module.`, the net twice."""
-    path_free = {model.net.original_name(name): tensor for name, tensor in model.net.state_dict().items()}  # type: ignore[operator]  # a net of the package
+    assert isinstance(model.net, RobustnessNet)
+    path_free = {model.net.original_name(name): tensor for name, tensor in model.net.state_dict().items()}
     state = {f"module.{part}{name}": t for part in ("model.", "attacker.model.") for name, t in path_free.items()}
     for normaliser in ("normalizer", "attacker.normalize"):
         state[f"module.{normaliser}.new_mean"] = model.mean.view(3, 1, 1)

@@ -54,7 +54,7 @@ def transfer(
         featuregen transfer --config cifar10-cpu --models resnet9:16,resnet9:8,preactresnet18:16,convnet:32
     """
     values = common(None, seed, device, precision) | {"evaluation.seeds": seeds}
-    settings = settings_of(config, data, set_, values, kinds=[])
+    settings = settings_of(config, data, set_, values)
     from featuregen.config import Attack, Model, from_dict
     from featuregen.models import find_architecture
     from featuregen.pipeline import Workshop

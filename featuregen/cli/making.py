@@ -210,17 +210,16 @@ def reproduce(
         for which, path in (("standard", standard_from), ("robust", robust_from))
     }
     settings = settings_of(config, data, set_, values, named, trains=True)
-    from featuregen.images import size_of
-    from featuregen.pipeline import Workshop, plan_of, write_results
+    from featuregen.pipeline import Workshop, dry_plan, plan_of, write_results
     from featuregen.pipeline import reproduce as run
     from featuregen.report import plan_sentence, plan_table, results_table
 
-    plan = plan_of(settings, size_of(settings.data), out).to_dict()
     if dry_run:
+        plan = dry_plan(settings, out).to_dict()
         print(json.dumps(plan, indent=2) if json_ else plan_table(plan))
         return
-    print(f"note: {plan_sentence(plan)}", file=sys.stderr)
     shop = Workshop(settings, out)
+    print(f"note: {plan_sentence(plan_of(settings, shop.base.size, shop.machine).to_dict())}", file=sys.stderr)
     # The same recipes on other images are another experiment.
     folder = out / (
         f"{settings.name}-{shop.base.name}" if data and shop.base.name not in settings.name else settings.name

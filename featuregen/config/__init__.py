@@ -4,6 +4,7 @@ from featuregen.config.reading import closest, config_names, from_dict, load_con
 from featuregen.config.recipes import RECIPES, attack_values, recipe_values
 from featuregen.config.settings import (
     KINDS,
+    MISLABELLED,
     Attack,
     Augment,
     Config,
@@ -22,11 +23,14 @@ from featuregen.config.settings import (
     canonical_json,
     check_consistency,
     fresh_recipe,
+    source_models,
+    source_seeds,
     to_dict,
 )
 
 __all__ = [
     "KINDS",
+    "MISLABELLED",
     "RECIPES",
     "Attack",
     "Augment",
@@ -52,6 +56,8 @@ __all__ = [
     "from_dict",
     "load_config",
     "recipe_values",
+    "source_models",
+    "source_seeds",
     "to_dict",
     "with_overrides",
 ]

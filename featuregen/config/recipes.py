@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from featuregen.config.settings import MISLABELLED
+
 _FEATURES = {
     "paper": {"steps": 1000, "step_size": 0.1, "schedule": "constant", "momentum": 0.0},
     "fast": {"steps": 60, "step_size": 1.0, "schedule": "polyak", "momentum": 0.9},
@@ -19,7 +21,7 @@ RECIPES = tuple(_FEATURES)
 
 def recipe_values(name: str, kind: str) -> dict[str, Any]:
     """The settings a named recipe stands for, by their keys in a config."""
-    table = _CLASSES if kind in ("rand", "det") else _FEATURES
+    table = _CLASSES if kind in MISLABELLED else _FEATURES
     return {f"synthesis.{kind}.{key}": value for key, value in table[name].items()}
 
 

@@ -17,6 +17,7 @@ Convolution = Literal["auto", "direct", "winograd"]
 Dtype = Literal["uint8", "float16", "float32"]
 
 KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
+MISLABELLED = ("rand", "det")
 
 
 def _limits(default: Any = dataclasses.MISSING, **limits: float) -> Any:
@@ -181,16 +182,27 @@ def fresh_recipe(config: Config, kind: str) -> Training:
     return config.fresh.get(kind, config.sources.standard)
 
 
+def source_seeds(config: Config) -> int:
+    """How many models of each source's recipe a table shows."""
+    return config.sources.seeds or config.evaluation.seeds
+
+
+def source_models(config: Config, which: str) -> int:
+    """How many of them are trained: a second standard one judges mislabelled sets, however few are shown."""
+    judged = which == "standard" and any(kind in MISLABELLED for kind in config.synthesis)
+    return max(2 if judged else 1, source_seeds(config))
+
+
 def check_consistency(config: Config) -> None:
     """Rules that span several settings."""
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", config.name):
         raise UserError(f"name is '{config.name}'; it names a folder, so use letters, digits, '.', '_' and '-'.")
     for kind, recipe in config.synthesis.items():
-        if kind in ("rand", "det") and recipe.norm == "none":
+        if kind in MISLABELLED and recipe.norm == "none":
             raise UserError(f"synthesis.{kind}.norm is 'none'; {kind} needs a ball: set it to l2 or linf.")
-        if kind in ("rand", "det") and recipe.fake_relu:
+        if kind in MISLABELLED and recipe.fake_relu:
             raise UserError(f"synthesis.{kind}.fake_relu is true; it is for sets made from features, not for {kind}.")
-        if kind in ("rand", "det") and recipe.schedule == "polyak":
+        if kind in MISLABELLED and recipe.schedule == "polyak":
             raise UserError(f"synthesis.{kind}.schedule is polyak, which needs a goal that can be reached; use cosine.")
         if recipe.schedule == "polyak" and recipe.norm == "linf":
             raise UserError(

@@ -13,7 +13,7 @@ from featuregen import config
 from featuregen.config import closest
 from featuregen.errors import UserError
 from featuregen.images.arrays import ARRAYS, WANTED, checked, read_npz, words
-from featuregen.images.split import Base, Split, class_ranks
+from featuregen.images.split import Base, Size, Split, class_ranks
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,6 @@ class _Known:
     place: str = ""
     rows: tuple[int, int] = (0, 0)
     image_shape: tuple[int, int, int] = (0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a base set is."""
-
-    name: str
-    train_rows: int
-    test_rows: int
-    image_shape: tuple[int, int, int]
-    classes: int
 
 
 _TEN = tuple("0123456789")
@@ -103,8 +92,7 @@ def size_of(data: config.Data) -> Size:
     known = KNOWN.get(data.name)
     if known and known.loader:
         return Size(data.name, *known.rows, known.image_shape, len(known.classes))
-    base = load_images(data)
-    return Size(base.name, len(base.train), len(base.test), base.image_shape, len(base.classes))
+    return load_images(data).size
 
 
 def _digits() -> Base:

@@ -46,6 +46,17 @@ class Split:
         return torch.tensor(self.labels if rows is None else self.labels[rows], device=device)
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a base set is."""
+
+    name: str
+    train_rows: int
+    test_rows: int
+    image_shape: tuple[int, int, int]
+    classes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Base:
     """A base set: what every dataset is made from and every model is tested on."""
@@ -61,6 +72,10 @@ class Base:
     def image_shape(self) -> tuple[int, int, int]:
         _, height, width, channels = self.train.images.shape
         return channels, height, width
+
+    @property
+    def size(self) -> Size:
+        return Size(self.name, len(self.train), len(self.test), self.image_shape, len(self.classes))
 
     @property
     def record(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from featuregen.config import Model
 from featuregen.errors import UserError
-from featuregen.interop.torch_files import begins_as_torch_file, read_torch_file
-from featuregen.models import ARCHITECTURES, Classifier, RobustnessNet, assemble
+from featuregen.interop.torch_files import begins_as_torch_file, file_sha256, read_torch_file
+from featuregen.models import ARCHITECTURES, Classifier, RobustnessNet, skeleton
 from featuregen.whole import whole
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
@@ -38,8 +37,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Cla
     net = {name.removeprefix(_NET): value for name, value in tensors.items() if name.startswith(_NET)}
     mean, std = (_channels(path, tensors, name) for name in (_MEAN, _STD))
     architecture, names = _architecture(path, net)
-    with torch.device("meta"):
-        model = assemble(Model(architecture), _SHAPE, _classes(path, net), [0.0] * 3, [1.0] * 3)
+    model = skeleton(Model(architecture), _SHAPE, _classes(path, net))
     # Contiguous, since a loaded tensor is a view into a storage that may hold more.
     state = {f"net.{names[name]}": tensor.contiguous() for name, tensor in net.items()}
     model.load_state_dict(state | {"mean": mean, "std": std}, assign=True)
@@ -135,12 +133,8 @@ def _expected(name: str, classes: int) -> dict[str, tuple[str, _Spec]]:
 
 def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a model that featuregen has not trained."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     told = {name: content.get(name) for name in ("epoch", "nat_prec1", "adv_prec1")}
     numbers = {name: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
                for name, value in told.items()}  # fmt: skip
     plain = {name: value for name, value in numbers.items() if isinstance(value, (int, float))}
-    return {"format": "robustness checkpoint", "file": path.name, "sha256": digest.hexdigest(), **plain}
+    return {"format": "robustness checkpoint", "file": path.name, "sha256": file_sha256(path), **plain}

@@ -6,7 +6,6 @@ They say nothing of where a row comes from, so that is found again by looking at
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from featuregen.config import Config, closest, config_names, load_config, to_dict
 from featuregen.errors import UserError
 from featuregen.images import Base
-from featuregen.interop.torch_files import read_torch_file
+from featuregen.interop.torch_files import file_sha256, read_torch_file
 from featuregen.runtime import Machine, note, progress, software
 from featuregen.store import PAPER, Header, Info, Writer, read_columns, read_images, read_info
 from featuregen.store.format import row_blocks
@@ -175,7 +174,7 @@ def fitting_config(data: str) -> str | None:
 
 def _header(folder: Path, kind: str, source: _Source, within: float, config: Config) -> Header:
     base = source.base
-    digests = {name: _sha256(folder / name) for name in (IMAGES, LABELS)}
+    digests = {name: file_sha256(folder / name) for name in (IMAGES, LABELS)}
     radius = {"within": within} if RULES[kind].start == "self" else {}
     return Header(
         kind=kind,
@@ -190,11 +189,6 @@ def _header(folder: Path, kind: str, source: _Source, within: float, config: Con
         config=to_dict(config),
         citation=f"{base.citation} {PAPER}".strip(),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _columns(kind: str, source: _Source, index: NDArray[np.int64], rows: slice) -> dict[str, NDArray[Any]]:

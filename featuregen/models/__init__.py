@@ -8,9 +8,9 @@ from featuregen.models.registry import (
     ARCHITECTURES,
     Architecture,
     architecture_table,
-    assemble,
     build_model,
     find_architecture,
+    skeleton,
 )
 from featuregen.models.robustness_nets import RobustnessNet
 
@@ -22,7 +22,6 @@ __all__ = [
     "Lean",
     "RobustnessNet",
     "architecture_table",
-    "assemble",
     "build_model",
     "count_parameters",
     "find_architecture",
@@ -30,5 +29,6 @@ __all__ = [
     "load_model",
     "read_model_record",
     "save_model",
+    "skeleton",
     "weights_sha256",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from featuregen.config import Model, canonical_json
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
-from featuregen.models.registry import assemble
+from featuregen.models.registry import skeleton
 from featuregen.whole import write_whole
 
 FORMAT = "featuregen-model"
@@ -143,12 +143,11 @@ def _whole(value: object, low: int, high: int) -> bool:
 
 
 def _skeleton(path: Path, header: dict[str, Any]) -> Classifier:
-    """The model the header describes, without memory: a hostile header costs nothing."""
+    """The model the header describes; a hostile header costs nothing."""
     channels, height, width = header["image_shape"]
     settings = Model(header["architecture"], header["width"])
     try:
-        with torch.device("meta"):
-            return assemble(settings, (channels, height, width), header["classes"], [0.0] * channels, [1.0] * channels)
+        return skeleton(settings, (channels, height, width), header["classes"])
     except UserError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from None
 

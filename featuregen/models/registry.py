@@ -170,6 +170,13 @@ def assemble(
     )
 
 
+def skeleton(settings: Model, image_shape: ImageShape, classes: int) -> Classifier:
+    """The modules without their numbers: costs no memory, and says whether such a classifier can be had."""
+    channels = image_shape[0]
+    with torch.device("meta"):
+        return assemble(settings, image_shape, classes, [0.0] * channels, [1.0] * channels)
+
+
 def _check_shape(architecture: Architecture, image_shape: ImageShape) -> None:
     if architecture.takes(image_shape):
         return

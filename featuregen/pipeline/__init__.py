@@ -12,7 +12,7 @@ from featuregen.pipeline.files import (
 )
 from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.places import copy_model, dataset_path
-from featuregen.pipeline.plan import plan_of
+from featuregen.pipeline.plan import dry_plan, plan_of
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.reproduce import reproduce
 from featuregen.pipeline.transfer import transfer
@@ -26,6 +26,7 @@ __all__ = [
     "dataset_path",
     "describe_model_file",
     "draw_preview",
+    "dry_plan",
     "evaluate_path",
     "is_model",
     "plan_of",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from featuregen.config import canonical_json
+from featuregen.config import canonical_json, source_models
 from featuregen.evaluation import judged, nearest_neighbour, predict
 from featuregen.pipeline.places import dataset_path
 from featuregen.pipeline.records import Examples, Trained
@@ -68,7 +68,7 @@ def _judges(shop: Workshop) -> dict[str, Trained]:
     """The second standard model is trained even when the experiment runs one seed: it is the independent witness."""
     return {
         "source model": shop.source("standard"),
-        "second standard model": shop.sources("standard", max(2, shop.source_seeds))[1],
+        "second standard model": shop.sources("standard", source_models(shop.config, "standard"))[1],
         "robust model": shop.source("robust"),
     }
 

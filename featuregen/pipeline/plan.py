@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config import Config, Synthesis, Training, fresh_recipe, to_dict
+from featuregen.config import Config, Synthesis, Training, fresh_recipe, source_models, to_dict
 from featuregen.engine import bytes_per_image, seconds_for
 from featuregen.evaluation import predict
-from featuregen.images import Size
+from featuregen.images import Size, size_of
 from featuregen.models import count_parameters, frozen
 from featuregen.optimize import fixed, move_pixels
 from featuregen.pipeline.arithmetic import settled, untrained
@@ -99,12 +99,16 @@ class Plan:
         }
 
 
-def plan_of(config: Config, size: Size, out: Path) -> Plan:
+def dry_plan(config: Config, out: Path) -> Plan:
     """Measures for a few seconds; writes nothing and downloads nothing."""
     keep_memory()
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
-    machine = settled(config, size.image_shape, size.classes, out / "models", keep=False)
+    size = size_of(config.data)
+    return plan_of(config, size, settled(config, size.image_shape, size.classes, out / "models", keep=False))
+
+
+def plan_of(config: Config, size: Size, machine: Machine) -> Plan:
     stages = stages_of(config, size)
     memory, disk = _bytes(config, size, machine)
     return Plan(config, size, machine, _rates(config, size, machine), stages, memory, free_memory(machine.device), disk)
@@ -117,15 +121,13 @@ def stages_of(config: Config, size: Size) -> dict[str, Work]:
     """What `reproduce` does; the work of attacks on models is its upper bound, since fallen images are left alone."""
     kinds = [kind for kind in RULES if kind in config.synthesis]
     mislabelled = [kind for kind in kinds if RULES[kind].pull == "class"]
-    seeds, sources = config.evaluation.seeds, config.sources.seeds or config.evaluation.seeds
-    # An independent standard model judges the mislabelled sets.
-    standard = max(2, sources) if mislabelled else sources
-    tested = _tested(config, size)
+    seeds, tested = config.evaluation.seeds, _tested(config, size)
     stages = {}
-    for which, count, recipe, given in (
-        ("standard", standard, config.sources.standard, config.sources.standard_from),
-        ("robust", sources, config.sources.robust, config.sources.robust_from),
+    for which, recipe, given in (
+        ("standard", config.sources.standard, config.sources.standard_from),
+        ("robust", config.sources.robust, config.sources.robust_from),
     ):
+        count = source_models(config, which)
         trained = _learning(recipe, size.train_rows).times(count - bool(given))
         stages[f"{which} model × {count}"] = trained + tested.times(count)
     if "robust" in kinds and (rows := _rows(config.synthesis["robust"], size)) < size.train_rows:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import to_dict
+from featuregen.config import source_models, source_seeds, to_dict
 from featuregen.images import Split
 from featuregen.pipeline.files import run_of
 from featuregen.pipeline.honesty import honesty_of, judged_once, radii
@@ -36,7 +36,7 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
     """Every stage is found done or is done now; the results are the same either way."""
     kinds = [kind for kind in RULES if kind in shop.config.synthesis]
     shop.check_ahead()
-    seeds, sources = shop.config.evaluation.seeds, shop.source_seeds
+    seeds, sources = shop.config.evaluation.seeds, source_seeds(shop.config)
     if work_ahead(shop, stages(shop, folder, kinds, force)):
         force = False  # it was heeded there
     models = [
@@ -68,10 +68,9 @@ def reproduce(shop: Workshop, folder: Path, force: bool = False) -> Results:
 
 def stages(shop: Workshop, folder: Path, kinds: list[str], force: bool) -> list[list[Stage]]:
     """What can be done side by side: first the two sources, then all that needs no more than them."""
-    seeds = shop.source_seeds
-    # The second standard model is a judge, however few seeds there are.
-    first = [Stage(_sources, ("robust", 1)), Stage(_sources, ("standard", max(2, seeds)))]
-    others = [Stage(_sources, ("robust", seeds))] if seeds > 1 else []
+    standard, robust = (source_models(shop.config, which) for which in ("standard", "robust"))
+    first = [Stage(_sources, ("robust", 1)), Stage(_sources, ("standard", standard))]
+    others = [Stage(_sources, ("robust", robust))] if robust > 1 else []
     others += [Stage(_learn_sample, ())] if sample_of(shop) else []
     made = [Stage(_make_and_learn, (folder, kind, force)) for kind in kinds]
     judged = [

@@ -14,7 +14,7 @@ from torch import Tensor
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Model, to_dict
 from featuregen.evaluation import fooled, predict
-from featuregen.models import assemble, frozen
+from featuregen.models import frozen, skeleton
 from featuregen.pipeline.files import run_of
 from featuregen.pipeline.places import dataset_path
 from featuregen.pipeline.records import Examples
@@ -31,10 +31,8 @@ def transfer(shop: Workshop, nets: Sequence[Model], attack: Attack, folder: Path
     An architecture's victim is an independent standard model, also where it is the source's own architecture.
     """
     for net in nets:
-        # Asked before hours of training, and on no device.
-        with torch.device("meta"):
-            channels = shop.base.image_shape[0]
-            assemble(net, shop.base.image_shape, len(shop.base.classes), [0.0] * channels, [1.0] * channels)
+        # Asked before hours of training.
+        skeleton(net, shop.base.image_shape, len(shop.base.classes))
     shop.make("det", det := dataset_path(folder, shop.base.name, "det"), force=force)
     data = shop.examples(det)
     images, found, labels, success = adversarial_examples(shop, attack)

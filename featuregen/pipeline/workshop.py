@@ -70,11 +70,6 @@ class Workshop:
 
     # Models --------------------------------------------------------------------------------------
 
-    @property
-    def source_seeds(self) -> int:
-        """How many models of each source's recipe an experiment trains."""
-        return self.config.sources.seeds or self.config.evaluation.seeds
-
     def source(self, which: str) -> Trained:
         """The standard or robust model that makes datasets."""
         return self.sources(which, 1)[0]

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featuregen.config import MISLABELLED
 from featuregen.errors import UserError
 from featuregen.runtime import RowRandom
 from featuregen.store.format import (
@@ -30,7 +31,6 @@ from featuregen.store.reader import READ_ERRORS, Info, attributes_of, info_of, o
 
 TRUE_LABEL_KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise")
 START_KINDS = ("robust", "nonrobust")
-TARGET_KINDS = ("rand", "det")
 NUMBERS = tuple(name for name in COLUMNS if name != "images")
 
 
@@ -171,7 +171,7 @@ def _rows(info: Info, columns: Mapping[str, Array]) -> list[Check]:
     good = "unique base rows" + ("" if recorded.all() else f", recorded for {int(recorded.sum())} of {len(index)}")
     checks = [_outcome("index", outside | repeated, good, "are repeated or outside the base set")]
     seed = _seed(info)
-    if info.kind in TARGET_KINDS:
+    if info.kind in MISLABELLED:
         checks.append(_outcome("start_index", start != index, "the base image itself", "start elsewhere"))
     elif info.kind.endswith("-noise"):
         checks.append(_outcome("start_index", start != -1, "noise", "do not start from noise"))
