@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import dataset, done, refused, tiny
-from robustness_package import borrowed, trained
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from robustness_package import borrowed, trained
 
 from featuregen.config import Data, Evaluation, Model
 from featuregen.errors import UserError
@@ -30,15 +34,15 @@ MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
 
 @pytest.fixture(scope="module")
 def package() -> Iterator[dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield borrowed(patch)
+    with borrowed() as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
 def written(package: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(8, 3, 32, 32, generator=generator)
-    return trained(package, "vgg16", images, torch.arange(8), tmp_path_factory.mktemp("package"))
+    return trained(package, "vgg16", [(images, torch.arange(8))], tmp_path_factory.mktemp("package"))
 
 
 def make(architecture: str = "resnet18", classes: int = 10) -> Classifier:
