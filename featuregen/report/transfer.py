@@ -17,6 +17,10 @@ from featuregen.report.tables import (
     training_columns,
 )
 
+# Offsets of a name from its point, in points, and the size of a point, in pixels.
+_ABOVE, _BELOW = (7, 5), (7, -13)
+_MARKER = 8
+
 
 def transfer_table(results: Results) -> str:
     rows, source = results["rows"], results["source"]
@@ -43,17 +47,25 @@ def transfer_scatter(results: Results, path: str | Path) -> Path:
     """As the paper's figure 3: one point per architecture."""
     with canvas.drawing(path, 640, 460) as figure:
         axes = figure.add_subplot()
+        labels = []
         for row in results["rows"]:
             mean, _, low, high = summary(100 * value for value in accuracies(row))
             rate = 100 * row["transfer"]
             axes.plot([mean], [rate], "o", color=canvas.BLUE, markersize=6, zorder=3)
             axes.plot([low, high], [rate, rate], color=canvas.BLUE, linewidth=1.2)
-            axes.annotate(row["title"], (mean, rate), (7, 5), textcoords="offset points", fontsize=8.5)
+            labels.append(axes.annotate(row["title"], (mean, rate), _ABOVE, textcoords="offset points", fontsize=8.5))
         axes.margins(x=0.25, y=0.15)
         axes.set_xlabel("test accuracy when trained on the source's D_det, %; line: smallest to largest")
         axes.set_ylabel("transfer rate of the source's adversarial examples, %")
         words = f"{results['base']['name']}: {_attack(results)}"
         figure.suptitle(words, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        # Where things are is known only once they have been laid out.
+        figure.draw_without_rendering()
+        points = [axes.transData.transform(label.xy) for label in labels]
+        for label, own in zip(labels, points, strict=True):
+            box = label.get_window_extent().padded(_MARKER)
+            if any(box.contains(*point) for point in points if point is not own):
+                label.set_position(_BELOW)
     return Path(path)
 
 
