@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from featuregen.cli.attacking import attack, attacks
 from featuregen.cli.comparing import transfer
 from featuregen.cli.exchange import export_file, import_released
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce, train
@@ -32,7 +33,11 @@ Start here:
 """,
 )
 
-for command in (make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, info, preview, verify, models):
+COMMANDS = (
+    make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, attack, attacks, info, preview, verify,
+    models,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(guarded(command))
 app.command("import")(guarded(import_released))
 app.command("export")(guarded(export_file))

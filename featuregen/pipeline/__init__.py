@@ -1,5 +1,6 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
+from featuregen.pipeline.attacking import attack_model, draw_attack, save_attacked, victims_in, victims_of
 from featuregen.pipeline.files import (
     describe_model_file,
     evaluate_path,
@@ -22,9 +23,11 @@ __all__ = [
     "Examples",
     "Trained",
     "Workshop",
+    "attack_model",
     "copy_model",
     "dataset_path",
     "describe_model_file",
+    "draw_attack",
     "draw_preview",
     "dry_plan",
     "evaluate_path",
@@ -33,9 +36,12 @@ __all__ = [
     "recorded_config",
     "reproduce",
     "run_of",
+    "save_attacked",
     "sweep_path",
     "transfer",
     "verify_file",
+    "victims_in",
+    "victims_of",
     "workshop_of",
     "write_results",
 ]

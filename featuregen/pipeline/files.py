@@ -12,7 +12,7 @@ import numpy as np
 from featuregen.config import Config, check_consistency, fresh_recipe, from_dict, to_dict, with_overrides
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.images import load_images
+from featuregen.images import PARTS, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import read_model_record, weights_sha256
 from featuregen.pipeline.records import Trained
@@ -175,13 +175,16 @@ def verify_file(path: Path, data: str | None = None, source: Path | None = None)
         return checks
     info = read_info(path)
     config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
-    base = load_images(config.data)
-    if base.train.sha256 != info.base.get("sha256"):
+    base, part = load_images(config.data), info.base.get("split", "train")
+    if part not in PARTS:
+        return [*checks, Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
+    split = base.part(part)
+    if split.sha256 != info.base.get("sha256"):
         raise UserError(
             f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
-            f"{config.data.name} has {base.train.sha256[:12]}; name its base set with --data."
+            f"{config.data.name} has {split.sha256[:12]}; name its base set with --data."
         )
-    checks += check_against_base(path, base.train.images, base.train.labels)
+    checks += check_against_base(path, split.images, split.labels)
     if source:
         checks += _check_success(path, info, Workshop(config, path.parent, base), source)
     return checks

@@ -254,7 +254,7 @@ class Workshop:
                 "synthesis": to_dict(recipe),
                 **self.machine.arithmetic,
             },
-            base=base.record,
+            base=base.record(),
             source_model=describe_model(maker) if maker else {},
             software=software(self.machine),
             config=to_dict(self.config),
@@ -272,6 +272,11 @@ class Workshop:
 
     def check_base(self, info: Info) -> None:
         recorded, own = info.base.get("sha256"), self.base.train.sha256
+        if info.base.get("split", "train") != "train":
+            raise UserError(
+                f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
+                "test need a dataset made from the training images of a base set."
+            )
         other_test = info.base.get("test_sha256", self.base.test.sha256) != self.base.test.sha256
         if recorded == own and other_test:
             raise UserError(

@@ -1,5 +1,6 @@
 """Tables for people, PNG pictures and one self-contained HTML page, from the numbers of an experiment."""
 
+from featuregen.report.attacks import attack_picture, attack_text, attack_words
 from featuregen.report.charts import KIND_NAMES
 from featuregen.report.overview import evaluation_table, results_markdown, results_table
 from featuregen.report.page import write_report
@@ -12,6 +13,9 @@ __all__ = [
     "KIND_NAMES",
     "accuracy_bars",
     "accuracy_curves",
+    "attack_picture",
+    "attack_text",
+    "attack_words",
     "evaluation_table",
     "honesty_curves",
     "kinds_grid",
