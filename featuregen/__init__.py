@@ -19,6 +19,7 @@ _HOMES = {
     "Training": "featuregen.config",
     "UserError": "featuregen.errors",
     "Workshop": "featuregen.pipeline",
+    "attack": "featuregen.attacks",
     "build_model": "featuregen.models",
     "export_dataset": "featuregen.interop",
     "import_released": "featuregen.interop",

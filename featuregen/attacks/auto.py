@@ -2,96 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from featuregen.attacks.goals import Goal
 from featuregen.attacks.pgd import random_in_ball
-from featuregen.config import AutoPGD
-from featuregen.optimize import Ball, fixed, project, steepest
+from featuregen.attacks.task import Task, where
+from featuregen.config.attacks import AutoPGD
+from featuregen.optimize import Ball, project, steepest
 
 _MOMENTUM, _RISES = 0.75, 0.75
-Loss = Callable[[Tensor], Tensor]
 
 
-def auto_pgd(
-    model: nn.Module, images: Tensor, goal: Goal, settings: AutoPGD, generator: torch.Generator | None = None
-) -> Tensor:
-    """The best of `restarts` walks for each image: one that reaches the goal, else the one of highest loss."""
-    with fixed(model):
-        best, lost = images.clone(), goal.reached(model(images).float())
-        for attempt in range(settings.restarts):
-            rows = (~lost).nonzero().flatten()
-            if not len(rows):
-                break
-            ball = Ball(settings.norm, settings.eps, images[rows])
-            start = random_in_ball(ball, generator) if attempt or settings.random_start else images[rows]
-            found, reached = _walk(model, start, goal[rows], ball, settings)
-            better = reached | (torch.tensor(attempt == 0, device=reached.device))
-            best[rows[better]] = found[better]
-            lost[rows[reached]] = True
-    return best
+def auto_pgd(task: Task, settings: AutoPGD) -> Tensor:
+    """The best of `restarts` walks for each image: one that reaches the goal, else the one of highest loss.
+
+    An image whose goal is reached is left alone from then on.
+    """
+    found, rows = task.images.clone(), task.standing()
+    gain = torch.full((len(task),), -torch.inf, device=found.device, dtype=found.dtype)
+    for attempt in range(settings.restarts):
+        if not len(rows):
+            break
+        part = task[rows]
+        ball = Ball(settings.norm, settings.eps, part.images)
+        wander = settings.random_start or attempt > 0
+        tried, loss, reached = _walk(part, random_in_ball(ball, part.draws) if wander else part.images, settings)
+        better = reached | (loss > gain[rows])
+        found[rows[better]], gain[rows[better]] = tried[better], loss[better]
+        rows = rows[~reached]
+    return found
 
 
-def checkpoints(steps: int) -> list[int]:
+def checkpoints(steps: int) -> set[int]:
     """After which steps the length is reconsidered: at 22 % of them, then ever more often."""
-    shares, gap = [0.0, 0.22], 0.22
+    shares, gap = [0.22], 0.22
     while shares[-1] < 1:
         gap = max(gap - 0.03, 0.06)
         shares.append(shares[-1] + gap)
-    return sorted({round(share * steps) for share in shares if 0 < share < 1})
+    return {math.ceil(share * steps) for share in shares}
 
 
-def _walk(model: nn.Module, start: Tensor, goal: Goal, ball: Ball, settings: AutoPGD) -> tuple[Tensor, Tensor]:
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            pixels = x.detach().requires_grad_(True)
-            logits = model(pixels).float()
-            value = goal.loss(logits) if settings.loss == "ce" else dlr(logits, goal)
-            (gradient,) = torch.autograd.grad(value.sum(), pixels)
-        return value.detach(), gradient, goal.reached(logits.detach())
+@dataclass
+class _Walkers:
+    """Where every image of a walk is, and what it remembers."""
 
-    ones = (-1, 1, 1, 1)
-    value, gradient, reached = evaluate(start)
-    x = before = best = start
-    highest, best_gradient, success = value, gradient, start
-    length = torch.full_like(value, 2 * ball.eps)
-    rises, halved, highest_before = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool), value
-    marks, since = checkpoints(settings.steps), 0
-    with torch.no_grad():
-        for step in range(1, settings.steps + 1):
-            ahead = project(x + length.view(ones) * steepest(gradient, ball.norm), ball)
-            if step > 1:
-                ahead = project(x + _MOMENTUM * (ahead - x) + (1 - _MOMENTUM) * (x - before), ball)
-            before, x = x, ahead
-            old = value
-            value, gradient, now = evaluate(x)
-            success = torch.where((now & ~reached).view(ones), x, success)
-            reached = reached | now
-            rises += value > old
-            risen = value > highest
-            best, best_gradient = torch.where(risen.view(ones), x, best), torch.where(risen.view(ones), gradient, best_gradient)
-            highest = torch.maximum(value, highest)
-            since += 1
-            if step in marks:
-                slow = (rises < _RISES * since) | (~halved & (highest <= highest_before))
-                length = torch.where(slow, length / 2, length)
-                x, gradient = torch.where(slow.view(ones), best, x), torch.where(slow.view(ones), best_gradient, gradient)
-                value = torch.where(slow, highest, value)
-                halved, highest_before = slow, highest
-                rises, since = torch.zeros_like(rises), 0
-    return torch.where(reached.view(ones), success, best), reached
+    task: Task
+    row: Tensor
+    x: Tensor
+    before: Tensor
+    gradient: Tensor
+    value: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    highest: Tensor
+    highest_before: Tensor
+    length: Tensor
+    rises: Tensor
+    halved: Tensor
+
+    def __getitem__(self, rows: Tensor) -> _Walkers:
+        return _Walkers(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def learn(self, value: Tensor, gradient: Tensor) -> None:
+        self.rises = self.rises + (value > self.value)
+        risen = value > self.highest
+        self.best, self.best_gradient = where(risen, self.x, self.best), where(risen, gradient, self.best_gradient)
+        self.highest, self.value, self.gradient = torch.maximum(value, self.highest), value, gradient
+
+    def reconsider(self, since: int) -> None:
+        """Where the loss rose too seldom, or its best stayed although the length did, go on from the best with half."""
+        slow = (self.rises < _RISES * since) | (~self.halved & (self.highest <= self.highest_before))
+        self.length = torch.where(slow, self.length / 2, self.length)
+        self.x, self.gradient = where(slow, self.best, self.x), where(slow, self.best_gradient, self.gradient)
+        self.value = torch.where(slow, self.highest, self.value)
+        self.halved, self.highest_before, self.rises = slow, self.highest, torch.zeros_like(self.rises)
+
+    def advance(self, settings: AutoPGD, first: bool) -> None:
+        ball = Ball(settings.norm, settings.eps, self.task.images)
+        ahead = project(self.x + self.length.view(-1, 1, 1, 1) * steepest(self.gradient, ball.norm), ball)
+        if not first:
+            ahead = project(self.x + _MOMENTUM * (ahead - self.x) + (1 - _MOMENTUM) * (self.x - self.before), ball)
+        self.before, self.x = self.x, ahead
 
 
-def dlr(logits: Tensor, goal: Goal) -> Tensor:
-    """Difference of logits ratio, which no scaling of the logits changes; targeted in its second form."""
-    ordered = logits.sort(1, descending=True).values
-    own = logits.gather(1, goal.classes.view(-1, 1)).squeeze(1)
-    if not goal.targeted:
-        other = torch.where(own == ordered[:, 0], ordered[:, 1], ordered[:, 0])
-        return (other - own) / (ordered[:, 0] - ordered[:, 2]).clamp_min(1e-12)
-    # Away from the class the model sees now, towards the one that is wanted.
-    scale = ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, min(3, logits.shape[1] - 1)])
-    return (own - ordered[:, 0]) / scale.clamp_min(1e-12)
+def _set_out(task: Task, start: Tensor, settings: AutoPGD) -> _Walkers:
+    number = torch.full((len(task),), torch.inf, device=start.device, dtype=start.dtype)
+    return _Walkers(
+        task=task,
+        row=torch.arange(len(task), device=start.device),
+        x=start,
+        before=start,
+        gradient=torch.zeros_like(start),
+        value=number,
+        best=start,
+        best_gradient=torch.zeros_like(start),
+        highest=-number,
+        highest_before=-number,
+        length=torch.full_like(number, 2 * settings.eps),
+        rises=torch.zeros_like(number),
+        halved=torch.zeros_like(number, dtype=torch.bool),
+    )
+
+
+def _walk(task: Task, start: Tensor, settings: AutoPGD) -> tuple[Tensor, Tensor, Tensor]:
+    """The first image on the way that reached the goal, else the one of highest loss; that loss; and who reached it."""
+    at, marks, marked = _set_out(task, start, settings), checkpoints(settings.steps), 0
+    found, loss, reached = start.clone(), at.highest.clone(), at.halved.clone()
+    for step in range(settings.steps + 1):
+        goal = at.task.goal
+        value, gradient, logits = at.task.slope(at.x, goal.loss if settings.loss == "ce" else goal.ratio)
+        there = goal.reached(logits)
+        if there.any():
+            found[at.row[there]], reached[at.row[there]] = at.x[there], True
+            at, value, gradient = at[~there], value[~there], gradient[~there]
+            if not len(at.row):
+                break
+        at.learn(value, gradient)
+        if step in marks:
+            at.reconsider(step - marked)
+            marked = step
+        if step < settings.steps:
+            at.advance(settings, first=step == 0)
+    found[at.row], loss[at.row] = at.best, at.highest
+    return found, loss, reached

@@ -2,73 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featuregen.attacks.auto import auto_pgd
-from featuregen.attacks.goals import Goal
-from featuregen.attacks.smallest import reach, smallest
+from featuregen.attacks.outcome import held
+from featuregen.attacks.smallest import smallest
 from featuregen.attacks.square import square
+from featuregen.attacks.task import Task
 from featuregen.config.attacks import AutoPGD, Ensemble, Smallest, Square
-from featuregen.optimize import fixed
+from featuregen.optimize import Ball
 
-Part = Callable[[Tensor, Goal], Tensor]
+Part = Callable[[Task, Ensemble], Tensor]
 
 
-def ensemble(
-    model: nn.Module, images: Tensor, goal: Goal, settings: Ensemble, generator: torch.Generator | None = None
-) -> Tensor:
-    found = images.clone()
-    with fixed(model), torch.no_grad():
-        rows = (~goal.reached(model(images).float())).nonzero().flatten()
-    for part in _parts(model, settings, generator):
+def ensemble(task: Task, settings: Ensemble) -> Tensor:
+    """An image that no part moves over the decision within the ball stays as it is."""
+    found, rows = task.images.clone(), task.standing()
+    for part in (_entropy, _ratio, _shortest, _squares):
         if not len(rows):
             break
-        tried = part(images[rows], goal[rows])
-        with fixed(model), torch.no_grad():
-            lost = goal[rows].reached(model(tried).float())
-        inside = reach(tried - images[rows], settings.norm) <= settings.eps * (1 + 1e-6) + 1e-7
-        lost &= inside
+        left = task[rows]
+        ball = Ball(settings.norm, settings.eps, left.images)
+        tried = held(part(left, settings), ball)
+        lost = left.goal.reached(left.logits(tried))
         found[rows[lost]] = tried[lost]
         rows = rows[~lost]
     return found
 
 
-def _parts(model: nn.Module, settings: Ensemble, generator: torch.Generator | None) -> Iterator[Part]:
-    ball = {"norm": settings.norm, "eps": settings.eps}
-
-    def entropy(x: Tensor, goal: Goal) -> Tensor:
-        return auto_pgd(model, x, goal, AutoPGD(**ball, steps=settings.steps, loss="ce"), generator)
-
-    def ratio(x: Tensor, goal: Goal) -> Tensor:
-        chosen = AutoPGD(**ball, steps=settings.steps, loss="dlr")
-        if goal.targeted:
-            return auto_pgd(model, x, goal, chosen, generator)
-        return _by_targets(model, x, goal, settings.targets, lambda part, aim: auto_pgd(model, part, aim, chosen, generator))
-
-    def shortest(x: Tensor, goal: Goal) -> Tensor:
-        return smallest(model, x, goal, Smallest(settings.norm, settings.steps), generator)
-
-    def squares(x: Tensor, goal: Goal) -> Tensor:
-        return square(model, x, goal, Square(**ball, queries=settings.queries), generator)
-
-    yield from (entropy, ratio, shortest, squares)
+def _entropy(task: Task, settings: Ensemble) -> Tensor:
+    return auto_pgd(task, AutoPGD(settings.norm, settings.eps, settings.steps))
 
 
-def _by_targets(model: nn.Module, images: Tensor, goal: Goal, count: int, run: Part) -> Tensor:
-    """Towards each of the next likely classes in turn, on the images that are left."""
-    with fixed(model), torch.no_grad():
-        logits = model(images).float().scatter(1, goal.classes.view(-1, 1), -torch.inf)
-    likely = logits.argsort(1, descending=True)[:, : min(count, logits.shape[1] - 1)]
-    found, rows = images.clone(), torch.arange(len(images), device=images.device)
-    for place in range(likely.shape[1]):
-        tried = run(images[rows], Goal(likely[rows, place], targeted=True))
-        with fixed(model), torch.no_grad():
-            lost = goal[rows].reached(model(tried).float())
-        found[rows[lost]] = tried[lost]
-        rows = rows[~lost]
+def _ratio(task: Task, settings: Ensemble) -> Tensor:
+    """Towards the class that is wanted, or each of the likeliest others in turn.
+
+    Two classes have no ratio of differences, and the other parts do without it.
+    """
+    logits = task.logits(task.images)
+    found, rows = task.images.clone(), torch.arange(len(task), device=logits.device)
+    if logits.shape[1] < 3:
+        return found
+    chosen = AutoPGD(settings.norm, settings.eps, settings.steps, loss="dlr")
+    if task.goal.targeted:
+        return auto_pgd(task, chosen)
+    others = logits.scatter(1, task.goal.classes.view(-1, 1), -torch.inf).argsort(1, descending=True)
+    for towards in others[:, : min(settings.targets, logits.shape[1] - 1)].unbind(1):
+        left = task[rows]
+        found[rows] = auto_pgd(replace(left, goal=replace(left.goal, towards=towards[rows])), chosen)
+        rows = rows[~left.goal.reached(left.logits(found[rows]))]
         if not len(rows):
             break
     return found
+
+
+def _shortest(task: Task, settings: Ensemble) -> Tensor:
+    """What lies beyond the ball is drawn back into it, and may well hold there."""
+    return smallest(task, Smallest(settings.norm, settings.steps))
+
+
+def _squares(task: Task, settings: Ensemble) -> Tensor:
+    return square(task, Square(settings.norm, settings.eps, settings.queries))

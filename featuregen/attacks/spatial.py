@@ -1,59 +1,67 @@
-"""Rotations and translations (Engstrom et al. 2019): the worst of a grid, or of a number drawn at random."""
+"""Rotations and translations (Engstrom et al. 2019): a whole grid, or a number of them drawn at random."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks.goals import Goal
-from featuregen.config import Spatial
-from featuregen.optimize import fixed
+from featuregen.attacks.task import Task, sweep
+from featuregen.config.attacks import Spatial
+from featuregen.optimize import TINY
 
 
-def rotate_translate(
-    model: nn.Module, images: Tensor, goal: Goal, settings: Spatial, generator: torch.Generator | None = None
-) -> Tensor:
-    """Each image turned and shifted as it suits the goal best; black comes in at the borders."""
-    with fixed(model), torch.no_grad():
-        best, gain = images.clone(), goal.loss(model(images).float())
-        lost = goal.reached(model(images))
-        for angles, shifts in _moves(len(images), settings, images.device, generator):
-            moved = turned(images, angles, shifts)
-            logits = model(moved).float()
-            reached, loss = goal.reached(logits), goal.loss(logits)
-            # A move that loses the image beats every one that does not, whatever their losses.
-            better = (reached & ~lost) | ((reached == lost) & (loss > gain))
-            best = torch.where(better.view(-1, 1, 1, 1), moved, best)
-            gain, lost = torch.where(better, loss, gain), lost | reached
-    return best
+def rotate_translate(task: Task, settings: Spatial) -> Tensor:
+    """Each image turned and shifted until the goal is reached, else as it comes nearest; black comes in at the borders.
 
-
-def turned(images: Tensor, degrees: Tensor, shifts: Tensor) -> Tensor:
-    """Rotated about the centre by degrees (N,) and moved by pixels (N, 2) to the right and down."""
-    height, width = images.shape[2:]
-    angle = degrees * (math.pi / 180)
-    cosine, sine, aspect = angle.cos(), angle.sin(), height / width
-    to_x, to_y = -2 * shifts[:, 0] / width, -2 * shifts[:, 1] / height
-    # affine_grid asks where a pixel comes from: shifted back first, then turned back.
-    first = torch.stack([cosine, sine * aspect, cosine * to_x + sine * aspect * to_y], 1)
-    second = torch.stack([-sine / aspect, cosine, -sine / aspect * to_x + cosine * to_y], 1)
-    grid = F.affine_grid(torch.stack([first, second], 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-def _moves(
-    count: int, settings: Spatial, device: torch.device, generator: torch.Generator | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    The grid is gone through from its mildest move on.
+    """
     if settings.tries:
-        for _ in range(settings.tries):
-            drawn = torch.rand((count, 3), generator=generator, device=device) * 2 - 1
-            yield drawn[:, 0] * settings.degrees, (drawn[:, 1:] * settings.pixels).round()
-        return
-    for angle in torch.linspace(-settings.degrees, settings.degrees, settings.angles).tolist():
-        for x in torch.linspace(-settings.pixels, settings.pixels, settings.shifts).tolist():
-            for y in torch.linspace(-settings.pixels, settings.pixels, settings.shifts).tolist():
-                yield torch.full((count,), angle, device=device), torch.tensor([x, y], device=device).expand(count, 2)
+
+        def change(part: Task, _: int, count: int) -> Tensor:
+            moves = (part.draws.uniform(count, 3) * 2 - 1).flatten(0, 1)
+            return turned(
+                part.images.repeat_interleave(count, 0), moves[:, 0] * settings.degrees, moves[:, 1:] * settings.pixels
+            )
+
+        return sweep(task, settings.tries, change)
+
+    moves = grid(settings).to(task.images.device)
+
+    def next_moves(part: Task, first: int, count: int) -> Tensor:
+        chosen = moves[first : first + count].repeat(len(part), 1)
+        return turned(part.images.repeat_interleave(count, 0), chosen[:, 0], chosen[:, 1:])
+
+    return sweep(task, len(moves), next_moves)
+
+
+def grid(settings: Spatial) -> Tensor:
+    """(angles · shifts², 3): degrees, pixels to the right, pixels down; the mildest first."""
+    angles = _steps(settings.degrees, settings.angles)
+    shifts = _steps(settings.pixels, settings.shifts)
+    moves = torch.cartesian_prod(angles, shifts, shifts)
+    size = moves.abs() / torch.tensor([settings.degrees, settings.pixels, settings.pixels]).clamp_min(TINY)
+    return moves[size.square().sum(1).argsort(stable=True)]
+
+
+def _steps(limit: float, count: int) -> Tensor:
+    """Evenly from one limit to the other; a single one is none at all."""
+    return torch.linspace(-limit, limit, count) if count > 1 else torch.zeros(1)
+
+
+def turned(images: Tensor, degrees: Tensor, pixels: Tensor) -> Tensor:
+    """Rotated clockwise about the centre by degrees (N,), then moved by pixels (N, 2) to the right and down."""
+    height, width = images.shape[2:]
+    angle, pixels = (degrees * (math.pi / 180)).to(images.dtype), pixels.to(images.dtype)
+    cosine, sine, aspect = angle.cos(), angle.sin(), height / width
+    # An affine grid asks where a pixel comes from: shifted back, then turned back, each axis from -1 to 1.
+    right, down = -2 * pixels[:, 0] / width, -2 * pixels[:, 1] / height
+    across = [cosine, sine * aspect, cosine * right + sine * aspect * down]
+    along = [-sine / aspect, cosine, -sine / aspect * right + cosine * down]
+    places = F.affine_grid(
+        torch.stack([torch.stack(across, 1), torch.stack(along, 1)], 1), list(images.shape), align_corners=False
+    )
+    # The weights of four neighbours may add up to a last bit more than one.
+    return F.grid_sample(images, places, align_corners=False).clamp(0, 1)

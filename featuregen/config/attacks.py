@@ -1,4 +1,4 @@
-"""The settings of every attack by its name. `norm` and `eps` where an attack lives in a ball; sizes in pixels of [0, 1]."""
+"""The settings of every attack. Pixels go from 0 to 1, radii and shifts are measured in that and in pixels' widths."""
 
 from __future__ import annotations
 
@@ -7,27 +7,62 @@ from typing import Literal
 
 from featuregen.config.settings import Norm, _limits
 
+_EPS = 8 / 255
+
 
 @dataclass(frozen=True)
 class FGSM:
-    """One step of the length of the radius."""
+    """One step as long as the radius."""
 
     norm: Norm = "linf"
-    eps: float = _limits(8 / 255, above=0)
+    eps: float = _limits(_EPS, low=0)
 
 
 @dataclass(frozen=True)
-class Noise:
-    """The worst of `tries` random changes on the ball's border."""
+class PGD:
+    """Projected gradient steps. `step_size` 0 means 2.5 · eps / steps; restarts start at random places."""
 
     norm: Norm = "linf"
-    eps: float = _limits(8 / 255, above=0)
-    tries: int = _limits(10, low=1)
+    eps: float = _limits(_EPS, low=0)
+    steps: int = _limits(20, low=1)
+    step_size: float = _limits(0.0, low=0)
+    random_start: bool = False
+    restarts: int = _limits(1, low=1)
+    momentum: float = _limits(0.0, low=0, high=0.999)
+
+
+@dataclass(frozen=True)
+class AutoPGD:
+    """Steps that halve themselves, on cross-entropy or the difference of logits ratio."""
+
+    norm: Norm = "linf"
+    eps: float = _limits(_EPS, low=0)
+    steps: int = _limits(100, low=1)
+    restarts: int = _limits(1, low=1)
+    random_start: bool = True
+    loss: Literal["ce", "dlr"] = "ce"
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest change in `norm` that reaches the goal, in so many gradient steps."""
+
+    norm: Norm = "l2"
+    steps: int = _limits(100, low=1)
+
+
+@dataclass(frozen=True)
+class BoxedLBFGS:
+    """The smallest change in L2: `searches` weights of distance against loss from `weight` on, `steps` for each."""
+
+    steps: int = _limits(30, low=1)
+    searches: int = _limits(10, low=1)
+    weight: float = _limits(1.0, above=0)
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Differential evolution of the places and colours of `pixels` pixels."""
+    """Differential evolution of the places and colours of so many pixels."""
 
     pixels: int = _limits(1, low=1, high=1000)
     population: int = _limits(400, low=4)
@@ -36,7 +71,10 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Spatial:
-    """Up to `degrees` of rotation and `pixels` of shift: a grid of `angles` × `shifts`², or `tries` random ones (0: grid)."""
+    """Rotations of up to `degrees` and shifts of up to `pixels`: a grid, or so many random ones.
+
+    The grid has `angles` rotations and `shifts` shifts along each axis; it is taken where `tries` is 0.
+    """
 
     degrees: float = _limits(30.0, low=0, high=180)
     pixels: float = _limits(3.0, low=0)
@@ -46,56 +84,61 @@ class Spatial:
 
 
 @dataclass(frozen=True)
-class Smallest:
-    """The smallest change in `norm` that reaches the goal, in `steps` gradient steps."""
-
-    norm: Norm = "l2"
-    steps: int = _limits(100, low=1)
-
-
-@dataclass(frozen=True)
-class BoxedLBFGS:
-    """Szegedy's smallest change in L2: `searches` weights of distance against loss, `steps` of L-BFGS for each."""
-
-    steps: int = _limits(30, low=1)
-    searches: int = _limits(10, low=1)
-    weight: float = _limits(1.0, above=0)
-
-
-@dataclass(frozen=True)
-class AutoPGD:
-    norm: Norm = "linf"
-    eps: float = _limits(8 / 255, above=0)
-    steps: int = _limits(100, low=1)
-    restarts: int = _limits(1, low=1)
-    random_start: bool = True
-    loss: Literal["ce", "dlr"] = "ce"
-
-
-@dataclass(frozen=True)
 class Square:
-    """`share` is the part of the image that the first squares cover."""
+    """Random squares of change; `share` is the part of the image that the first ones cover."""
 
     norm: Norm = "linf"
-    eps: float = _limits(8 / 255, above=0)
+    eps: float = _limits(_EPS, low=0)
     queries: int = _limits(5000, low=1)
     share: float = _limits(0.8, above=0, high=1)
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """As strong as AutoAttack: auto-PGD on two losses, the smallest change, and squares, each on what is left."""
+class Noise:
+    """So many random changes on the ball's border."""
 
     norm: Norm = "linf"
-    eps: float = _limits(8 / 255, above=0)
+    eps: float = _limits(_EPS, low=0)
+    tries: int = _limits(10, low=1)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Auto-PGD on cross-entropy, auto-PGD towards `targets` likely classes, the smallest change, and squares."""
+
+    norm: Norm = "linf"
+    eps: float = _limits(_EPS, low=0)
     steps: int = _limits(100, low=1)
     targets: int = _limits(9, low=1)
     queries: int = _limits(5000, low=1)
 
 
 @dataclass(frozen=True)
-class FoolboxAttack:
-    """An attack of Foolbox's by its name here. `eps` 0 asks for the smallest change, where it can find one."""
+class FoolboxSmallest:
+    """One of Foolbox's that looks for a small change. `steps` 0 leaves their number to the table of attacks."""
 
-    eps: float = _limits(0.0, low=0)
+    steps: int = _limits(0, low=0)
+
+
+@dataclass(frozen=True)
+class FoolboxL1:
+    """One of Foolbox's in an L1 ball."""
+
+    eps: float = _limits(10.0, low=0)
+    steps: int = _limits(0, low=0)
+
+
+@dataclass(frozen=True)
+class FoolboxL2:
+    """One of Foolbox's in an L2 ball."""
+
+    eps: float = _limits(0.5, low=0)
+    steps: int = _limits(0, low=0)
+
+
+@dataclass(frozen=True)
+class FoolboxLinf:
+    """One of Foolbox's in a Linf ball."""
+
+    eps: float = _limits(_EPS, low=0)
     steps: int = _limits(0, low=0)
