@@ -3,6 +3,7 @@
 from featuregen.pipeline.files import (
     describe_model_file,
     evaluate_path,
+    fresh_shop,
     is_model,
     recorded_config,
     run_of,
@@ -28,6 +29,7 @@ __all__ = [
     "draw_preview",
     "dry_plan",
     "evaluate_path",
+    "fresh_shop",
     "is_model",
     "plan_of",
     "recorded_config",
