@@ -11,9 +11,10 @@ import typer
 from featuregen.cli.attacking import attack, attacks
 from featuregen.cli.comparing import transfer
 from featuregen.cli.exchange import export_file, import_released
-from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce, train
+from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
 from featuregen.cli.mistakes import OneLineErrors, guarded
 from featuregen.cli.reading import evaluate, info, models, preview, verify
+from featuregen.cli.training import train
 
 app = typer.Typer(
     name="featuregen",

@@ -55,6 +55,8 @@ def evaluate(
 
     featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
 
+    featuregen evaluate plain.safetensors mixed.safetensors dr.safetensors
+
     featuregen evaluate cifar_l2_0_5.pt --config cifar10-paper
     """
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})

@@ -4,6 +4,7 @@ from featuregen.pipeline.attacking import attack_model, draw_attack, save_attack
 from featuregen.pipeline.files import (
     describe_model_file,
     evaluate_path,
+    fresh_shop,
     is_model,
     recorded_config,
     run_of,
@@ -31,6 +32,7 @@ __all__ = [
     "draw_preview",
     "dry_plan",
     "evaluate_path",
+    "fresh_shop",
     "is_model",
     "plan_of",
     "recorded_config",

@@ -25,6 +25,7 @@ from featuregen.pipeline.records import (
     channel_statistics,
     describe_model,
     is_trained_as,
+    stopping_record,
 )
 from featuregen.runtime import Machine, keep_memory, note, resolve_device, software
 from featuregen.store import PAPER, FeatureDataset, Header, Info, Writer, read_info, refuse_another
@@ -129,12 +130,10 @@ class Workshop:
         rows = balanced_rows(self.base.test.labels, self.config.evaluation.rows, self.config.seed)
         return torch.from_numpy(rows).to(self.device)
 
-    def refuse_another_model(self, path: Path, which: str) -> None:
-        """Say early that the place is taken, before the source model is trained."""
-        if path.exists():
-            wanted = self._model_settings(self.train_set, self._source_recipe(which), self.config.seed, [])
-            if not is_trained_as(path, wanted):
-                raise UserError(f"{path} holds something else; choose another --out, or replace it with --force.")
+    def refuse_another_model(self, path: Path, data: Examples, recipe: Training, seed: int) -> None:
+        """Say early that the place is taken, before the model is trained."""
+        if path.exists() and not is_trained_as(path, self._model_settings(data, recipe, seed, [])):
+            raise UserError(f"{path} holds something else; choose another --out, or replace it with --force.")
 
     def load_source(self, path: Path) -> Trained:
         """A given model, ours or a checkpoint of robustness, which must fit the base set."""
@@ -186,6 +185,7 @@ class Workshop:
                 "loss": [round(epoch.loss, 6) for epoch in log.epochs],
                 "seconds": {"training": log.seconds},
                 "software": software(self.machine),
+                **stopping_record(log, f"{title} {own['seed']}"),
             }
             save_model(path, model, record)
 
