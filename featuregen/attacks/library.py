@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def attack(
     where it looks for the smallest change. A radius of 0 gives the images back.
     """
     known = find_attack(name)
-    chosen: Any = from_dict(known.settings, options, f"attack {name}")
+    chosen = settings_for(name, options)
     _check_call(name, known, targets, seed, batch_size)
     _check_images(name, images)
     _check_model(name, model, images)
@@ -49,6 +50,11 @@ def attack(
         draws = RowRandom(seed, f"attack {name}").draws(range(len(images)), images.device)
         found = _found(Task(model, images, goal, draws, batch_size), name, known, chosen)
         return measured(model, images, found, goal, batch_size)
+
+
+def settings_for(name: str, options: Mapping[str, Any]) -> Any:
+    """The attack's settings with these options, checked; texts such as 8/255 are read as a config's are."""
+    return from_dict(find_attack(name).settings, options, f"attack {name}")
 
 
 def _found(task: Task, name: str, known: Known, chosen: Any) -> Tensor:

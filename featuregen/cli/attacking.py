@@ -96,10 +96,7 @@ def attack(
     shop = Workshop(settings, out.parent if out else OUT)
     aim = shop.load_source(model)
     maker = shop.load_source(origin) if origin else None
-    if file:
-        victims = victims_in(shop, file, rows)
-    else:
-        victims = victims_of(shop, part.value, rows)
+    victims = victims_in(shop, file, rows) if file else victims_of(shop, part.value, rows)
     path = out or OUT / f"{file.stem if file else shop.base.name}-{name}.h5"
     made = attack_model(shop, aim, victims, name, options, wanted=target, origin=maker)
     save_attacked(shop, made, path, dtype.value, force)

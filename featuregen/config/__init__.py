@@ -3,6 +3,7 @@
 from featuregen.config.reading import closest, config_names, from_dict, load_config, with_overrides
 from featuregen.config.recipes import RECIPES, attack_values, recipe_values
 from featuregen.config.settings import (
+    ATTACKED,
     KINDS,
     MISLABELLED,
     Attack,
@@ -30,6 +31,7 @@ from featuregen.config.settings import (
 )
 
 __all__ = [
+    "ATTACKED",
     "KINDS",
     "MISLABELLED",
     "RECIPES",

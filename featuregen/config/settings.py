@@ -18,6 +18,7 @@ Dtype = Literal["uint8", "float16", "float32"]
 
 KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
 MISLABELLED = ("rand", "det")
+ATTACKED = "attacked"
 
 
 def _limits(default: Any = dataclasses.MISSING, *, later: bool = False, **limits: float) -> Any:

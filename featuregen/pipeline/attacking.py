@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import Goal, Outcome, find_attack, measure, settings_for
+from featuregen.attacks import Goal, Outcome, find_attack, measured, settings_for
 from featuregen.attacks import attack as run
-from featuregen.config import to_dict
+from featuregen.config import ATTACKED, to_dict
 from featuregen.errors import UserError
 from featuregen.images import balanced_rows
 from featuregen.models import Classifier, frozen
@@ -26,7 +26,6 @@ from featuregen.runtime import software
 from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
 from featuregen.synthesis import as_pixels, store_as
 
-KIND = "attacked"
 # Enough to tell attacks apart, and few enough for the slow ones.
 _ROWS = 1000
 
@@ -99,8 +98,7 @@ def attack_model(
     settings = settings_for(name, options)
     goal = goal_of(victims, wanted)
     maker, size = (origin or target).model, shop.config.evaluation.batch_size
-    before = measure(target.model, victims.images, victims.images, goal, size)
-    fair = ~before.success
+    fair = ~measured(target.model, victims.images, victims.images, goal, size).already
     found = victims.images.clone()
     if fair.any():
         lean = frozen(maker, shop.machine)
@@ -110,7 +108,7 @@ def attack_model(
             targets=goal.classes[rows] if goal.targeted else None,
             seed=shop.config.seed, batch_size=size, **options,
         ).images  # fmt: skip
-    outcome = measure(target.model, victims.images, found, goal, size)
+    outcome = measured(target.model, victims.images, found, goal, size)
     recipe = {
         "seed": shop.config.seed,
         "attack": {"name": name, "target": wanted, **to_dict(settings)},
@@ -119,7 +117,7 @@ def attack_model(
     }
     results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
     if origin:
-        own = measure(maker, victims.images, found, goal, size)
+        own = measured(maker, victims.images, found, goal, size)
         results["origin"]["success"] = _share(own.success[fair])
     return Attacked(victims, outcome, fair, results, recipe, target)
 
@@ -197,7 +195,7 @@ def save_attacked(shop: Workshop, made: Attacked, path: Path, dtype: str = "floa
     """A dataset of the images found, with their true labels; what it says of the model holds for the stored pixels."""
     victims, recipe = made.victims, made.recipe
     header = Header(
-        kind=KIND, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=dtype, classes=victims.classes,
+        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=dtype, classes=victims.classes,
         recipe=recipe, base=victims.base, source_model=describe_model(made.target), software=software(shop.machine),
         citation=victims.citation, config=to_dict(shop.config),
     )  # fmt: skip

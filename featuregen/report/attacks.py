@@ -44,9 +44,7 @@ def attack_words(attack: Mapping[str, Any]) -> str:
     known = {name: value for name, value in attack.items() if name not in ("name", "norm", "eps", "target") and value}
     ball = " ".join(str(attack[name]) for name in ("norm",) if attack.get(name))
     ball += f" eps {attack['eps']:.4g}" if attack.get("eps") else ""
-    rest = ", ".join(
-        name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in known.items()
-    )
+    rest = ", ".join(name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in known.items())
     target = f"towards {attack['target']}" if attack.get("target") else ""
     return f"{attack['name']}: " + ", ".join(part for part in (ball.strip(), rest, target) if part)
 
@@ -63,7 +61,7 @@ def attack_picture(
     shown = slice(MAX_COLUMNS)
     first, last = (np.asarray(images[shown], dtype=np.float64) for images in (before, after))
     change = np.clip(0.5 + MAGNIFIED * (last - first), 0, 1)
-    words = [[f"{name} {100 * sure:.0f} %" for name, sure in classes[shown]] for classes in (seen, then)]
+    words = [[f"{name}, {100 * sure:.0f} %" for name, sure in classes[shown]] for classes in (seen, then)]
     rows = [("original", first, words[0]), (f"change × {MAGNIFIED}", change, []), ("result", last, words[1])]
     return drawn_rows(path, rows, title)
 
