@@ -23,7 +23,7 @@ def few_pixels(task: Task, settings: Pixels) -> Tensor:
         return found
     part = task[rows]
     people = _first(part, settings)
-    costs = _costs(part, people)
+    costs = _costs(part, people, torch.ones(people.shape[:2], dtype=torch.bool, device=people.device))
     for generation in range(settings.generations + 1):
         lost = (costs < 0).any(1)
         leaving = lost if generation < settings.generations else torch.ones_like(lost)
@@ -34,10 +34,7 @@ def few_pixels(task: Task, settings: Pixels) -> Tensor:
             rows, part, people, costs = rows[staying], part[staying], people[staying], costs[staying]
         if not len(rows):
             break
-        children = _children(people, part.draws)
-        tried = _costs(part, children)
-        people = torch.where((tried < costs)[:, :, None, None], children, people)
-        costs = torch.minimum(tried, costs)
+        people, costs = _next(part, people, costs)
     return found
 
 
@@ -48,16 +45,21 @@ def _first(task: Task, settings: Pixels) -> Tensor:
     return torch.cat([task.draws.uniform(*shape, 2), colours.clamp(0, 1)], -1).to(task.images.dtype)
 
 
-def _children(people: Tensor, draws: RowDraws) -> Tensor:
-    """One for each member: a + (b - c) / 2 of three others.
+def _next(task: Task, people: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    """For each member itself or its child a + (b - c) / 2, of three others, whichever costs less.
 
     A place beyond the image comes back in as from a mirror, since it would else end up at the border, where
     pixels matter least; a colour stops at black or white, where it does most.
     """
-    a, b, c = (people.gather(1, other[:, :, None, None].expand_as(people)) for other in _others(people.shape[1], draws))
-    child = a + _STRIDE * (b - c)
-    places = 1 - (1 - child[..., :2].abs()).abs()
-    return torch.cat([places, child[..., 2:].clamp(0, 1)], -1)
+    others = _others(people.shape[1], task.draws)
+    a, b, c = (people.gather(1, other[:, :, None, None].expand_as(people)) for other in others)
+    children = a + _STRIDE * (b - c)
+    places = 1 - (1 - children[..., :2].abs()).abs()
+    children = torch.cat([places, children[..., 2:].clamp(0, 1)], -1)
+    # As a population gathers, most children paint what a paints, whose cost is known.
+    new = (_cells(children, task.images) != _cells(a, task.images)).any(3).any(2)
+    tried = torch.where(new, _costs(task, children, new), costs.gather(1, others[0]))
+    return torch.where((tried < costs)[:, :, None, None], children, people), torch.minimum(tried, costs)
 
 
 def _others(members: int, draws: RowDraws) -> list[Tensor]:
@@ -71,26 +73,28 @@ def _others(members: int, draws: RowDraws) -> list[Tensor]:
     return [(own + steps) % members for steps in (first, second, third)]
 
 
-def _costs(task: Task, people: Tensor) -> Tensor:
-    """(images, members): the margin, below zero where the goal is reached. Every pass is full but the last."""
-    members = people.shape[1]
-    flat = people.flatten(0, 1)
-    costs = torch.empty(len(flat), device=people.device, dtype=people.dtype)
-    for part in torch.split(torch.arange(len(flat), device=people.device), task.at_once):
-        owners = part // members
-        logits = task.logits(_painted(task.images[owners], flat[part]))
-        costs[part] = task.goal[owners].margin(logits).to(costs.dtype)
-    return costs.view(-1, members)
+def _costs(task: Task, people: Tensor, asked: Tensor) -> Tensor:
+    """(images, members): the margin of those asked for, below zero where the goal is reached; passes are full."""
+    costs = torch.zeros_like(people[:, :, 0, 0])
+    image, member = asked.nonzero(as_tuple=True)
+    for owners, numbers in zip(torch.split(image, task.at_once), torch.split(member, task.at_once), strict=True):
+        logits = task.logits(_painted(task.images[owners], people[owners, numbers]))
+        costs[owners, numbers] = task.goal[owners].margin(logits).to(costs.dtype)
+    return costs
 
 
-def _painted(images: Tensor, pixels: Tensor) -> Tensor:
+def _cells(people: Tensor, images: Tensor) -> Tensor:
+    """Places as the row and column of a pixel."""
+    size = torch.tensor(images.shape[2:], device=people.device)
+    places = torch.minimum((people[..., :2] * size).floor(), size - 1)
+    return torch.cat([places, people[..., 2:]], -1)
+
+
+def _painted(images: Tensor, people: Tensor) -> Tensor:
     """These images, which are changed, with the pixels (N, pixels, 2 + channels) of each on it."""
-    height, width = images.shape[2:]
-    size = torch.tensor([height, width], device=images.device)
-    places = torch.minimum((pixels[..., :2] * size).long(), size - 1)
-    each = torch.arange(len(images), device=images.device)
+    cells, each = _cells(people, images), torch.arange(len(images), device=images.device)
     # One after the other, so that of two at the same place the later counts on every device.
-    for number in range(pixels.shape[1]):
-        row, column = places[:, number].unbind(1)
-        images[each, :, row, column] = pixels[:, number, 2:]
+    for number in range(people.shape[1]):
+        row, column = cells[:, number, :2].long().unbind(1)
+        images[each, :, row, column] = people[:, number, 2:]
     return images
