@@ -10,6 +10,7 @@ import typer
 
 from featuregen.cli.comparing import transfer
 from featuregen.cli.exchange import export_file, import_released
+from featuregen.cli.flipping import flips
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
 from featuregen.cli.mistakes import OneLineErrors, guarded
 from featuregen.cli.reading import evaluate, info, models, preview, verify
@@ -33,7 +34,10 @@ Start here:
 """,
 )
 
-for command in (make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, info, preview, verify, models):
+COMMANDS = (
+    make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, flips, info, preview, verify, models,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(guarded(command))
 app.command("import")(guarded(import_released))
 app.command("export")(guarded(export_file))

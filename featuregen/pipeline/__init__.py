@@ -11,6 +11,7 @@ from featuregen.pipeline.files import (
     verify_file,
     workshop_of,
 )
+from featuregen.pipeline.flipping import flip_models, write_flips
 from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.places import copy_model, dataset_path
 from featuregen.pipeline.plan import dry_plan, plan_of
@@ -29,6 +30,7 @@ __all__ = [
     "draw_preview",
     "dry_plan",
     "evaluate_path",
+    "flip_models",
     "fresh_shop",
     "is_model",
     "plan_of",
@@ -39,5 +41,6 @@ __all__ = [
     "transfer",
     "verify_file",
     "workshop_of",
+    "write_flips",
     "write_results",
 ]

@@ -1,6 +1,7 @@
 """Tables for people, PNG pictures and one self-contained HTML page, from the numbers of an experiment."""
 
 from featuregen.report.charts import KIND_NAMES
+from featuregen.report.flips import flip_maps, flips_table
 from featuregen.report.overview import evaluation_table, results_markdown, results_table
 from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
@@ -13,6 +14,8 @@ __all__ = [
     "accuracy_bars",
     "accuracy_curves",
     "evaluation_table",
+    "flip_maps",
+    "flips_table",
     "honesty_curves",
     "kinds_grid",
     "plan_sentence",
