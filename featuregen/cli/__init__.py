@@ -11,6 +11,7 @@ import typer
 from featuregen.cli.attacking import attack, attacks
 from featuregen.cli.comparing import transfer
 from featuregen.cli.exchange import export_file, import_released
+from featuregen.cli.flipping import flips
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
 from featuregen.cli.mistakes import OneLineErrors, guarded
 from featuregen.cli.reading import evaluate, info, models, preview, verify
@@ -35,8 +36,8 @@ Start here:
 )
 
 COMMANDS = (
-    make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, attack, attacks, info, preview, verify,
-    models,
+    make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, attack, attacks, flips, info, preview,
+    verify, models,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(guarded(command))

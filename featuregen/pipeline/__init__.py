@@ -12,6 +12,7 @@ from featuregen.pipeline.files import (
     verify_file,
     workshop_of,
 )
+from featuregen.pipeline.flipping import flip_models, write_flips
 from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.places import copy_model, dataset_path
 from featuregen.pipeline.plan import dry_plan, plan_of
@@ -32,6 +33,7 @@ __all__ = [
     "draw_preview",
     "dry_plan",
     "evaluate_path",
+    "flip_models",
     "fresh_shop",
     "is_model",
     "plan_of",
@@ -45,5 +47,6 @@ __all__ = [
     "victims_in",
     "victims_of",
     "workshop_of",
+    "write_flips",
     "write_results",
 ]

@@ -2,6 +2,7 @@
 
 from featuregen.report.attacks import attack_picture, attack_text, attack_words
 from featuregen.report.charts import KIND_NAMES
+from featuregen.report.flips import flip_maps, flips_table
 from featuregen.report.overview import evaluation_table, results_markdown, results_table
 from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
@@ -17,6 +18,8 @@ __all__ = [
     "attack_text",
     "attack_words",
     "evaluation_table",
+    "flip_maps",
+    "flips_table",
     "honesty_curves",
     "kinds_grid",
     "plan_sentence",
