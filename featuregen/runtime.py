@@ -92,6 +92,13 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
+def set_up(threads: int) -> None:
+    """Memory and threads of this process, before anything is computed in it; 0 leaves torch's own count."""
+    keep_memory()
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that work may still take, the limit of a container included."""
     if device.type == "cuda":

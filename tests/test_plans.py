@@ -122,7 +122,7 @@ def test_a_plan_says_when_memory_is_short(tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["--set", "evaluation.rows=360"], "evaluation.rows is 360, but digits has 359 test images; 0 means all."),
-        (["--set", "synthesis.det.rows=1439"], "1439 rows were asked for; give a number up to 1438"),
+        (["--set", "synthesis.det.rows=1439"], "synthesis.det.rows is 1439, but digits has 1438 training images"),
         (["--set", "model.mean=[0.5]"], "model.mean and model.std go together"),
         (["--set", "model.mean=[0.5]", "--set", "model.std=[0]"], "it must be above 0"),
         (["--set", "model.mean=[0.5,0.5]", "--set", "model.std=[1,1]"], "2 means and 2 deviations for 1 channels"),

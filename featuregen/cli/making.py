@@ -205,8 +205,10 @@ def _make(
 def _with_start(kind: str, start: StartName | None) -> str:
     if start is None:
         return kind
+    from featuregen.config import MISLABELLED
+
     plain = kind.removesuffix("-noise")
-    if plain in ("rand", "det"):
+    if plain in MISLABELLED:
         raise UserError(f"--start does not apply to {kind}, which starts at the base image itself.")
     if kind != plain and start == StartName.image:
         raise UserError(f"{kind} starts from noise; for --start image make {plain}.")

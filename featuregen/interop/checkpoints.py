@@ -124,8 +124,7 @@ def _expected(name: str, classes: int) -> dict[str, tuple[str, _Spec]]:
     """By the package's names: our name, shape and type of every tensor; empty for nets that are not the package's."""
     if not ARCHITECTURES[name].takes(_SHAPE):
         return {}
-    with torch.device("meta"):
-        net = ARCHITECTURES[name].builder(_SHAPE, classes, ARCHITECTURES[name].width)
+    net = skeleton(Model(name), _SHAPE, classes).net
     if not isinstance(net, RobustnessNet):
         return {}
     return {net.original_name(own): (own, (tuple(t.shape), t.dtype)) for own, t in net.state_dict().items()}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from featuregen.config import canonical_json, source_models
+from featuregen.config import MISLABELLED, canonical_json, source_models
 from featuregen.evaluation import judged, nearest_neighbour, predict
 from featuregen.pipeline.places import dataset_path
 from featuregen.pipeline.records import Examples, Trained
@@ -27,7 +27,7 @@ def honesty_of(shop: Workshop, folder: Path, kinds: list[str]) -> tuple[dict[str
     """Shares of true class, stored label and neither, for each judge, mislabelled kind and eps."""
     found: dict[str, Any] = {}
     timings = []
-    for kind in (kind for kind in kinds if RULES[kind].pull == "class"):
+    for kind in (kind for kind in kinds if kind in MISLABELLED):
         found[kind] = []
         for eps in radii(shop, kind):
             row, seconds = judged_once(shop, folder, kind, eps)

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config import Config, Synthesis, Training, fresh_recipe, source_models, to_dict
+from featuregen.config import MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models, to_dict
 from featuregen.engine import bytes_per_image, seconds_for
 from featuregen.evaluation import predict
 from featuregen.images import Size, size_of
 from featuregen.models import count_parameters, frozen
 from featuregen.optimize import fixed, move_pixels
 from featuregen.pipeline.arithmetic import settled, untrained
-from featuregen.runtime import Machine, free_memory, keep_memory
+from featuregen.runtime import Machine, free_memory, set_up
 from featuregen.synthesis import RULES, class_loss
 from featuregen.training import learn_together, train_together
 
@@ -101,9 +101,7 @@ class Plan:
 
 def dry_plan(config: Config, out: Path) -> Plan:
     """Measures for a few seconds; writes nothing and downloads nothing."""
-    keep_memory()
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
+    set_up(config.runtime.threads)
     size = size_of(config.data)
     return plan_of(config, size, settled(config, size.image_shape, size.classes, out / "models", keep=False))
 
@@ -120,7 +118,7 @@ def plan_of(config: Config, size: Size, machine: Machine) -> Plan:
 def stages_of(config: Config, size: Size) -> dict[str, Work]:
     """What `reproduce` does; the work of attacks on models is its upper bound, since fallen images are left alone."""
     kinds = [kind for kind in RULES if kind in config.synthesis]
-    mislabelled = [kind for kind in kinds if RULES[kind].pull == "class"]
+    mislabelled = [kind for kind in kinds if kind in MISLABELLED]
     seeds, tested = config.evaluation.seeds, _tested(config, size)
     stages = {}
     for which, recipe, given in (

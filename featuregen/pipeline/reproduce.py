@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import source_models, source_seeds, to_dict
+from featuregen.config import MISLABELLED, source_models, source_seeds, to_dict
 from featuregen.images import Split
 from featuregen.pipeline.files import run_of
 from featuregen.pipeline.honesty import honesty_of, judged_once, radii
@@ -73,9 +73,7 @@ def stages(shop: Workshop, folder: Path, kinds: list[str], force: bool) -> list[
     others = [Stage(_sources, ("robust", robust))] if robust > 1 else []
     others += [Stage(_learn_sample, ())] if sample_of(shop) else []
     made = [Stage(_make_and_learn, (folder, kind, force)) for kind in kinds]
-    judged = [
-        Stage(_judge, (folder, kind, eps)) for kind in kinds if RULES[kind].pull == "class" for eps in radii(shop, kind)
-    ]
+    judged = [Stage(_judge, (folder, kind, eps)) for kind in kinds if kind in MISLABELLED for eps in radii(shop, kind)]
     return [first, others + made, judged]
 
 

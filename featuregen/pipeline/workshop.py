@@ -27,7 +27,7 @@ from featuregen.pipeline.records import (
     is_trained_as,
     stopping_record,
 )
-from featuregen.runtime import Machine, keep_memory, note, resolve_device, software
+from featuregen.runtime import Machine, note, resolve_device, set_up, software
 from featuregen.store import PAPER, FeatureDataset, Header, Info, Writer, read_info, refuse_another
 from featuregen.synthesis import RULES, Plan, make_plan, synthesize
 from featuregen.training import learn_together, train_together
@@ -43,15 +43,9 @@ class Workshop:
         self.config = config
         self.out = Path(out)
         self.base = base or load_images(config.data)
-        if config.evaluation.rows > len(self.base.test):
-            raise UserError(
-                f"evaluation.rows is {config.evaluation.rows}, but {self.base.name} has {len(self.base.test)} test "
-                "images; 0 means all."
-            )
+        self._check_rows("evaluation.rows", config.evaluation.rows, len(self.base.test), "test")
         self.device = resolve_device(config.runtime.device)
-        keep_memory()
-        if config.runtime.threads:
-            torch.set_num_threads(config.runtime.threads)
+        set_up(config.runtime.threads)
         self._machine = machine
 
     @cached_property
@@ -143,12 +137,16 @@ class Workshop:
 
     def check_ahead(self) -> None:
         """Say at once, and not after hours, that rows or a source from elsewhere are missing or do not fit."""
-        for recipe in self.config.synthesis.values():
-            balanced_rows(self.base.train.labels, recipe.rows, self.config.seed)
+        for kind, recipe in self.config.synthesis.items():
+            self._check_rows(f"synthesis.{kind}.rows", recipe.rows, len(self.base.train), "training")
         chosen = self.config.sources
         for given in (chosen.standard_from, chosen.robust_from):
             if given:
                 self.load_source(Path(given))
+
+    def _check_rows(self, name: str, rows: int, available: int, which: str) -> None:
+        if rows > available:
+            raise UserError(f"{name} is {rows}, but {self.base.name} has {available} {which} images; 0 means all.")
 
     def check_fits(self, model: Classifier, name: str) -> None:
         wanted = (self.base.image_shape, len(self.base.classes))
