@@ -38,11 +38,12 @@ def auto_pgd(task: Task, settings: AutoPGD) -> Tensor:
 
 def checkpoints(steps: int) -> set[int]:
     """After which steps the length is reconsidered: at 22 % of them, then ever more often."""
-    shares, gap = [0.22], 0.22
-    while shares[-1] < 1:
-        gap = max(gap - 0.03, 0.06)
+    # In whole per cent, since sums of fractions end a last bit above 70 % and would be rounded up to the next step.
+    shares, gap = [22], 22
+    while shares[-1] < 100:
+        gap = max(gap - 3, 6)
         shares.append(shares[-1] + gap)
-    return {math.ceil(share * steps) for share in shares}
+    return {math.ceil(share * steps / 100) for share in shares}
 
 
 @dataclass
