@@ -30,7 +30,10 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Effort:
-    """What both sides of a pair get: radii, steps in a ball, steps to the smallest change, queries, and so on."""
+    """What both sides of a pair get, named as in featuregen's settings.
+
+    `walk` are the steps to the smallest change; Carlini and Wagner's attack gets `carlini` in each of nine searches.
+    """
 
     l2: float = 0.4
     linf: float = 0.08
@@ -41,8 +44,8 @@ class Effort:
     population: int = 400
     generations: int = 100
     carlini: int = 300
-    degrees: float = 15.0
-    pixels: float = 1.0
+    degrees: float = 10.0
+    pixels: float = 0.6
     angles: int = 11
     shifts: int = 5
     seed: int = 0
