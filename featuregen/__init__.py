@@ -30,6 +30,7 @@ _HOMES = {
     "pgd": "featuregen.attacks",
     "reproduce": "featuregen.pipeline",
     "save_checkpoint": "featuregen.interop",
+    "sanity": "featuregen.masking",
     "save_model": "featuregen.models",
     "score": "featuregen.evaluation",
     "synthesize": "featuregen.synthesis",

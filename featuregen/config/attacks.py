@@ -114,6 +114,16 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class Sanity:
+    """Of the checks for masked gradients: the ball, the steps of a white box, and the queries of a black one."""
+
+    norm: Norm = "linf"
+    eps: float = _limits(_EPS, above=0)
+    steps: int = _limits(40, low=1)
+    queries: int = _limits(1000, low=1)
+
+
+@dataclass(frozen=True)
 class FoolboxSmallest:
     """One of Foolbox's that looks for a small change. `steps` 0 leaves their number to the table of attacks."""
 

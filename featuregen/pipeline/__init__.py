@@ -1,6 +1,7 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
-from featuregen.pipeline.attacking import attack_model, draw_attack, save_attacked, victims_in, victims_of
+from featuregen.pipeline.attacking import Victims, attack_model, draw_attack, save_attacked, victims_in, victims_of
+from featuregen.pipeline.doubting import doubt_model, write_doubts
 from featuregen.pipeline.files import (
     describe_model_file,
     evaluate_path,
@@ -24,11 +25,13 @@ from featuregen.pipeline.workshop import Workshop
 __all__ = [
     "Examples",
     "Trained",
+    "Victims",
     "Workshop",
     "attack_model",
     "copy_model",
     "dataset_path",
     "describe_model_file",
+    "doubt_model",
     "draw_attack",
     "draw_preview",
     "dry_plan",
@@ -47,6 +50,7 @@ __all__ = [
     "victims_in",
     "victims_of",
     "workshop_of",
+    "write_doubts",
     "write_flips",
     "write_results",
 ]

@@ -19,7 +19,7 @@ from featuregen.errors import UserError
 from featuregen.images import balanced_rows
 from featuregen.models import Classifier, frozen
 from featuregen.optimize import Ball
-from featuregen.pipeline.records import Trained, describe_model
+from featuregen.pipeline.records import Trained, about_model, describe_model
 from featuregen.pipeline.workshop import Workshop
 from featuregen.report import attack_picture, attack_words
 from featuregen.runtime import software
@@ -155,8 +155,8 @@ def _results(
         "version": 1,
         "attack": recipe["attack"],
         "threat": "transfer" if origin else find_attack(name).threat,
-        "model": _about(target),
-        **({"origin": _about(origin)} if origin else {}),
+        "model": about_model(target),
+        **({"origin": about_model(origin)} if origin else {}),
         "images": {"name": victims.base["name"], "split": victims.base["split"], "count": len(victims.index)},
         "accuracy": {"before": right[0], "after": right[1]},
         "tried": int(fair.sum()),
@@ -170,11 +170,6 @@ def _results(
         "seed": shop.config.seed,
         "software": software(shop.machine),
     }
-
-
-def _about(trained: Trained) -> dict[str, Any]:
-    about = describe_model(trained)
-    return {"file": trained.path.name, **{key: about[key] for key in ("architecture", "width", "weights_sha256")}}
 
 
 def _share(values: Tensor) -> float | None:

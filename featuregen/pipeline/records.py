@@ -72,6 +72,12 @@ def describe_model(trained: Trained) -> dict[str, Any]:
     }
 
 
+def about_model(trained: Trained) -> dict[str, Any]:
+    """What a report of an attack says of a model."""
+    about = describe_model(trained)
+    return {"file": trained.path.name, **{key: about[key] for key in ("architecture", "width", "weights_sha256")}}
+
+
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     """In blocks, since in float64 the whole set would take four times its own memory."""
     blocks = torch.split(images, _BLOCK)

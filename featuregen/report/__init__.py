@@ -7,6 +7,7 @@ from featuregen.report.overview import evaluation_table, results_markdown, resul
 from featuregen.report.page import write_report
 from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
 from featuregen.report.plans import plan_sentence, plan_table
+from featuregen.report.sanity import sanity_bars, sanity_text
 from featuregen.report.tables import summary
 from featuregen.report.transfer import transfer_scatter, transfer_table
 
@@ -27,6 +28,8 @@ __all__ = [
     "preview",
     "results_markdown",
     "results_table",
+    "sanity_bars",
+    "sanity_text",
     "summary",
     "transfer_scatter",
     "transfer_table",
