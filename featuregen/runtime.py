@@ -181,6 +181,10 @@ class RowDraws:
     def __getitem__(self, rows: Tensor) -> RowDraws:
         return RowDraws(self._keys[rows], self._counter)
 
+    def apart(self, rows: Tensor) -> RowDraws:
+        """A part that counts for itself, so that what it draws changes nothing for the others."""
+        return RowDraws(self._keys[rows], list(self._counter))
+
     def _raw(self, shape: Sequence[int]) -> Tensor:
         """(rows, *shape) of 64 random bits each, as int64."""
         count, first = math.prod(shape), self._counter[0] + 1

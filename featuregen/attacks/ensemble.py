@@ -51,7 +51,7 @@ def _ratio(task: Task, settings: Ensemble) -> Tensor:
     if task.goal.targeted:
         return auto_pgd(task, chosen)
     others = logits.scatter(1, task.goal.classes.view(-1, 1), -torch.inf).argsort(1, descending=True)
-    for towards in others[:, : min(settings.targets, logits.shape[1] - 1)].unbind(1):
+    for towards in others[:, : min(settings.classes, logits.shape[1] - 1)].unbind(1):
         left = task[rows]
         found[rows] = auto_pgd(replace(left, goal=replace(left.goal, towards=towards[rows])), chosen)
         rows = rows[~left.goal.reached(left.logits(found[rows]))]

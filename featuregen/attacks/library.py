@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,8 @@ def _found(task: Task, name: str, known: Known, chosen: Any) -> Tensor:
     rows = torch.split(torch.arange(len(task), device=task.images.device), task.at_once)
     parts = []
     for part in progress(rows, f"attack {name}", total=len(rows)):
-        left = task[part]
+        # Batches that went on counting where the one before ended would depend on their size.
+        left = replace(task[part], draws=task.draws.apart(part))
         found = known.run(left, chosen)
         parts.append(found if eps is None or norm is None else held(found, Ball(norm, eps, left.images)))
     return torch.cat(parts)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from featuregen.attacks.goals import Goal
-from featuregen.optimize import Ball, image_norms
+from featuregen.optimize import TINY, Ball, image_norms
 
-# Shares of the radius. What rounding throws out again goes in by more, which only the tiniest balls ask for.
-_INWARDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+# Of the radius: more than a norm in float64 is off by.
+_INWARDS = 1 - 1e-12
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,14 @@ def measured(model: nn.Module, images: Tensor, found: Tensor, goal: Goal, batch_
 def held(x: Tensor, ball: Ball) -> Tensor:
     """Inside the ball in exact arithmetic too, where the rounding of pixels has thrown some out by a last bit."""
     centre = ball.centre.double()
+    offset = x.double() - centre
     if ball.norm == "linf":
-        limited = (centre + (x.double() - centre).clamp(-ball.eps, ball.eps)).to(x.dtype)
-        outside = (limited.double() - centre).abs() > ball.eps
-        return torch.where(outside, torch.nextafter(limited, ball.centre), limited)
-    for inwards in _INWARDS:
-        offset = x.double() - centre
+        outside, allowed = offset.abs() > ball.eps, offset.clamp(-ball.eps, ball.eps)
+    else:
         norms = image_norms(offset)
-        x = torch.where(norms > ball.eps, (centre + offset * (ball.eps / norms * (1 - inwards))).to(x.dtype), x)
-    return x
+        outside, allowed = norms > ball.eps, offset * (ball.eps / norms.clamp_min(TINY) * _INWARDS)
+    limited = (centre + allowed).to(x.dtype)
+    # Rounded towards the centre, no pixel goes further than allowed, however small the ball.
+    further = (limited.double() - centre).abs() > allowed.abs()
+    limited = torch.where(further, torch.nextafter(limited, ball.centre), limited)
+    return torch.where(outside, limited, x)

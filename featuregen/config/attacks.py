@@ -104,12 +104,12 @@ class Noise:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Auto-PGD on cross-entropy, auto-PGD towards `targets` likely classes, the smallest change, and squares."""
+    """Auto-PGD on cross-entropy, auto-PGD towards `classes` likely classes, the smallest change, and squares."""
 
     norm: Norm = "linf"
     eps: float = _limits(_EPS, low=0)
     steps: int = _limits(100, low=1)
-    targets: int = _limits(9, low=1)
+    classes: int = _limits(9, low=1)
     queries: int = _limits(5000, low=1)
 
 
