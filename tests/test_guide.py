@@ -24,8 +24,7 @@ SHORTER = {
     "train": "--epochs 2 --set evaluation.steps=2",
     # The stand-ins have fewer images.
     "train --data": "--set evaluation.steps=2 --set evaluation.rows=30",
-    # Seconds each, of which every one is another query.
-    "attack plain.safetensors --attack pixels": "--set generations=2",
+    # Ten seconds and more, and most of that is queries.
     "attack plain.safetensors --attack square": "--rows 20",
     "attack plain.safetensors --attack ensemble": "--rows 20 --set steps=5 --set queries=20",
     "make-robust-dataset": "--steps 5",
