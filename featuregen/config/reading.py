@@ -174,9 +174,11 @@ def _build_dataclass(kind: type, value: Any, key: str, where: str) -> Any:
 
 def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]) -> Any:
     if hint is bool:
-        if not isinstance(value, bool):
+        # What stands behind an attack's --set comes here as text, as its numbers do.
+        chosen = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+        if not isinstance(chosen, bool):
             raise UserError(f"{label} is {value!r}; give true or false.")
-        return value
+        return chosen
     if hint is str:
         if value is None or isinstance(value, (bool, list, dict)):
             raise UserError(f"{label} is {value!r}; give a word, in quotes if YAML takes it for something else.")

@@ -46,7 +46,8 @@ def attack_words(attack: Mapping[str, Any]) -> str:
     ball += f" eps {attack['eps']:.4g}" if attack.get("eps") else ""
     rest = ", ".join(name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in known.items())
     target = f"towards {attack['target']}" if attack.get("target") else ""
-    return f"{attack['name']}: " + ", ".join(part for part in (ball.strip(), rest, target) if part)
+    settings = ", ".join(part for part in (ball.strip(), rest, target) if part)
+    return f"{attack['name']}: {settings}" if settings else str(attack["name"])
 
 
 def attack_picture(
