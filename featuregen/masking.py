@@ -211,7 +211,8 @@ def _same_answer(trial: _Trial) -> Check:
     @torch.no_grad()
     def asked(images: Tensor, _: Tensor) -> Tensor:
         first, second = trial.model(images), trial.model(images)
-        return ~((first - second).abs().amax(1) <= LAST_BITS * first.abs().amax(1))
+        same: Tensor = (first - second).abs().amax(1) <= LAST_BITS * first.abs().amax(1)
+        return ~same
 
     rate = _rate("another answer", "query", trial.by_batch(asked))
     good = "asked again, the model says the same"
