@@ -110,6 +110,7 @@ def test_more_work_takes_longer_and_larger_batches_more_memory(tmp_path: Path) -
     plain, more = plan(), plan("--seeds", "5", "--set", "synthesis.det.batch_size=4096")
     assert sum(stage["learnt"] for stage in more["stages"]) > 2 * sum(stage["learnt"] for stage in plain["stages"])
     assert more["memory"] > plain["memory"] and more["disk"] > plain["disk"]
+    assert plan("--set", "evaluation.batch_size=10")["memory"] < plain["memory"]
 
 
 def test_a_plan_says_when_memory_is_short(tmp_path: Path) -> None:

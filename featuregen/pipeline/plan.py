@@ -221,10 +221,10 @@ def _bytes(config: Config, size: Size, machine: Machine) -> tuple[int, int]:
     # uint8 as read and float32 as used, then the largest dataset twice: as read, and as trained on.
     images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * max(rows, default=0)
     recipes = [config.sources.standard, config.sources.robust, *config.fresh.values()]
-    learning = max(recipe.batch_size * (2 if recipe.alpha else 1) for recipe in recipes) * bytes_per_image(
-        model.train()
-    )
-    moving = max([recipe.batch_size for recipe in config.synthesis.values()] or [1]) * bytes_per_image(lean)
+    learnt = max(recipe.batch_size * (2 if recipe.alpha else 1) for recipe in recipes)
+    attacked = min(config.evaluation.batch_size, config.evaluation.rows or size.test_rows)
+    moved = max([attacked, *(recipe.batch_size for recipe in config.synthesis.values())])
+    learning, moving = learnt * bytes_per_image(model.train()), moved * bytes_per_image(lean)
     # The forward pass keeps this much, and gradients on their way as much again.
     working = 2 * max(learning, moving) + 24 * count_parameters(model)
     item = {"uint8": 1, "float16": 2, "float32": 4}
