@@ -252,7 +252,7 @@ def _black_box(trial: _Trial, white: Tensor, other: nn.Module | None) -> Check:
         *(_rate("transfer", "transfer", lost) for lost in copied),
         _against(white),
     )
-    good = "knowing the gradients is worth more than not knowing them"
+    good = "without gradients an attack wins no more, beyond luck"
     bad = "an attack that never sees the gradients beats one that does, so they mislead"
     return Check("without gradients", ok, rates, good if ok else bad)
 
