@@ -13,29 +13,38 @@ from torch.nn import functional as F
 
 from featuregen.attacks import pgd
 from featuregen.augment import augment
-from featuregen.config import Training
+from featuregen.config import Training, check_training
 from featuregen.errors import UserError
 from featuregen.models import Classifier, Lean
 from featuregen.models.crowd import Crowd, crowds
 from featuregen.runtime import Machine, RowRandom, autocast, progress
+from featuregen.stopping import Choice
 
 
 @dataclass(frozen=True)
 class Epoch:
+    """`error` is that on the images held out, where there are any."""
+
     loss: float
     accuracy: float
+    error: float | None = None
 
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What training saw: on the batches as trained on (augmented, attacked), epoch by epoch."""
+    """What training saw: on the batches as trained on (augmented, attacked), epoch by epoch.
+
+    The weights are those after epoch `kept`, counted from 1; `ended` says why no other followed the last one.
+    """
 
     epochs: tuple[Epoch, ...]
     seconds: float
+    kept: int
+    ended: str
 
     @property
     def train_accuracy(self) -> float:
-        return self.epochs[-1].accuracy
+        return self.epochs[self.kept - 1].accuracy
 
 
 def train(
@@ -64,6 +73,7 @@ def train_together(
 ) -> list[TrainingLog]:
     """Train several models on the same images, each in its own order: side by side if small, else in turn."""
     device = images.device
+    check_training(recipe, "the recipe")
     if len(models) > 1 and not learn_together(models[0].architecture, recipe):
         pairs = zip(models, seeds, strict=True)
         return [train(model, images, labels, recipe, seed=seed, machine=machine, title=title) for model, seed in pairs]
@@ -83,9 +93,12 @@ def train_together(
 
 
 def learn_together(architecture: str, recipe: Training) -> bool:
-    """Whether several seeds go side by side: random starts would have one model draw from another's numbers."""
+    """Whether several seeds go side by side: random starts would have one model draw from another's numbers.
+
+    Nor would models that keep different epochs, of different images, end together.
+    """
     wanders = recipe.attack is not None and (recipe.attack.random_start or recipe.attack.restarts > 1)
-    return crowds(architecture) and not wanders
+    return crowds(architecture) and not wanders and recipe.early_stop == "none"
 
 
 def _train(
@@ -99,46 +112,102 @@ def _train(
     title: str,
 ) -> list[TrainingLog]:
     device, started = images.device, time.perf_counter()
-    batch_size = min(recipe.batch_size, len(images))
-    batches = len(images) // batch_size
     optimizer = _optimizer(network, recipe)
     network.to(memory_format=torch.channels_last)
     lean = Lean(network, machine) if recipe.attack and isinstance(network, Classifier) else None
+    choice = None if recipe.early_stop == "none" else Choice(models[0], lean, images, labels, recipe, seeds[0])
+    pool = choice.others if choice else torch.arange(len(images))
+    batch_size = min(recipe.batch_size, len(pool))
+    batches = len(pool) // batch_size
     log: list[list[Epoch]] = [[] for _ in models]
     for epoch in progress(range(recipe.epochs), title, recipe.epochs):
-        orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(images))) for seed in seeds]
-        rows = torch.stack(orders).to(device)
+        orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(pool))) for seed in seeds]
+        rows = pool[torch.stack(orders)].to(device)
         draws = [RowRandom(seed, "augment").torch_generator(epoch, device) for seed in seeds]
         losses, hits = torch.zeros(len(models), device=device), torch.zeros(len(models), device=device)
         for step in range(batches):
             _set_rate(optimizer, recipe, (epoch * batches + step) / (recipe.epochs * batches))
             picked = rows[:, step * batch_size : (step + 1) * batch_size]
             x = torch.cat([augment(images[own], recipe.augment, draw) for own, draw in zip(picked, draws, strict=True)])
-            y = labels[picked.flatten()]
-            if recipe.attack:
-                if lean:
-                    lean.refresh()
-                attacked = lean.net if lean else network
-                x = pgd(attacked, x, y, recipe.attack, generator=draws[0], precision=machine.precision)
-            network.train()
-            with autocast(device, machine.precision):
-                logits = network(x)
-            each = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing, reduction="none")
-            # A sum over models of means over their batches: no model's gradient knows of the others.
-            loss = each.view(len(models), batch_size).mean(1)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss.sum())
-            optimizer.step()
-            losses += loss.detach()
-            hits += (logits.detach().argmax(1) == y).view(len(models), batch_size).float().mean(1)
+            x, y = _faced(network, lean, x, labels[picked.flatten()], recipe, draws[0], machine, len(models))
+            loss, hit = _learn(network, optimizer, x, y, recipe, len(models), machine)
+            losses += loss
+            hits += hit
+        error = choice.look(epoch) if choice else None
         for number, (loss_sum, hit_sum) in enumerate(zip(losses.tolist(), hits.tolist(), strict=True)):
-            log[number].append(Epoch(loss_sum / batches, hit_sum / batches))
+            log[number].append(Epoch(loss_sum / batches, hit_sum / batches, error))
             if not math.isfinite(loss_sum):
                 raise UserError(
                     f"{title} diverged in epoch {epoch + 1} at lr {recipe.lr:g}; lower lr or raise batch_size."
                 )
+        if choice and choice.is_over(epoch):
+            break
+    kept = choice.settle() if choice else recipe.epochs
+    ended = "all epochs are run"
+    if len(log[0]) < recipe.epochs:
+        ended = f"no smaller error in {recipe.patience} epoch{'s' * (recipe.patience > 1)}"
     seconds = (time.perf_counter() - started) / len(models)
-    return [TrainingLog(tuple(epochs), seconds) for epochs in log]
+    return [TrainingLog(tuple(epochs), seconds, kept, ended) for epochs in log]
+
+
+def _faced(
+    network: nn.Module,
+    lean: Lean | None,
+    x: Tensor,
+    y: Tensor,
+    recipe: Training,
+    generator: torch.Generator,
+    machine: Machine,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """The batch as it is learnt from: clean, attacked, or for each of `count` models both, one after the other."""
+    if recipe.attack is None:
+        return x, y
+    if lean:
+        lean.refresh()
+    found = pgd(lean.net if lean else network, x, y, recipe.attack, generator=generator, precision=machine.precision)
+    if not recipe.alpha:
+        return found, y
+    # In one pass, as Kurakin et al. 2017: batch norm then learns the mixture, the one set of statistics it has in eval
+    # mode. Two sets (Xie et al. 2020) would have to be told which images are attacked.
+    return _beside(x, found, count), _beside(y, y, count)
+
+
+def _beside(clean: Tensor, attacked: Tensor, count: int) -> Tensor:
+    return torch.cat([part.view(count, -1, *part.shape[1:]) for part in (clean, attacked)], 1).flatten(0, 1)
+
+
+def _learn(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    recipe: Training,
+    count: int,
+    machine: Machine,
+) -> tuple[Tensor, Tensor]:
+    """One step; each model's loss and accuracy on its batch."""
+    network.train()
+    with autocast(x.device, machine.precision):
+        logits = network(x)
+    each = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing, reduction="none")
+    loss = _means(each, count, recipe.alpha)
+    optimizer.zero_grad(set_to_none=True)
+    # A sum over models of means over their batches: no model's gradient knows of the others.
+    torch.autograd.backward(loss.sum())
+    optimizer.step()
+    return loss.detach(), _means((logits.detach().argmax(1) == y).float(), count, recipe.alpha)
+
+
+def _means(values: Tensor, count: int, alpha: float) -> Tensor:
+    """Over each model's batch; with an `alpha`, over its clean and its attacked half, weighed."""
+    if not alpha:
+        return values.view(count, -1).mean(1)
+    clean, attacked = values.view(count, 2, -1).mean(2).unbind(1)
+    return alpha * clean + (1 - alpha) * attacked
+
+
+# Rates ---------------------------------------------------------------------------------------------
 
 
 def learning_rate(recipe: Training, done: float) -> float:

@@ -13,6 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import attack_race
 import cost_growth
 import end_to_end
 import fewer_steps
@@ -148,3 +149,53 @@ def test_the_recipes_differ_in_nothing_but_the_walk(tmp_path: Path, capsys: pyte
 def test_mistakes_are_told(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fewer_steps.main(words) == 2
     assert expected in capsys.readouterr().err
+
+
+# The race of attacks -------------------------------------------------------------------------------
+
+
+def test_attacks_are_raced_and_written_down(
+    standard: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "mine.safetensors", standard, {})
+    words = [str(tmp_path / "mine.safetensors"), "--rows", "20", "--few", "4", "--batch", "16", "--laps", "2"]
+    words += ["--pairs", "pgd-l2,smallest-linf,pixels", "--steps", "3", "--walk", "20", "--population", "9"]
+    code = attack_race.main([*words, "--generations", "1", "--out", str(tmp_path / "all.json")])
+    record = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    assert code in (0, 1) and list(record["pairs"]) == ["pgd-l2", "smallest-linf", "pixels"]
+    pgd = record["pairs"]["pgd-l2"]["contenders"]
+    assert set(pgd) == {"featuregen", "foolbox", "torchattacks", "art"} and pgd["featuregen"]["ratio"] == 1
+    assert 0 < pgd["featuregen"]["success"] == pgd["foolbox"]["success"] == pgd["art"]["success"] < 1
+    assert all(len(one["seconds"]) == 2 and one["ms_per_image"] > 0 and not one["outside"] for one in pgd.values())
+    norms = {name: one["median"] for name, one in record["pairs"]["smallest-linf"]["contenders"].items()}
+    assert 0.02 < norms["featuregen"] < 1.1 * norms["foolbox FMN"] < 0.3
+    assert record["pairs"]["pixels"]["images"] == 4 and "torchattacks" in record["pairs"]["pixels"]["contenders"]
+    assert "mine.safetensors" in record["command"] and str(tmp_path) not in json.dumps(record)
+    assert record["hardware"]["versions"]["torchattacks"] in capsys.readouterr().out
+    assert not standard.training and all(parameter.requires_grad for parameter in standard.parameters())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--pairs", "fgsm-l3"], "did you mean 'fgsm-l2'?"),
+        (["--rows", "1"], "give at least 2"),
+        (["--steps", "0"], "give more than 0"),
+        (["--data", "none.npz"], "none.npz"),
+        (["--rows", "5000"], "has 359 test images"),
+    ],
+)
+def test_a_race_that_cannot_be_run_is_refused(
+    words: list[str], expected: str, standard: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "mine.safetensors", standard, {})
+    assert attack_race.main([str(tmp_path / "mine.safetensors"), *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_race_on_images_of_another_size_is_refused(
+    model: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "large.safetensors", model, {})
+    assert attack_race.main([str(tmp_path / "large.safetensors")]) == 2
+    assert "give the images it was trained on" in capsys.readouterr().err

@@ -17,7 +17,17 @@ from featuregen import cli
 from featuregen.cli import app
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("make-robust-dataset", "make-dataset", "train", "evaluate", "reproduce", "info", "preview", "verify")
+COMMANDS = (
+    "make-robust-dataset",
+    "make-dataset",
+    "train",
+    "evaluate",
+    "reproduce",
+    "flips",
+    "info",
+    "preview",
+    "verify",
+)
 
 
 def python(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

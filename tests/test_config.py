@@ -24,6 +24,7 @@ from featuregen.config import (
     to_dict,
     with_overrides,
 )
+from featuregen.config.attacks import PGD
 from featuregen.errors import UserError
 
 ROBUST = "sources: {robust: {attack: {eps: 0.5}}}\n"
@@ -221,6 +222,11 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.sources.standard.lr == 0.05 and config.sources.standard.augment.flip
     assert config.evaluation.l2 == (0.5, 0.25)
     assert with_overrides(load_config(path), changes) == config
+
+
+@pytest.mark.parametrize(("text", "expected"), [("true", True), ("false", False)])
+def test_options_of_an_attack_are_text_and_may_be_true_or_false(text: str, expected: bool) -> None:
+    assert from_dict(PGD, {"steps": "7", "random_start": text}, "attack pgd") == PGD(steps=7, random_start=expected)
 
 
 def test_overrides_leave_the_original_alone(tmp_path: Path) -> None:

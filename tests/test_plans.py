@@ -58,6 +58,23 @@ def test_a_source_from_elsewhere_is_not_learnt(small: Config) -> None:
     assert before.learnt > 0 and (after.learnt, after.looked) == (0, before.looked)
 
 
+def test_defences_cost_what_they_do(small: Config) -> None:
+    """Two epochs of 1438 images; mixed, each is learnt from twice; held out, it is attacked and looked at instead."""
+    size, steps = size_of(small.data), ("sources.robust.attack.steps=3", "sources.robust.epochs=2")
+
+    def learning(*changes: str) -> Work:
+        work = stages_of(with_overrides(small, [*steps, *changes]), size)["robust model × 1"]
+        tested = stages_of(with_overrides(small, ["sources.robust_from=m.pt"]), size)["robust model × 1"]
+        return Work(work.moved - tested.moved, work.learnt, work.looked - tested.looked)
+
+    rows, held = 2 * 1438, 2 * 288
+    assert learning() == Work(3 * rows, rows, 0)
+    assert learning("sources.robust.alpha=0.5") == Work(3 * rows, 2 * rows, 0)
+    stop = ("sources.robust.held_out=0.2", "sources.robust.early_stop=clean")
+    assert learning(*stop) == Work(3 * (rows - held), rows - held, held)
+    assert learning(*stop[:1], "sources.robust.early_stop=adversarial") == Work(3 * rows, rows - held, held)
+
+
 def test_rates_turn_work_into_seconds() -> None:
     work = Work(moved=10, learnt=20, looked=30) + Work(moved=10).times(2)
     assert work == Work(30, 20, 30)
@@ -93,6 +110,7 @@ def test_more_work_takes_longer_and_larger_batches_more_memory(tmp_path: Path) -
     plain, more = plan(), plan("--seeds", "5", "--set", "synthesis.det.batch_size=4096")
     assert sum(stage["learnt"] for stage in more["stages"]) > 2 * sum(stage["learnt"] for stage in plain["stages"])
     assert more["memory"] > plain["memory"] and more["disk"] > plain["disk"]
+    assert plan("--set", "evaluation.batch_size=10")["memory"] < plain["memory"]
 
 
 def test_a_plan_says_when_memory_is_short(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_file_says_where_it_comes_from(tmp_path: Path) -> None:
     info = released.import_released(folder, "robust", base(), tmp_path / "a.h5", config=load_config("digits"))
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     assert info.recipe == {"imported": {"layout": "CIFAR_ims/CIFAR_lab", "sha256": digests}}
-    assert info.base == base().record and info.classes == base().classes and info.source_model == {}
+    assert info.base == base().record() and info.classes == base().classes and info.source_model == {}
     assert info.citation.startswith("Someone, 2026. ") and "arXiv:1905.02175" in info.citation
     assert info.config == to_dict(load_config("digits"))
     with_default = released.import_released(folder, "robust", base(), tmp_path / "b.h5")

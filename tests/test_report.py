@@ -264,3 +264,8 @@ def test_missing_picture_is_one_sentence(results: dict[str, Any], tmp_path: Path
     with pytest.raises(UserError, match=r"Cannot read picture .*gone\.png"):
         report.write_report(results, [("t", "c", tmp_path / "gone.png")], tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_attack_without_settings_is_called_by_its_name() -> None:
+    assert report.attack_words({"name": "foolbox-deepfool-l2", "target": "", "steps": 0}) == "foolbox-deepfool-l2"
+    assert report.attack_words({"name": "fgsm", "norm": "linf", "eps": 0.1}) == "fgsm: linf eps 0.1"

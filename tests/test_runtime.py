@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from featuregen.errors import UserError
-from featuregen.runtime import RowRandom, autocast, progress, resolve_device
+from featuregen.runtime import RowDraws, RowRandom, autocast, progress, resolve_device
 
 CPU = torch.device("cpu")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -52,6 +52,50 @@ def test_seeds_and_purposes_give_other_numbers(other: RowRandom) -> None:
     first, second = RowRandom(0, "noise").uniform(0, 1000), other.uniform(0, 1000)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
     assert not np.intersect1d(first, second).size
+
+
+def test_tensors_for_many_rows_are_pinned() -> None:
+    """SplitMix64's own numbers, and those of two rows of ours."""
+    large = 2**62
+    (state,) = RowDraws(torch.tensor([1234567])).integers(large, 3).tolist()
+    assert state == [number % large for number in (6457827717110365317, 3203168211198807973, 9817491932198370423)]
+    draws = RowRandom(7, "attack").draws([0, 5], CPU)
+    assert draws.integers(1000, 3).tolist() == [[599, 49, 330], [711, 990, 945]]
+    assert draws.seed() != RowRandom(8, "attack").draws([0], CPU).seed()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "signs"])
+def test_a_row_draws_the_same_beside_any_others(kind: str) -> None:
+    def drawn(rows: list[int], shapes: list[tuple[int, ...]]) -> torch.Tensor:
+        draws = RowRandom(0, "attack").draws(rows, CPU)
+        return torch.cat([getattr(draws, kind)(*shape).flatten(1) for shape in shapes], 1)
+
+    whole = drawn([0, 1, 2, 3], [(4, 3), (2, 3)])
+    assert torch.equal(whole[[3, 1]], drawn([3, 1], [(1, 3)] * 6))
+    draws = RowRandom(0, "attack").draws([0, 1, 2, 3], CPU)
+    getattr(draws, kind)(4, 3)
+    part = draws[torch.tensor([2])]
+    assert len(part) == 1 and torch.equal(getattr(part, kind)(2, 3).flatten(1), whole[[2], 12:])
+    # The part has counted for the whole.
+    assert not torch.isin(RowRandom(0, "attack").draws([2], CPU).uniform(18), draws.uniform(6)[2]).any()
+    # One apart counts from there on too, and for itself alone.
+    apart = draws.apart(torch.tensor([1]))
+    first, second = getattr(apart, kind)(4), getattr(draws, kind)(4)
+    assert torch.equal(first, second[[1]]) and not torch.equal(getattr(apart, kind)(4), first)
+
+
+def test_tensors_for_many_rows_are_random() -> None:
+    draws = RowRandom(3, "attack").draws(range(400), CPU)
+    uniform, normal, signs = draws.uniform(500), draws.normal(500), draws.signs(500)
+    assert 0 <= uniform.min() < 1e-4 and 1 - 1e-4 < uniform.max() < 1
+    assert uniform.mean() == pytest.approx(0.5, abs=3e-3) and uniform.std() == pytest.approx(12**-0.5, abs=3e-3)
+    assert normal.mean() == pytest.approx(0, abs=8e-3) and normal.std() == pytest.approx(1, abs=6e-3)
+    assert normal.pow(4).mean() == pytest.approx(3, abs=0.1)
+    assert set(signs.flatten().tolist()) == {-1, 1} and abs(signs.mean()) < 8e-3
+    assert torch.corrcoef(uniform[:50]).fill_diagonal_(0).abs().max() < 0.25
+    assert torch.corrcoef(uniform[:, :50].T).fill_diagonal_(0).abs().max() < 0.25
+    counts = draws.integers(7, 500).flatten().bincount() / 200_000
+    assert len(counts) == 7 and (counts - 1 / 7).abs().max() < 4e-3
 
 
 def test_rows_do_not_overlap() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featuregen.attacks.goals import Goal
 from featuregen.config import Attack
 from featuregen.optimize import Ball, fixed, image_norms, move_pixels, step_sizes
-from featuregen.runtime import autocast
+from featuregen.runtime import RowDraws, autocast
+
+Draw = Callable[..., Tensor]
 
 
 def pgd(
@@ -18,20 +23,26 @@ def pgd(
     attack: Attack,
     *,
     targets: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | RowDraws | None = None,
     precision: str = "fp32",
+    momentum: float = 0.0,
 ) -> Tensor:
     """Images within the attack's ball that the model should get wrong, or call `targets` where given.
 
-    With restarts, each image keeps its best attempt: the one of highest loss (lowest, towards a target).
+    With restarts, each image keeps its best attempt: one that the model gets wrong (or calls the target) before any
+    that it does not, then the one of highest loss (lowest, towards a target). With `momentum`, a step also repeats that
+    share of what the step before it changed.
     """
-    goal = labels if targets is None else targets
+    goal = Goal(labels) if targets is None else Goal(targets, targeted=True)
     ascend = targets is None
 
-    def loss(x: Tensor) -> Tensor:
+    def logits(x: Tensor) -> Tensor:
         with autocast(x.device, precision):
-            logits = model(x)
-        return F.cross_entropy(logits.float(), goal, reduction="none")
+            seen: Tensor = model(x)
+        return seen.float()
+
+    def loss(x: Tensor) -> Tensor:
+        return F.cross_entropy(logits(x), goal.classes, reduction="none")
 
     if attack.eps == 0:
         return images.detach().clone()
@@ -43,28 +54,44 @@ def pgd(
             # The first attempt starts at the image itself unless asked otherwise, so restarts only ever add strength.
             wander = attack.random_start or attempt > 0
             start = random_in_ball(ball, generator) if wander else images
-            found = move_pixels(start, loss, sizes=sizes, norm=attack.norm, ball=ball, ascend=ascend)
+            found = move_pixels(start, loss, sizes=sizes, norm=attack.norm, ball=ball, ascend=ascend, momentum=momentum)
             if attack.restarts == 1:
                 return found
             with torch.no_grad():
-                gain = loss(found) if ascend else -loss(found)
-                if best is None:
-                    best, best_gain = found, gain
-                else:
-                    better = gain > best_gain
-                    best = torch.where(better.view(-1, 1, 1, 1), found, best)
-                    best_gain = torch.maximum(gain, best_gain)
+                seen = logits(found)
+            there, gain = goal.reached(seen), goal.loss(seen)
+            if best is None:
+                best, best_there, best_gain = found, there, gain
+                continue
+            better = (there & ~best_there) | ((there == best_there) & (gain > best_gain))
+            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            best_gain, best_there = torch.where(better, gain, best_gain), there | best_there
     assert best is not None
     return best
 
 
-def random_in_ball(ball: Ball, generator: torch.Generator | None = None) -> Tensor:
+def random_in_ball(ball: Ball, generator: torch.Generator | RowDraws | None = None) -> Tensor:
     """A point drawn evenly from each image's ball, clamped to [0, 1]."""
     centre = ball.centre
+    uniform, normal = _drawing(centre, generator)
     if ball.norm == "linf":
-        offset = (torch.rand(centre.shape, generator=generator, device=centre.device) * 2 - 1) * ball.eps
+        offset = (uniform(*centre.shape[1:]) * 2 - 1) * ball.eps
         return (centre + offset).clamp(0, 1)
-    direction = torch.randn(centre.shape, generator=generator, device=centre.device)
-    radius = torch.rand((len(centre), 1, 1, 1), generator=generator, device=centre.device)
+    direction = normal(*centre.shape[1:])
+    radius = uniform(1, 1, 1)
     radius = ball.eps * radius ** (1 / centre[0].numel())
     return (centre + direction * radius / image_norms(direction)).clamp(0, 1)
+
+
+def _drawing(like: Tensor, generator: torch.Generator | RowDraws | None) -> tuple[Draw, Draw]:
+    """Uniform and standard normal numbers, so many for each image."""
+    if isinstance(generator, RowDraws):
+        return generator.uniform, generator.normal
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand((len(like), *shape), generator=generator, device=like.device)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn((len(like), *shape), generator=generator, device=like.device)
+
+    return uniform, normal

@@ -8,11 +8,14 @@ import sys
 
 import typer
 
+from featuregen.cli.attacking import attack, attacks
 from featuregen.cli.comparing import transfer
 from featuregen.cli.exchange import export_file, import_released
-from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce, train
+from featuregen.cli.flipping import flips
+from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
 from featuregen.cli.mistakes import OneLineErrors, guarded
 from featuregen.cli.reading import evaluate, info, models, preview, verify
+from featuregen.cli.training import train
 
 app = typer.Typer(
     name="featuregen",
@@ -32,7 +35,11 @@ Start here:
 """,
 )
 
-for command in (make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, info, preview, verify, models):
+COMMANDS = (
+    make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, attack, attacks, flips, info, preview,
+    verify, models,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(guarded(command))
 app.command("import")(guarded(import_released))
 app.command("export")(guarded(export_file))

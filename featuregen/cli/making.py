@@ -20,7 +20,6 @@ from featuregen.cli.options import (
     JsonOption,
     KindName,
     ModelOption,
-    NormName,
     NormOption,
     OutOption,
     PrecisionOption,
@@ -36,7 +35,6 @@ from featuregen.cli.options import (
     StepsOption,
     check_ending,
     common,
-    given,
     settings_of,
 )
 from featuregen.cli.reading import describe
@@ -113,60 +111,6 @@ def make_dataset(
         "dtype": dtype and dtype.value,
     }  # fmt: skip
     _make(name, config, data, source, out, force, set_, values, named, recipe)
-
-
-def train(
-    robust: Annotated[bool | None, typer.Option("--robust/--standard", help="Against an attack, or not.")] = None,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    model: ModelOption = None,
-    norm: Annotated[NormName | None, typer.Option(help="The attack's norm; implies --robust.")] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="The attack's radius, such as 0.5 or 8/255; implies --robust.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="The attack's steps; implies --robust.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The .safetensors file to write.")] = None,
-    named: Annotated[
-        RecipeName | None,
-        typer.Option("--recipe", help="The attack's steps: the paper's, or fewer that do as well; implies --robust."),
-    ] = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    force: ForceOption = False,
-    set_: SetOption = None,
-) -> None:
-    """Train a model, standard or adversarially, and save it with its settings and its own accuracies.
-
-    featuregen train --out out/standard.safetensors
-
-    featuregen train --eps 0.5 --recipe paper --out out/robust.safetensors
-
-    featuregen train --norm linf --eps 8/255 --data mine.npz --model resnet9
-    """
-    check_ending(out, ".safetensors", "a saved model")
-    attack = given({"norm": norm and norm.value, "eps": eps, "steps": steps})
-    asked = [*attack, *(["recipe"] if named else [])]
-    if asked and robust is False:
-        raise UserError(f"--standard trains without an attack; leave out --{' and --'.join(asked)}, or --standard.")
-    which = "robust" if robust or asked else "standard"
-    if steps or (attack and not named):
-        attack["step_size"] = 0
-    values = common(model, seed, device, precision) | {f"sources.robust.attack.{k}": v for k, v in attack.items()}
-    values |= {f"sources.{which}.epochs": epochs, f"sources.{which}.lr": lr}
-    settings = settings_of(config, data, set_, values, named, kinds=[], trains=True)
-    from featuregen.pipeline import Workshop, copy_model, run_of
-    from featuregen.report import evaluation_table
-
-    shop = Workshop(settings, out.parent if out else OUT)
-    if out and not force:
-        shop.refuse_another_model(out, which)
-    trained = shop.source(which)
-    path = copy_model(trained.path, out, force) if out else trained.path
-    print(evaluation_table([{"title": f"{shop.base.name}, {which}", "runs": [run_of(trained)]}]))
-    print(path)
 
 
 def reproduce(

@@ -123,7 +123,7 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def check_ending(path: Path | None, ending: str, what: str) -> None:
+def check_ending(path: Path | None, ending: str, what: str, option: str = "--out") -> None:
     """Commands know a file by its ending, and what is drawn beside a dataset must not take its name."""
     if path and path.suffix != ending:
-        raise UserError(f"--out {path} should end in {ending}, as {what} does.")
+        raise UserError(f"{option} {path} should end in {ending}, as {what} does.")

@@ -55,6 +55,8 @@ def evaluate(
 
     featuregen evaluate out/robust.safetensors --set evaluation.l2=[0.25,0.5]
 
+    featuregen evaluate plain.safetensors mixed.safetensors dr.safetensors
+
     featuregen evaluate cifar_l2_0_5.pt --config cifar10-paper
     """
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
@@ -173,13 +175,17 @@ def models() -> None:
 
 def describe(found: Any) -> str:
     """A dataset in a few lines."""
+    from featuregen.config import ATTACKED
+    from featuregen.report import attack_words
     from featuregen.synthesis import RULES
 
     recipe, base, source = found.recipe.get("synthesis", {}), found.base, found.source_model
     ball = "" if recipe.get("norm", "none") == "none" else f", {recipe['norm']} eps {recipe['eps']:g}"
-    meaning = RULES[found.kind].meaning if found.kind in RULES else "unknown kind"
+    known = {kind: rule.meaning for kind, rule in RULES.items()} | {ATTACKED: "adversarial examples, with true labels"}
     if "imported" in found.recipe:
         made = "elsewhere, imported from the authors' layout"
+    elif "attack" in found.recipe:
+        made = f"{attack_words(found.recipe['attack'])}, seed {found.recipe.get('seed')}"
     else:
         made = f"{recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
         made += f"seed {found.recipe.get('seed')}"
@@ -187,7 +193,7 @@ def describe(found: Any) -> str:
     success = f"{found.success_rate:.1%} of rows are seen by the source as the label they carry"
     channels, height, width = found.image_shape
     return "\n".join([
-        f"{found.kind}: {meaning}",
+        f"{found.kind}: {known.get(found.kind, 'unknown kind')}",
         f"  rows     {found.rows} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",
         f"  made     {made}",

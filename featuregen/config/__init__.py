@@ -3,6 +3,7 @@
 from featuregen.config.reading import closest, config_names, from_dict, load_config, with_overrides
 from featuregen.config.recipes import RECIPES, attack_values, recipe_values
 from featuregen.config.settings import (
+    ATTACKED,
     KINDS,
     MISLABELLED,
     Attack,
@@ -22,6 +23,7 @@ from featuregen.config.settings import (
     Training,
     canonical_json,
     check_consistency,
+    check_training,
     fresh_recipe,
     source_models,
     source_seeds,
@@ -29,6 +31,7 @@ from featuregen.config.settings import (
 )
 
 __all__ = [
+    "ATTACKED",
     "KINDS",
     "MISLABELLED",
     "RECIPES",
@@ -50,6 +53,7 @@ __all__ = [
     "attack_values",
     "canonical_json",
     "check_consistency",
+    "check_training",
     "closest",
     "config_names",
     "fresh_recipe",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from featuregen.config.settings import KINDS, Config, check_consistency, to_dict
+from featuregen.config.settings import ATTACKED, KINDS, Config, check_consistency, to_dict
 from featuregen.errors import UserError
 
 _T = typing.TypeVar("_T")
@@ -150,9 +150,11 @@ def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, flo
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{label} must map kinds of dataset to settings.")
+        # Adversarial examples can be learnt from, but no recipe of synthesis makes them.
+        kinds = (*KINDS, ATTACKED) if key == "fresh" else KINDS
         for kind in value:
-            if kind not in KINDS:
-                raise UserError(f"{label}.{kind} is no kind of dataset; {closest(str(kind), KINDS)}")
+            if kind not in kinds:
+                raise UserError(f"{label}.{kind} is no kind of dataset; {closest(str(kind), kinds)}")
         return {k: _build(args[1], v, f"{key}.{k}", where) for k, v in value.items()}
     return _build_scalar(hint, value, label, limits or {})
 
@@ -172,9 +174,11 @@ def _build_dataclass(kind: type, value: Any, key: str, where: str) -> Any:
 
 def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]) -> Any:
     if hint is bool:
-        if not isinstance(value, bool):
+        # What stands behind an attack's --set comes here as text, as its numbers do.
+        chosen = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+        if not isinstance(chosen, bool):
             raise UserError(f"{label} is {value!r}; give true or false.")
-        return value
+        return chosen
     if hint is str:
         if value is None or isinstance(value, (bool, list, dict)):
             raise UserError(f"{label} is {value!r}; give a word, in quotes if YAML takes it for something else.")

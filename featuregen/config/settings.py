@@ -18,11 +18,15 @@ Dtype = Literal["uint8", "float16", "float32"]
 
 KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
 MISLABELLED = ("rand", "det")
+ATTACKED = "attacked"
 
 
-def _limits(default: Any = dataclasses.MISSING, **limits: float) -> Any:
-    """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive)."""
-    return field(default=default, metadata=limits)
+def _limits(default: Any = dataclasses.MISSING, *, later: bool = False, **limits: float) -> Any:
+    """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive).
+
+    One that came `later` is left out of records while at its default, so that older digests stay what they were.
+    """
+    return field(default=default, metadata={**limits, "later": later})
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,12 @@ class Augment:
 
 @dataclass(frozen=True)
 class Training:
-    """One training recipe; with an `attack` it is adversarial training."""
+    """One training recipe; with an `attack` it is adversarial training.
+
+    `alpha` is the weight of the clean images beside the attacked ones (0: attacked ones alone). `early_stop` keeps the
+    weights of the epoch with the smallest error, clean or under the recipe's own attack, on a share of the training
+    images that is `held_out`, and ends after `patience` epochs without a smaller one (0: never).
+    """
 
     epochs: int = _limits(30, low=1)
     batch_size: int = _limits(128, low=2)
@@ -100,6 +109,10 @@ class Training:
     label_smoothing: float = _limits(0.0, low=0, high=0.99)
     augment: Augment = Augment()
     attack: Attack | None = None
+    alpha: float = _limits(0.0, low=0, high=0.99, later=True)
+    early_stop: Literal["none", "clean", "adversarial"] = _limits("none", later=True)
+    held_out: float = _limits(0.1, above=0, high=0.9, later=True)
+    patience: int = _limits(0, low=0, later=True)
 
 
 @dataclass(frozen=True)
@@ -193,6 +206,20 @@ def source_models(config: Config, which: str) -> int:
     return max(2 if judged else 1, source_seeds(config))
 
 
+def check_training(recipe: Training, name: str) -> None:
+    """What only makes sense beside an attack."""
+    if recipe.alpha and recipe.attack is None:
+        raise UserError(
+            f"{name}.alpha is {recipe.alpha:g}, which weighs clean images against attacked ones, but that recipe has "
+            "no attack; choose one with an attack, or leave alpha out."
+        )
+    if recipe.early_stop == "adversarial" and recipe.attack is None:
+        raise UserError(
+            f"{name}.early_stop is adversarial, but that recipe has no attack; choose one with an attack, or set "
+            "early_stop to clean."
+        )
+
+
 def check_consistency(config: Config) -> None:
     """Rules that span several settings."""
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", config.name):
@@ -230,17 +257,26 @@ def check_consistency(config: Config) -> None:
         raise UserError("sources.robust.attack is missing; a robust source model is trained against an attack.")
     if config.sources.standard.attack is not None:
         raise UserError("sources.standard.attack is set; a standard source model is trained without one.")
+    fresh = {f"fresh.{kind}": recipe for kind, recipe in config.fresh.items()}
+    sources = {"sources.standard": config.sources.standard, "sources.robust": config.sources.robust}
+    for name, training in (sources | fresh).items():
+        check_training(training, name)
 
 
 def to_dict(settings: Any) -> Any:
     """Plain containers, ready for JSON or YAML."""
     if dataclasses.is_dataclass(settings):
-        return {f.name: to_dict(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        recorded = (f for f in dataclasses.fields(settings) if not _unsaid(f, settings))
+        return {f.name: to_dict(getattr(settings, f.name)) for f in recorded}
     if isinstance(settings, Mapping):
         return {key: to_dict(value) for key, value in settings.items()}
     if isinstance(settings, (tuple, list)):
         return [to_dict(value) for value in settings]
     return settings
+
+
+def _unsaid(setting: dataclasses.Field[Any], settings: Any) -> bool:
+    return bool(setting.metadata.get("later")) and getattr(settings, setting.name) == setting.default
 
 
 def canonical_json(value: Any) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featuregen.errors import UserError
 from featuregen.runtime import RowRandom
 
+PARTS = ("train", "test")
 Rows = NDArray[np.int64] | slice | None
 
 
@@ -77,14 +78,17 @@ class Base:
     def size(self) -> Size:
         return Size(self.name, len(self.train), len(self.test), self.image_shape, len(self.classes))
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """What a dataset says of the set it was made from."""
+    def part(self, name: str) -> Split:
+        return {"train": self.train, "test": self.test}[name]
+
+    def record(self, part: str = "train") -> dict[str, Any]:
+        """What a dataset says of the images it was made from."""
+        split = self.part(part)
         return {
             "name": self.name,
-            "split": "train",
-            "rows": len(self.train),
-            "sha256": self.train.sha256,
+            "split": part,
+            "rows": len(split),
+            "sha256": split.sha256,
             "test_sha256": self.test.sha256,
             "licence": self.licence,
         }

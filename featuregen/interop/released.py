@@ -183,7 +183,7 @@ def _header(folder: Path, kind: str, source: _Source, within: float, config: Con
         dtype=source.dtype,
         classes=base.classes,
         recipe={"imported": {"layout": f"{IMAGES}/{LABELS}", "sha256": digests, **radius}},
-        base=base.record,
+        base=base.record(),
         source_model={},
         software=software(Machine()),
         config=to_dict(config),

@@ -1,8 +1,11 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
+from featuregen.pipeline.attacking import Victims, attack_model, draw_attack, save_attacked, victims_in, victims_of
+from featuregen.pipeline.doubting import doubt_model, write_doubts
 from featuregen.pipeline.files import (
     describe_model_file,
     evaluate_path,
+    fresh_shop,
     is_model,
     recorded_config,
     run_of,
@@ -10,6 +13,7 @@ from featuregen.pipeline.files import (
     verify_file,
     workshop_of,
 )
+from featuregen.pipeline.flipping import flip_models, write_flips
 from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.places import copy_model, dataset_path
 from featuregen.pipeline.plan import dry_plan, plan_of
@@ -21,21 +25,32 @@ from featuregen.pipeline.workshop import Workshop
 __all__ = [
     "Examples",
     "Trained",
+    "Victims",
     "Workshop",
+    "attack_model",
     "copy_model",
     "dataset_path",
     "describe_model_file",
+    "doubt_model",
+    "draw_attack",
     "draw_preview",
     "dry_plan",
     "evaluate_path",
+    "flip_models",
+    "fresh_shop",
     "is_model",
     "plan_of",
     "recorded_config",
     "reproduce",
     "run_of",
+    "save_attacked",
     "sweep_path",
     "transfer",
     "verify_file",
+    "victims_in",
+    "victims_of",
     "workshop_of",
+    "write_doubts",
+    "write_flips",
     "write_results",
 ]

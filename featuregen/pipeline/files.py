@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import Config, check_consistency, fresh_recipe, from_dict, to_dict, with_overrides
+from featuregen.config import Config, Training, check_consistency, fresh_recipe, from_dict, to_dict, with_overrides
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.images import load_images
+from featuregen.images import PARTS, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import read_model_record, weights_sha256
-from featuregen.pipeline.records import Trained
-from featuregen.pipeline.workshop import Workshop
+from featuregen.pipeline.records import Examples, Trained
+from featuregen.pipeline.workshop import FRESH_SEED, Workshop
 from featuregen.store import (
     Check,
     FeatureDataset,
@@ -94,9 +94,33 @@ def evaluate_path(
             )
         return _evaluate_model(path, Workshop(settings, out))
     kind = read_info(path).kind
+    return _evaluate_dataset(path, kind, Workshop(_with_recipe(settings, kind, recipe or {}), out))
+
+
+def _with_recipe(settings: Config, kind: str, recipe: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """The settings with parts of the kind's training recipe replaced."""
     given = {f"fresh.{kind}": to_dict(fresh_recipe(settings, kind))}
-    given |= {f"fresh.{kind}.{name}": value for name, value in (recipe or {}).items()}
-    return _evaluate_dataset(path, kind, Workshop(with_overrides(settings, (), given), out))
+    given |= {f"fresh.{kind}.{name}": value for name, value in recipe.items()}
+    return with_overrides(settings, overrides, given)
+
+
+def fresh_shop(
+    path: Path,
+    config: Config | None = None,
+    *,
+    values: Mapping[str, Any],
+    overrides: Iterable[str],
+    recipe: Mapping[str, Any],
+    out: Path,
+) -> tuple[Workshop, Examples, Training, int]:
+    """What trains a fresh model on a dataset alone: the place, the examples, the recipe, and the first model's seed.
+
+    `recipe` replaces parts of the recipe, `overrides` any setting.
+    """
+    kind = read_info(path).kind
+    settings = with_overrides(config or recorded_config(path), (), values)
+    shop = Workshop(_with_recipe(settings, kind, recipe, overrides), out)
+    return shop, shop.examples(path), shop.fresh_recipe(kind), shop.config.seed + FRESH_SEED
 
 
 def sweep_path(
@@ -175,13 +199,16 @@ def verify_file(path: Path, data: str | None = None, source: Path | None = None)
         return checks
     info = read_info(path)
     config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
-    base = load_images(config.data)
-    if base.train.sha256 != info.base.get("sha256"):
+    base, part = load_images(config.data), info.base.get("split", "train")
+    if part not in PARTS:
+        return [*checks, Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
+    split = base.part(part)
+    if split.sha256 != info.base.get("sha256"):
         raise UserError(
             f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
-            f"{config.data.name} has {base.train.sha256[:12]}; name its base set with --data."
+            f"{config.data.name} has {split.sha256[:12]}; name its base set with --data."
         )
-    checks += check_against_base(path, base.train.images, base.train.labels)
+    checks += check_against_base(path, split.images, split.labels)
     if source:
         checks += _check_success(path, info, Workshop(config, path.parent, base), source)
     return checks

@@ -152,9 +152,14 @@ def _rows(recipe: Synthesis, size: Size) -> int:
 
 
 def _learning(recipe: Training, rows: int) -> Work:
-    learnt = recipe.epochs * rows
-    attack = recipe.attack
-    return Work(moved=learnt * attack.steps * attack.restarts if attack else 0, learnt=learnt)
+    """Of all epochs, though early stopping may end before."""
+    held = round(recipe.held_out * rows) if recipe.early_stop != "none" else 0
+    learnt, looked, steps = recipe.epochs * (rows - held), recipe.epochs * held, 0
+    if recipe.attack:
+        steps = recipe.attack.steps * recipe.attack.restarts
+    moved = steps * (learnt + (looked if recipe.early_stop == "adversarial" else 0))
+    # Mixed, every image is learnt from twice.
+    return Work(moved, learnt * (2 if recipe.alpha else 1), looked)
 
 
 def _tested(config: Config, size: Size) -> Work:
@@ -216,8 +221,10 @@ def _bytes(config: Config, size: Size, machine: Machine) -> tuple[int, int]:
     # uint8 as read and float32 as used, then the largest dataset twice: as read, and as trained on.
     images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * max(rows, default=0)
     recipes = [config.sources.standard, config.sources.robust, *config.fresh.values()]
-    learning = max(recipe.batch_size for recipe in recipes) * bytes_per_image(model.train())
-    moving = max([recipe.batch_size for recipe in config.synthesis.values()] or [1]) * bytes_per_image(lean)
+    learnt = max(recipe.batch_size * (2 if recipe.alpha else 1) for recipe in recipes)
+    attacked = min(config.evaluation.batch_size, config.evaluation.rows or size.test_rows)
+    moved = max([attacked, *(recipe.batch_size for recipe in config.synthesis.values())])
+    learning, moving = learnt * bytes_per_image(model.train()), moved * bytes_per_image(lean)
     # The forward pass keeps this much, and gradients on their way as much again.
     working = 2 * max(learning, moving) + 24 * count_parameters(model)
     item = {"uint8": 1, "float16": 2, "float32": 4}

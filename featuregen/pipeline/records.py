@@ -12,6 +12,8 @@ from torch import Tensor
 
 from featuregen.errors import UserError
 from featuregen.models import Classifier, read_model_record, weights_sha256
+from featuregen.runtime import note
+from featuregen.training import TrainingLog
 
 _BLOCK = 1000
 
@@ -35,6 +37,18 @@ class Trained:
     path: Path
 
 
+def stopping_record(log: TrainingLog, title: str) -> dict[str, Any]:
+    """Which epoch's weights these are and why, where images were held out to tell; nothing where none were."""
+    errors = [epoch.error for epoch in log.epochs if epoch.error is not None]
+    if not errors:
+        return {}
+    note(
+        f"note: {title}: the weights of epoch {log.kept} of {len(errors)} are kept, "
+        f"{errors[log.kept - 1]:.1%} error on the images held out; {log.ended}"
+    )
+    return {"early_stop": {"errors": [round(error, 6) for error in errors], "kept": log.kept, "ended": log.ended}}
+
+
 def is_trained_as(path: Path, settings: Mapping[str, Any]) -> bool:
     try:
         return bool(read_model_record(path)["record"].get("settings") == settings)
@@ -56,6 +70,12 @@ def describe_model(trained: Trained) -> dict[str, Any]:
             if name in record
         },
     }
+
+
+def about_model(trained: Trained) -> dict[str, Any]:
+    """What a report of an attack says of a model."""
+    about = describe_model(trained)
+    return {"file": trained.path.name, **{key: about[key] for key in ("architecture", "width", "weights_sha256")}}
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -25,6 +25,7 @@ from featuregen.pipeline.records import (
     channel_statistics,
     describe_model,
     is_trained_as,
+    stopping_record,
 )
 from featuregen.runtime import Machine, note, resolve_device, set_up, software
 from featuregen.store import PAPER, FeatureDataset, Header, Info, Writer, read_info, refuse_another
@@ -123,12 +124,10 @@ class Workshop:
         rows = balanced_rows(self.base.test.labels, self.config.evaluation.rows, self.config.seed)
         return torch.from_numpy(rows).to(self.device)
 
-    def refuse_another_model(self, path: Path, which: str) -> None:
-        """Say early that the place is taken, before the source model is trained."""
-        if path.exists():
-            wanted = self._model_settings(self.train_set, self._source_recipe(which), self.config.seed, [])
-            if not is_trained_as(path, wanted):
-                raise UserError(f"{path} holds something else; choose another --out, or replace it with --force.")
+    def refuse_another_model(self, path: Path, data: Examples, recipe: Training, seed: int) -> None:
+        """Say early that the place is taken, before the model is trained."""
+        if path.exists() and not is_trained_as(path, self._model_settings(data, recipe, seed, [])):
+            raise UserError(f"{path} holds something else; choose another --out, or replace it with --force.")
 
     def load_source(self, path: Path) -> Trained:
         """A given model, ours or a checkpoint of robustness, which must fit the base set."""
@@ -184,6 +183,7 @@ class Workshop:
                 "loss": [round(epoch.loss, 6) for epoch in log.epochs],
                 "seconds": {"training": log.seconds},
                 "software": software(self.machine),
+                **stopping_record(log, f"{title} {own['seed']}"),
             }
             save_model(path, model, record)
 
@@ -252,7 +252,7 @@ class Workshop:
                 "synthesis": to_dict(recipe),
                 **self.machine.arithmetic,
             },
-            base=base.record,
+            base=base.record(),
             source_model=describe_model(maker) if maker else {},
             software=software(self.machine),
             config=to_dict(self.config),
@@ -270,6 +270,11 @@ class Workshop:
 
     def check_base(self, info: Info) -> None:
         recorded, own = info.base.get("sha256"), self.base.train.sha256
+        if info.base.get("split", "train") != "train":
+            raise UserError(
+                f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
+                "test need a dataset made from the training images of a base set."
+            )
         other_test = info.base.get("test_sha256", self.base.test.sha256) != self.base.test.sha256
         if recorded == own and other_test:
             raise UserError(

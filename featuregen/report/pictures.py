@@ -66,6 +66,12 @@ def kinds_grid(
     return Path(path)
 
 
+def drawn_rows(path: str | Path, rows: Sequence[tuple[str, Images, Sequence[str]]], title: str) -> Path:
+    """Rows of pictures, each with its name on the left and words under its pictures."""
+    _grid(path, [_Row(name, _shown(images), words) for name, images, words in rows], [], title)
+    return Path(path)
+
+
 def _shown(images: Images) -> list[NDArray[np.uint8]]:
     return [_pixels(np.asarray(image)) for image in images[:MAX_COLUMNS]]
 

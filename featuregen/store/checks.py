@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import MISLABELLED
+from featuregen.config import ATTACKED, MISLABELLED
 from featuregen.errors import UserError
 from featuregen.runtime import RowRandom
 from featuregen.store.format import (
@@ -29,7 +29,7 @@ from featuregen.store.format import (
 )
 from featuregen.store.reader import READ_ERRORS, Info, attributes_of, info_of, open_file, read_columns, to_pixels
 
-TRUE_LABEL_KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise")
+TRUE_LABEL_KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", ATTACKED)
 START_KINDS = ("robust", "nonrobust")
 NUMBERS = tuple(name for name in COLUMNS if name != "images")
 
@@ -171,7 +171,7 @@ def _rows(info: Info, columns: Mapping[str, Array]) -> list[Check]:
     good = "unique base rows" + ("" if recorded.all() else f", recorded for {int(recorded.sum())} of {len(index)}")
     checks = [_outcome("index", outside | repeated, good, "are repeated or outside the base set")]
     seed = _seed(info)
-    if info.kind in MISLABELLED:
+    if info.kind in (*MISLABELLED, ATTACKED):
         checks.append(_outcome("start_index", start != index, "the base image itself", "start elsewhere"))
     elif info.kind.endswith("-noise"):
         checks.append(_outcome("start_index", start != -1, "noise", "do not start from noise"))
@@ -216,7 +216,7 @@ def _count(value: Any) -> int | None:
 
 
 def _ball(info: Info) -> tuple[str, float] | None:
-    settings = info.recipe.get("synthesis")
+    settings = info.recipe.get("synthesis", info.recipe.get("attack"))
     if not isinstance(settings, Mapping):
         return None
     norm, eps = settings.get("norm"), settings.get("eps")

@@ -1,0 +1,156 @@
+"""Attacks of Foolbox's that need no more than images and classes, behind the same interface as ours."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featuregen.attacks.task import Task
+from featuregen.config.attacks import FoolboxL1, FoolboxL2, FoolboxLinf, FoolboxSmallest
+from featuregen.errors import UserError
+
+FoolboxSettings = FoolboxSmallest | FoolboxL1 | FoolboxL2 | FoolboxLinf
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A class of `foolbox.attacks`, how many steps it takes here unless asked otherwise, and what it calls them.
+
+    One that `starts_lost` walks inwards from an image that is lost already: some noise blended in.
+    """
+
+    kind: str
+    settings: type[FoolboxSettings]
+    steps: int
+    meaning: str
+    steps_are: str = "steps"
+    queries: bool = False
+    targeted: bool = False
+    starts_lost: bool = False
+
+
+SUITE: dict[str, Theirs] = {
+    "deepfool-l2": Theirs("L2DeepFoolAttack", FoolboxSmallest, 50, "small L2 (Moosavi-Dezfooli et al. 2016)"),
+    "deepfool-linf": Theirs("LinfDeepFoolAttack", FoolboxSmallest, 50, "small Linf (Moosavi-Dezfooli et al. 2016)"),
+    "carlini-wagner": Theirs(
+        "L2CarliniWagnerAttack", FoolboxSmallest, 1000, "smallest L2 (Carlini & Wagner 2017)", targeted=True
+    ),
+    "ddn": Theirs("DDNAttack", FoolboxSmallest, 100, "smallest L2 (Rony et al. 2019)", targeted=True),
+    "newton": Theirs("NewtonFoolAttack", FoolboxSmallest, 100, "small L2 (Jang et al. 2017)"),
+    "ead": Theirs("EADAttack", FoolboxSmallest, 1000, "smallest elastic net (Chen et al. 2018)", targeted=True),
+    "fmn-l1": Theirs("L1FMNAttack", FoolboxSmallest, 100, "smallest L1 (Pintor et al. 2021)", targeted=True),
+    "fmn-l0": Theirs("L0FMNAttack", FoolboxSmallest, 100, "fewest values changed (Pintor et al. 2021)", targeted=True),
+    "mi-fgsm": Theirs(
+        "LinfMomentumIterativeFastGradientMethod", FoolboxLinf, 10, "momentum in Linf (Dong et al. 2018)", targeted=True
+    ),
+    "mi-fgsm-l2": Theirs(
+        "L2MomentumIterativeFastGradientMethod", FoolboxL2, 10, "momentum in L2 (Dong et al. 2018)", targeted=True
+    ),
+    "adam-pgd": Theirs(
+        "LinfAdamProjectedGradientDescentAttack", FoolboxLinf, 40, "PGD in Linf with Adam's steps", targeted=True
+    ),
+    "pgd-l1": Theirs("L1ProjectedGradientDescentAttack", FoolboxL1, 50, "PGD in L1", targeted=True),
+    "sparse-l1": Theirs(
+        "SparseL1DescentAttack", FoolboxL1, 50, "sparse steps in L1 (Tramèr & Boneh 2019)", targeted=True
+    ),
+    "virtual": Theirs(
+        "VirtualAdversarialAttack", FoolboxL2, 10, "where the prediction changes most (Miyato et al. 2015)"
+    ),
+    "boundary": Theirs(
+        "BoundaryAttack",
+        FoolboxSmallest,
+        5000,
+        "small L2 from classes (Brendel et al. 2018)",
+        queries=True,
+        starts_lost=True,
+    ),
+    "hopskipjump": Theirs(
+        "HopSkipJumpAttack",
+        FoolboxSmallest,
+        32,
+        "small L2 from classes (Chen et al. 2020)",
+        queries=True,
+        starts_lost=True,
+    ),
+    "blur": Theirs(
+        "GaussianBlurAttack", FoolboxSmallest, 100, "as little blur as it takes", queries=True, targeted=True
+    ),
+    "contrast": Theirs(
+        "BinarySearchContrastReductionAttack",
+        FoolboxSmallest,
+        15,
+        "as little grey as it takes",
+        steps_are="binary_search_steps",
+        queries=True,
+        targeted=True,
+    ),
+    "salt-pepper": Theirs(
+        "SaltAndPepperNoiseAttack", FoolboxSmallest, 1000, "as few black and white pixels as it takes", queries=True
+    ),
+    "blended-noise": Theirs(
+        "LinearSearchBlendedUniformNoiseAttack", FoolboxSmallest, 100, "as little noise as it takes", queries=True
+    ),
+}
+
+
+def run_foolbox(name: str) -> Callable[[Task, Any], Tensor]:
+    """The attack as one of ours. Its random numbers are those of a batch, so they change with the batch's size."""
+    theirs = SUITE[name]
+
+    def run(task: Task, settings: FoolboxSettings) -> Tensor:
+        foolbox = _imported(name)
+        found, rows = task.images.clone(), task.standing()
+        if not len(rows):
+            return found
+        with _seeded(task.draws.seed(), task.images.device), torch.enable_grad():
+            net = foolbox.PyTorchModel(task.model, bounds=(0, 1), device=task.images.device)
+            extra: dict[str, Any] = {}
+            if theirs.starts_lost:
+                start = _lost(foolbox, net, task[rows])
+                lost = task[rows].goal.reached(task.logits(start))
+                rows, extra = rows[lost], {"starting_points": start[lost]}
+            if len(rows):
+                part = task[rows]
+                attack = getattr(foolbox.attacks, theirs.kind)(**{theirs.steps_are: settings.steps or theirs.steps})
+                eps = None if isinstance(settings, FoolboxSmallest) else settings.eps
+                found[rows] = attack(net, part.images, _criterion(foolbox, part), epsilons=eps, **extra)[1]
+        return found.clamp(0, 1)
+
+    return run
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module("foolbox")
+    except ImportError:
+        raise UserError(f"attack foolbox-{name} needs Foolbox: pip install 'featuregen[attacks]'.") from None
+
+
+def _criterion(foolbox: Any, task: Task) -> Any:
+    kind = foolbox.criteria.TargetedMisclassification if task.goal.targeted else foolbox.criteria.Misclassification
+    return kind(task.goal.classes)
+
+
+def _lost(foolbox: Any, net: Any, task: Task) -> Tensor:
+    blend = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
+    start: Tensor = blend(net, task.images, _criterion(foolbox, task), epsilons=None)[1]
+    return start
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Foolbox draws from torch's global generators, which are as before afterwards."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        # torch.manual_seed would also seed the generators of other devices, which are not put back.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

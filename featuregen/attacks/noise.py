@@ -1,0 +1,23 @@
+"""Random changes of the same size: what an attack has to beat."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from featuregen.attacks.task import Task, sweep
+from featuregen.config.attacks import Noise
+from featuregen.optimize import Ball, image_norms, project
+
+
+def noise(task: Task, settings: Noise) -> Tensor:
+    """The first of `tries` changes drawn evenly from the ball's border that reaches the goal, else the worst."""
+
+    def change(part: Task, _: int, count: int) -> Tensor:
+        shape = (count, *part.images.shape[1:])
+        drawn = part.draws.signs(*shape) if settings.norm == "linf" else part.draws.normal(*shape)
+        centre = part.images.repeat_interleave(count, 0)
+        offset = drawn.flatten(0, 1).to(centre.dtype)
+        size = settings.eps if settings.norm == "linf" else settings.eps / image_norms(offset)
+        return project(centre + offset * size, Ball(settings.norm, settings.eps, centre))
+
+    return sweep(task, settings.tries, change)

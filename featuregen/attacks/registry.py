@@ -1,0 +1,97 @@
+"""Every attack by name: its settings, what it knows of the model, and whether a class can be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from torch import Tensor
+
+from featuregen.attacks.auto import auto_pgd
+from featuregen.attacks.ensemble import ensemble
+from featuregen.attacks.foolbox_suite import SUITE, run_foolbox
+from featuregen.attacks.lbfgs import boxed_lbfgs
+from featuregen.attacks.noise import noise
+from featuregen.attacks.pgd import pgd
+from featuregen.attacks.pixels import few_pixels
+from featuregen.attacks.smallest import smallest
+from featuregen.attacks.spatial import rotate_translate
+from featuregen.attacks.square import square
+from featuregen.attacks.task import Task
+from featuregen.config import Attack, closest
+from featuregen.config import attacks as settings
+from featuregen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Known:
+    """One row of the table. A white-box attack is given gradients, one by queries the logits or classes alone."""
+
+    run: Callable[[Task, Any], Tensor]
+    settings: type
+    meaning: str
+    threat: Literal["white-box", "query"] = "white-box"
+    targeted: bool = True
+
+
+def _pgd(task: Task, chosen: settings.PGD) -> Tensor:
+    attack = Attack(
+        chosen.norm, chosen.eps, chosen.steps, chosen.step_size, chosen.random_start, restarts=chosen.restarts
+    )
+    classes = task.goal.classes
+    return pgd(
+        task.model,
+        task.images,
+        classes,
+        attack,
+        targets=classes if task.goal.targeted else None,
+        generator=task.draws,
+        momentum=chosen.momentum,
+    )
+
+
+def _fgsm(task: Task, chosen: settings.FGSM) -> Tensor:
+    return _pgd(task, settings.PGD(chosen.norm, chosen.eps, steps=1, step_size=chosen.eps))
+
+
+ATTACKS: dict[str, Known] = {
+    "fgsm": Known(_fgsm, settings.FGSM, "one step along the gradient, of its sign in Linf (Goodfellow et al. 2015)"),
+    "pgd": Known(_pgd, settings.PGD, "projected gradient steps (Madry et al. 2018)"),
+    "auto-pgd": Known(auto_pgd, settings.AutoPGD, "steps that halve themselves (Croce & Hein 2020)"),
+    "smallest": Known(smallest, settings.Smallest, "the smallest change, L2 or Linf (Pintor et al. 2021)"),
+    "lbfgs": Known(boxed_lbfgs, settings.BoxedLBFGS, "the smallest change in L2 (Szegedy et al. 2014)"),
+    "pixels": Known(few_pixels, settings.Pixels, "one pixel or a few (Su et al. 2019)", threat="query"),
+    "spatial": Known(rotate_translate, settings.Spatial, "rotations and shifts (Engstrom et al. 2019)", threat="query"),
+    "square": Known(square, settings.Square, "random squares (Andriushchenko et al. 2020)", threat="query"),
+    "noise": Known(
+        noise, settings.Noise, "random changes of the same size: what an attack has to beat", threat="query"
+    ),
+    "ensemble": Known(ensemble, settings.Ensemble, "auto-PGD on two losses, the smallest change, then squares"),
+} | {
+    f"foolbox-{name}": Known(
+        run_foolbox(name),
+        theirs.settings,
+        theirs.meaning,
+        threat="query" if theirs.queries else "white-box",
+        targeted=theirs.targeted,
+    )
+    for name, theirs in SUITE.items()
+}
+
+
+def find_attack(name: str) -> Known:
+    if name not in ATTACKS:
+        raise UserError(f"'{name}' is no attack; {closest(name, ATTACKS)}")
+    return ATTACKS[name]
+
+
+def attack_table() -> str:
+    """The table, ready to print."""
+    rows = [("name", "knows", "targeted", "settings", "what it does")]
+    for name, known in ATTACKS.items():
+        options = ", ".join(field.name for field in fields(known.settings))
+        rows.append((name, known.threat, "yes" if known.targeted else "no", options, known.meaning))
+    spans = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(span) for cell, span in zip(row, spans, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

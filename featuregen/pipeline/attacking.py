@@ -1,0 +1,249 @@
+"""One attack on one model: the images it finds, what they did to the model, and a file of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from featuregen.attacks import Goal, Outcome, find_attack, measured, settings_for
+from featuregen.attacks import attack as run
+from featuregen.config import ATTACKED, to_dict
+from featuregen.errors import UserError
+from featuregen.images import balanced_rows
+from featuregen.models import Classifier, frozen
+from featuregen.optimize import Ball
+from featuregen.pipeline.records import Trained, about_model, describe_model
+from featuregen.pipeline.workshop import Workshop
+from featuregen.report import attack_picture, attack_words
+from featuregen.runtime import software
+from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
+from featuregen.synthesis import as_pixels, store_as
+
+# Enough to tell attacks apart, and few enough for the slow ones.
+_ROWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Victims:
+    """The images to attack, which rows of what they are, and what they show."""
+
+    images: Tensor
+    labels: Tensor
+    index: NDArray[np.int64]
+    classes: tuple[str, ...]
+    base: dict[str, Any]
+    citation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """An attack that was run: `fair` are the images it could still win, the only ones it was given."""
+
+    victims: Victims
+    outcome: Outcome
+    fair: Tensor
+    results: dict[str, Any]
+    recipe: dict[str, Any]
+    target: Trained
+
+
+def victims_of(shop: Workshop, part: str, rows: int | None = None) -> Victims:
+    """A class-balanced sample of the base set's test or training images; 0 rows means all, None at most a thousand."""
+    base, split = shop.base, shop.base.part(part)
+    index = balanced_rows(split.labels, _sample(rows, len(split)), shop.config.seed)
+    images, labels = split.tensor(shop.device, index), split.label_tensor(shop.device, index)
+    return Victims(images, labels, index, base.classes, base.record(part), base.citation)
+
+
+def victims_in(shop: Workshop, path: Path, rows: int | None = None) -> Victims:
+    """The images of a dataset, with the labels that it gives them."""
+    data, info = FeatureDataset(path), read_info(path)
+    if (info.image_shape, len(info.classes)) != (shop.base.image_shape, len(shop.base.classes)):
+        raise UserError(
+            f"{path} holds images of shape {info.image_shape} in {len(info.classes)} classes, but {shop.base.name} "
+            f"has {shop.base.image_shape} in {len(shop.base.classes)}; name its image set with --data."
+        )
+    index = balanced_rows(data.labels.numpy(), _sample(rows, info.rows), shop.config.seed)
+    chosen = torch.from_numpy(index)
+    record = {"name": path.name, "split": "dataset", "rows": info.rows, "sha256": info.content_sha256}
+    images, labels = data.images[chosen].to(shop.device), data.labels[chosen].to(shop.device)
+    return Victims(images, labels, index, info.classes, record, info.citation)
+
+
+def _sample(rows: int | None, available: int) -> int:
+    return min(_ROWS, available) if rows is None else rows
+
+
+def attack_model(
+    shop: Workshop,
+    target: Trained,
+    victims: Victims,
+    name: str,
+    options: dict[str, Any],
+    *,
+    wanted: str = "",
+    origin: Trained | None = None,
+) -> Attacked:
+    """Images that are wrong already (or of the wanted class already) are left as they are and not counted.
+
+    With an `origin`, the images are found on that model and shown to the target: what a black box falls for.
+    """
+    settings = settings_for(name, options)
+    goal = goal_of(victims, wanted)
+    maker, size = (origin or target).model, shop.config.evaluation.batch_size
+    fair = ~measured(target.model, victims.images, victims.images, goal, size).already
+    found = victims.images.clone()
+    if fair.any():
+        lean = frozen(maker, shop.machine)
+        rows = fair.nonzero().flatten()
+        found[rows] = run(
+            lean, victims.images[rows], victims.labels[rows], name,
+            targets=goal.classes[rows] if goal.targeted else None,
+            seed=shop.config.seed, batch_size=size, **options,
+        ).images  # fmt: skip
+    outcome = measured(target.model, victims.images, found, goal, size)
+    recipe = {
+        "seed": shop.config.seed,
+        "attack": {"name": name, "target": wanted, **to_dict(settings)},
+        **({"found_on": describe_model(origin)["weights_sha256"]} if origin else {}),
+        **shop.machine.arithmetic,
+    }
+    results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
+    if origin:
+        own = measured(maker, victims.images, found, goal, size)
+        results["origin"]["success"] = _share(own.success[fair])
+    return Attacked(victims, outcome, fair, results, recipe, target)
+
+
+def goal_of(victims: Victims, wanted: str) -> Goal:
+    """Any other class, or `next` (the one after an image's own), or one class by its name or number."""
+    if not wanted:
+        return Goal(victims.labels)
+    if wanted == "next":
+        return Goal((victims.labels + 1) % len(victims.classes), targeted=True)
+    if wanted in victims.classes:
+        number = victims.classes.index(wanted)
+    elif wanted.isdecimal() and int(wanted) < len(victims.classes):
+        number = int(wanted)
+    else:
+        raise UserError(f"--target {wanted} is no class; choose next, or one of {', '.join(victims.classes)}.")
+    return Goal(torch.full_like(victims.labels, number), targeted=True)
+
+
+def _results(
+    shop: Workshop,
+    name: str,
+    recipe: dict[str, Any],
+    target: Trained,
+    origin: Trained | None,
+    victims: Victims,
+    outcome: Outcome,
+    fair: Tensor,
+) -> dict[str, Any]:
+    won = outcome.success & fair
+    right = [(classes == victims.labels).float().mean().item() for classes in (outcome.before, outcome.after)]
+    surer = (outcome.confidence_after > outcome.confidence_before)[won]
+    return {
+        "format": "featuregen-attack",
+        "version": 1,
+        "attack": recipe["attack"],
+        "threat": "transfer" if origin else find_attack(name).threat,
+        "model": about_model(target),
+        **({"origin": about_model(origin)} if origin else {}),
+        "images": {"name": victims.base["name"], "split": victims.base["split"], "count": len(victims.index)},
+        "accuracy": {"before": right[0], "after": right[1]},
+        "tried": int(fair.sum()),
+        "success": _share(outcome.success[fair]),
+        "distance": {each: _middle(getattr(outcome, each)[won]) for each in ("l0", "l1", "l2", "linf")},
+        "confidence": {
+            "before": _middle(outcome.confidence_before[won]),
+            "after": _middle(outcome.confidence_after[won]),
+            "surer": _share(surer),
+        },
+        "seed": shop.config.seed,
+        "software": software(shop.machine),
+    }
+
+
+def _share(values: Tensor) -> float | None:
+    return values.float().mean().item() if len(values) else None
+
+
+def _middle(values: Tensor) -> dict[str, float] | None:
+    """Median and largest, of the images that were won."""
+    if not len(values):
+        return None
+    return {"median": values.float().median().item(), "largest": values.float().max().item()}
+
+
+# Keeping -------------------------------------------------------------------------------------------
+
+
+def save_attacked(shop: Workshop, made: Attacked, path: Path, dtype: str = "float32", force: bool = False) -> Info:
+    """A dataset of the images found, with their true labels; what it says of the model holds for the stored pixels."""
+    victims, recipe = made.victims, made.recipe
+    header = Header(
+        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=dtype, classes=victims.classes,
+        recipe=recipe, base=victims.base, source_model=describe_model(made.target), software=software(shop.machine),
+        citation=victims.citation, config=to_dict(shop.config),
+    )  # fmt: skip
+    with Writer.open(path, header, force) as writer:
+        if not writer.complete:
+            norm, eps = recipe["attack"].get("norm"), recipe["attack"].get("eps")
+            size = shop.config.evaluation.batch_size
+            for first in range(writer.rows_done, len(victims.index), size):
+                rows = slice(first, first + size)
+                ball = Ball(norm, eps, victims.images[rows]) if norm and eps else None
+                stored = store_as(made.outcome.images[rows], dtype, ball)
+                writer.append(_columns(made.target.model, victims, rows, stored))
+            writer.finish()
+    return read_info(path)
+
+
+@torch.no_grad()
+def _columns(model: Classifier, victims: Victims, rows: slice, stored: Tensor) -> dict[str, NDArray[Any]]:
+    pixels, labels, index = as_pixels(stored), victims.labels[rows], victims.index[rows]
+    logits = model(pixels).float()
+    return {
+        "images": stored.cpu().numpy(),
+        "labels": labels.cpu().numpy(),
+        "source_labels": labels.cpu().numpy(),
+        "index": index,
+        "start_index": index,
+        "norm": (pixels - victims.images[rows]).flatten(1).norm(dim=1).cpu().numpy(),
+        "objective": F.cross_entropy(logits, labels, reduction="none").cpu().numpy(),
+        "source_pred": logits.argmax(1).cpu().numpy(),
+    }
+
+
+def draw_attack(made: Attacked, picture: Path) -> Path:
+    """Ten images, those that were won first, and one of each class while there are some."""
+    victims, outcome = made.victims, made.outcome
+    rows = _shown(victims.labels, outcome.success & made.fair)
+    names = victims.classes
+    seen, then = (
+        [(names[int(classes[row])], float(sure[row])) for row in rows]
+        for classes, sure in (
+            (outcome.before, outcome.confidence_before),
+            (outcome.after, outcome.confidence_after),
+        )
+    )
+    before, after = (images[rows].cpu().numpy() for images in (victims.images, outcome.images))
+    return attack_picture(picture, before, after, seen, then, attack_words(made.recipe["attack"]))
+
+
+def _shown(labels: Tensor, won: Tensor) -> Tensor:
+    # The first row of every class that was won, then other rows that were, then the rest.
+    rank = torch.zeros(len(labels), dtype=torch.long)
+    seen: set[int] = set()
+    for row in won.nonzero().flatten().tolist():
+        rank[row] = 1 if int(labels[row]) in seen else 2
+        seen.add(int(labels[row]))
+    return rank.argsort(descending=True, stable=True)[:10].sort().values

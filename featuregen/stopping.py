@@ -1,0 +1,81 @@
+"""Early stopping: which epoch's weights to keep, as images tell that training never sees."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from featuregen.attacks import pgd
+from featuregen.config import Training
+from featuregen.errors import UserError
+from featuregen.models import Classifier, Lean
+from featuregen.runtime import RowRandom
+
+
+def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows held out: that share of every class, which keeps at least one image to learn from."""
+    own, random = labels.cpu(), RowRandom(seed, "held out")
+    held = torch.zeros(len(own), dtype=torch.bool)
+    for label in sorted(set(own.tolist())):
+        members = (own == label).nonzero().flatten()
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        held[members[torch.from_numpy(random.permutation(label, len(members)))[:count]]] = True
+    if not held.any():
+        raise UserError(
+            f"early_stop needs images to hold out, and the {len(labels)} given have one per class; give more of them, "
+            "or leave early_stop out."
+        )
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+class Choice:
+    """The weights of the epoch with the smallest error on images that training never sees."""
+
+    def __init__(
+        self, model: Classifier, lean: Lean | None, images: Tensor, labels: Tensor, recipe: Training, seed: int
+    ) -> None:
+        self.others, held = hold_out(labels, recipe.held_out, seed)
+        self._model, self._lean, self._recipe = model, lean, recipe
+        self._images, self._labels = images[held.to(images.device)], labels[held.to(images.device)]
+        self._random = RowRandom(seed, "held out attack")
+        self._best, self._error, self._weights = 0, math.inf, dict[str, Tensor]()
+
+    def look(self, epoch: int) -> float:
+        """The error now; the weights are put aside if it is the smallest so far."""
+        error = 1 - self._standing() / len(self._labels)
+        if error < self._error:
+            self._best, self._error = epoch, error
+            self._weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        return error
+
+    def _standing(self) -> int:
+        recipe, count = self._recipe, 0
+        # The same starts in every epoch, so that nothing but the weights makes a difference.
+        generator = self._random.torch_generator(0, self._images.device)
+        if self._lean:
+            self._lean.refresh()
+        self._model.eval()
+        for first in range(0, len(self._labels), recipe.batch_size):
+            x, y = (part[first : first + recipe.batch_size] for part in (self._images, self._labels))
+            right = _right(self._model, x, y)
+            if recipe.early_stop == "adversarial" and recipe.attack:
+                attacked = self._lean.net if self._lean else self._model
+                right &= _right(self._model, pgd(attacked, x, y, recipe.attack, generator=generator), y)
+            count += int(right.sum())
+        return count
+
+    def is_over(self, epoch: int) -> bool:
+        return 0 < self._recipe.patience <= epoch - self._best
+
+    def settle(self) -> int:
+        """Give the model its best weights back; the epoch they are from, counted from 1."""
+        self._model.load_state_dict(self._weights)
+        return self._best + 1
+
+
+@torch.no_grad()
+def _right(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    seen: Tensor = model(x).argmax(1)
+    return seen == y
