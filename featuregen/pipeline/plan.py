@@ -25,8 +25,9 @@ from featuregen.training import learn_together, train_together
 
 # Images in the first try of a measurement, and the seconds after which it is not repeated with more.
 _FIRST, _LONG = 8, 0.5
-# Python with torch loaded, and what the C library keeps of freed memory.
+# Python with torch loaded; and how much more is held than used at once, since freed memory is kept and has holes.
 _PROCESS_BYTES = 700 * 2**20
+_HELD = 1.25
 
 
 @dataclass(frozen=True)
@@ -230,4 +231,4 @@ def _bytes(config: Config, size: Size, machine: Machine) -> tuple[int, int]:
     item = {"uint8": 1, "float16": 2, "float32": 4}
     stored = [item[recipe.dtype] * image * _rows(recipe, size) for recipe in config.synthesis.values()]
     models = 4 * count_parameters(model) * (2 + config.evaluation.seeds * (len(rows) + 1))
-    return _PROCESS_BYTES + images + working, sum(stored) + models
+    return _PROCESS_BYTES + round(_HELD * (images + working)), sum(stored) + models
