@@ -98,13 +98,26 @@ def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) ->
     return predict(model, images, batch_size) == labels
 
 
-def nearest_neighbour(images: Tensor, own: Tensor, known: Tensor, labels: Tensor, batch_size: int = 500) -> Tensor:
-    """The class of each image's nearest known image, leaving out the one it was made from (row `own`)."""
-    flat, found = known.flatten(1), []
+def nearest_neighbour(
+    images: Tensor, own: Tensor, known: Tensor, labels: Tensor, batch_size: int = 500, block_size: int = 5000
+) -> Tensor:
+    """The class of each image's nearest known image, leaving out the one it was made from (row `own`).
+
+    In blocks of known images, since distances from all at once take several times their own memory.
+    """
+    found = []
     for part in _batches(len(images), batch_size):
-        distance = torch.cdist(images[part].flatten(1), flat)
-        distance.scatter_(1, own[part].view(-1, 1), float("inf"))
-        found.append(labels[distance.argmin(1)])
+        flat, left_out = images[part].flatten(1), own[part]
+        least = torch.full_like(flat[:, 0], torch.inf)
+        nearest = torch.zeros_like(left_out)
+        for block in _batches(len(known), block_size):
+            distance = torch.cdist(flat, known[block].flatten(1))
+            here = ((left_out >= block.start) & (left_out < block.stop)).nonzero().flatten()
+            distance[here, left_out[here] - block.start] = torch.inf
+            size, place = distance.min(1)
+            nearest = torch.where(size < least, place + block.start, nearest)
+            least = torch.minimum(least, size)
+        found.append(labels[nearest])
     return torch.cat(found)
 
 

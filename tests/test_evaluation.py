@@ -110,12 +110,14 @@ def test_predictions_are_made_in_eval_mode(standard: Classifier, images: Tensor,
 # Judges -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [7, 500])
-def test_the_nearest_neighbour_is_that_of_brute_force(images: Tensor, labels: Tensor, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "block_size"), [(7, 5000), (500, 100), (7, 1)])
+def test_the_nearest_neighbour_is_that_of_brute_force(
+    images: Tensor, labels: Tensor, batch_size: int, block_size: int
+) -> None:
     own = torch.arange(0, 359, 6)
     noise = 0.05 * torch.randn(len(own), 1, 8, 8, generator=torch.Generator().manual_seed(0))
     looked_at = (images[own] + noise).clamp(0, 1)
-    found = nearest_neighbour(looked_at, own, images, labels, batch_size)
+    found = nearest_neighbour(looked_at, own, images, labels, batch_size, block_size)
     pixels, known = looked_at.flatten(1).double().numpy(), images.flatten(1).double().numpy()
     expected = []
     for row, (image, left_out) in enumerate(zip(pixels, own.tolist(), strict=True)):
@@ -130,7 +132,9 @@ def test_the_own_row_is_left_out_and_no_other() -> None:
     known = torch.tensor([0.0, 0.1, 0.9]).view(3, 1, 1, 1)
     labels = torch.tensor([5, 6, 7])
     looked_at = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1)
-    assert nearest_neighbour(looked_at, torch.tensor([0, 1, 2]), known, labels).tolist() == [6, 5, 6]
+    for block_size in (1, 2, 5000):
+        found = nearest_neighbour(looked_at, torch.tensor([0, 1, 2]), known, labels, block_size=block_size)
+        assert found.tolist() == [6, 5, 6]
 
 
 @pytest.mark.parametrize(
