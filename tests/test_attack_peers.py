@@ -86,8 +86,8 @@ SEEDS = {
 }
 
 
-# torchattacks rounds the steps between its checks down: in 20 steps it checks after each from the 9th on, the paper after
-# every second or third. That is worth half a point on this net in L2, and nothing in as many steps as are usual.
+# torchattacks rounds the steps between its checks down: of 20 it checks after each from the 9th on, the paper mostly
+# after every second. On this net that is worth half a point in L2, and nothing in as many steps as are usual.
 STEPS = {"auto-pgd-dlr-l2": 100}
 
 
