@@ -81,6 +81,8 @@ def test_no_more_pixels_change_than_allowed(standard: Classifier, few: Tensor, t
     # A longer search begins with the shorter one.
     assert (none.success <= some.success).all() and (some.success <= more.success).all()
     assert none.rate < more.rate
+    # What is lost leaves the search.
+    assert torch.equal(more.images[some.success], some.images[some.success])
 
 
 def test_all_channels_of_a_pixel_count_as_one() -> None:
