@@ -15,7 +15,6 @@ from featuregen.attacks import attack, find_attack
 from featuregen.config import Norm, from_dict, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, frozen
 from featuregen.runtime import Machine, RowRandom
 
 Classes = NDArray[np.int64]
@@ -100,18 +99,16 @@ def flip(
     *,
     seed: int = 0,
     batch_size: int = 256,
-    convolution: str = "direct",
+    machine: Machine | None = None,
 ) -> Flips:
-    """Attack what the model gets right. `convolution` is the attack's; what counts is what the model itself sees."""
-    machine = Machine(images.device, convolution=convolution)
-    lean = frozen(model, machine) if isinstance(model, Classifier) else model
+    """Attack what the model gets right, on the `machine` that is asked for."""
     before = predict(model, images, batch_size)
     after, right = before.clone(), (before == labels).nonzero().flatten()
     if len(right):
-        found = attack(
-            lean, images[right], labels[right], run.attack, seed=seed, batch_size=batch_size, **run.settings
-        ).images
-        after[right] = predict(model, found, batch_size)
+        after[right] = attack(
+            model, images[right], labels[right], run.attack,
+            seed=seed, batch_size=batch_size, machine=machine, **run.settings,
+        ).after  # fmt: skip
     true, seen, then = (each.cpu().numpy().astype(np.int64) for each in (labels, before, after))
     return Flips(true, seen, then)
 

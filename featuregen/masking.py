@@ -16,7 +16,6 @@ from featuregen.config import from_dict
 from featuregen.config.attacks import Sanity
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, frozen
 from featuregen.optimize import fixed
 from featuregen.runtime import Machine
 
@@ -79,7 +78,7 @@ def sanity(
     other: nn.Module | None = None,
     seed: int = 0,
     batch_size: int = 256,
-    convolution: str = "direct",
+    machine: Machine | None = None,
     **options: Any,
 ) -> Verdict:
     """Checks after Athalye et al. 2018 and Carlini et al. 2019. A model that passes them may still be weak.
@@ -98,7 +97,7 @@ def sanity(
             f"sanity: the model gets {count} of {len(images)} images right; with fewer than {FEWEST} to attack, "
             "luck could explain everything. Give more images, or a better model."
         )
-    trial = _Trial(_followed(model, images), images[right], labels[right], chosen, seed, batch_size, convolution)
+    trial = _Trial(_followed(model, images), images[right], labels[right], chosen, seed, batch_size, machine)
     white = trial.white(chosen.eps)
     checks = (
         _same_answer(trial),
@@ -153,20 +152,17 @@ class _Trial:
     chosen: Sanity
     seed: int
     batch_size: int
-    convolution: str
+    machine: Machine | None
 
     def lost(self, name: str, eps: float, on: nn.Module | None = None, again: int = 0, **options: Any) -> Tensor:
         """Which images are lost to an attack on the model itself, or to what it finds `on` another.
 
         `again` counts the times that the same attack was run from other starts.
         """
-        target = on or self.model
-        if isinstance(target, Classifier):
-            # Answers alike in less time; what counts is what the model itself sees.
-            target = frozen(target, Machine(self.images.device, convolution=self.convolution))
         found = attack(
-            target, self.images, self.labels, name,
-            seed=self.seed + again, batch_size=self.batch_size, norm=self.chosen.norm, eps=eps, **options,
+            on or self.model, self.images, self.labels, name,
+            seed=self.seed + again, batch_size=self.batch_size, machine=self.machine,
+            norm=self.chosen.norm, eps=eps, **options,
         ).images  # fmt: skip
         return predict(self.model, found, self.batch_size) != self.labels
 

@@ -44,7 +44,7 @@ UNKNOWN = {
     "runtime": {"images"},
     "models": {"images"},
     "optimize": {"images", "models"},
-    "attacks": {"images", "models"},
+    "attacks": {"images"},
     "augment": {"images", "models"},
     "stopping": {"images"},
     "training": {"images"},

@@ -17,7 +17,7 @@ from featuregen.attacks import attack as run
 from featuregen.config import ATTACKED, to_dict
 from featuregen.errors import UserError
 from featuregen.images import balanced_rows
-from featuregen.models import Classifier, frozen
+from featuregen.models import Classifier
 from featuregen.optimize import Ball
 from featuregen.pipeline.records import Trained, about_model, describe_model
 from featuregen.pipeline.workshop import Workshop
@@ -101,12 +101,11 @@ def attack_model(
     fair = ~measured(target.model, victims.images, victims.images, goal, size).already
     found = victims.images.clone()
     if fair.any():
-        lean = frozen(maker, shop.machine)
         rows = fair.nonzero().flatten()
         found[rows] = run(
-            lean, victims.images[rows], victims.labels[rows], name,
+            maker, victims.images[rows], victims.labels[rows], name,
             targets=goal.classes[rows] if goal.targeted else None,
-            seed=shop.config.seed, batch_size=size, **options,
+            seed=shop.config.seed, batch_size=size, machine=shop.machine, **options,
         ).images  # fmt: skip
     outcome = measured(target.model, victims.images, found, goal, size)
     recipe = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ def doubt_model(
     verdict = sanity(
         target.model, victims.images, victims.labels,
         other=other.model if other else None,
-        seed=shop.config.seed, batch_size=shop.config.evaluation.batch_size, convolution=shop.machine.convolution,
-        **options,
+        seed=shop.config.seed, batch_size=shop.config.evaluation.batch_size,
+        machine=replace(shop.machine, precision="fp32"), **options,
     )  # fmt: skip
     found = verdict.to_dict()
     return {

@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def flip_models(shop: Workshop, models: Sequence[Trained], runs: Sequence[Run], 
             note(f"flipping {title}: {run.attack}{'' if run.eps is None else f', eps {run.eps:g}'}")
             measured[title, number] = flip(
                 trained.model, images, labels, run, seed=shop.config.seed,
-                batch_size=shop.config.evaluation.batch_size, convolution=shop.machine.convolution,
+                batch_size=shop.config.evaluation.batch_size, machine=replace(shop.machine, precision="fp32"),
             )  # fmt: skip
     return {
         "format": "featuregen-flips",
