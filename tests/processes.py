@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,8 @@ def _command(words: list[str], out: Path, err: Path, largest_file: int) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    # A shell that runs the tests in its background has them ignore it, and their children with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
     from featuregen.cli import app
@@ -43,7 +46,7 @@ class Command:
         self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._out, self._err, largest_file))
         self.process.start()
 
-    def stop_when(self, moment: Callable[[], bool], signal: int) -> int:
+    def stop_when(self, moment: Callable[[], bool], number: int) -> int:
         """The exit code after a signal sent as soon as the moment has come."""
         deadline = time.monotonic() + 120
         while not moment():
@@ -51,7 +54,7 @@ class Command:
             assert time.monotonic() < deadline, "the moment never came"
             time.sleep(0.001)
         assert self.process.pid
-        os.kill(self.process.pid, signal)
+        os.kill(self.process.pid, number)
         return self.wait()
 
     def wait(self) -> int:

@@ -210,7 +210,7 @@ def test_the_same_command_again_and_another(tmp_path: Path) -> None:
 def test_an_imported_set_goes_on_through_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = export_dataset(dataset("det"), "madry", tmp_path / "a")
-    words = ("--kind", "det", "--data", "digits", "--config", tiny(), "--within", "1.1", "--dtype", "uint8")
+    words = ("--kind", "det", "--config", tiny(), "--within", "1.1", "--dtype", "uint8")
     ran = done("import", folder, *words)
     path = Path("datasets_out/digits-det-imported.h5")
     assert ran.out.splitlines()[-1] == str(path) and "nan" not in ran.out and "None" not in ran.out

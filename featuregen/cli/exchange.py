@@ -37,8 +37,11 @@ def import_released(
     kind: Annotated[KindName, typer.Option(help="Which set it is; the files do not say.")],
     config: ConfigOption = None,
     data: Annotated[
-        str, typer.Option(help="The images it was made from: cifar10, another known set, or a Keras-style .npz.")
-    ] = "cifar10",
+        str | None,
+        typer.Option(
+            help="The images it was made from: a known set, or a Keras-style .npz. Default: the config's, or cifar10."
+        ),
+    ] = None,
     out: OutOption = None,
     dtype: Annotated[DtypeName, typer.Option(help="How pixels are stored; float32 keeps every bit.")] = (
         DtypeName.float32
@@ -61,7 +64,10 @@ def import_released(
 
     # Before the base set, which may have to be downloaded.
     released.check_folder(folder)
-    settings = settings_of(config or released.fitting_config(data), data, set_, {})
+    if config is None:
+        data = data or "cifar10"
+        config = released.fitting_config(data)
+    settings = settings_of(config, data, set_, {})
     base = load_images(settings.data)
     path = out or OUT / f"{base.name}-{kind.value}-imported.h5"
     found = released.import_released(
