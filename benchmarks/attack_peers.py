@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from peers import as_art
+from torch import Tensor
 
 from featuregen.models import Classifier
 
@@ -61,15 +62,7 @@ def by_art(kind: str, batched: bool = True, **settings: Any) -> Start:
     """Its arrays are made and taken back inside the clock, since that is how it talks."""
 
     def start(model: Classifier) -> Run:
-        classifier = importlib.import_module("art.estimators.classification").PyTorchClassifier(
-            model=model,
-            loss=nn.CrossEntropyLoss(),
-            input_shape=model.image_shape,
-            nb_classes=model.classes,
-            channels_first=True,
-            clip_values=(0.0, 1.0),
-            device_type="gpu" if model.mean.is_cuda else "cpu",
-        )
+        classifier = as_art(importlib.import_module("art.estimators.classification"), model)
         attack = getattr(importlib.import_module("art.attacks.evasion"), kind)
 
         def run(images: Tensor, labels: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from attack_pairs import Effort, Pair, Result, in_batches, judged, pairs, seed_peers
 from attack_peers import Run
-from scoreboard import hardware
+from scoreboard import exit_code, hardware
 from side_by_side import save
 from torch import Tensor
 
@@ -232,13 +232,7 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    try:
-        return compare(read_options(words))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: compare(read_options(words)))
 
 
 if __name__ == "__main__":

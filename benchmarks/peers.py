@@ -161,6 +161,19 @@ class Torchattacks(Peer):
         return _tensor(attack(images, classes))
 
 
+def as_art(estimators: Any, model: Classifier) -> Any:
+    """The model as ART's attacks take it; `estimators` is its module art.estimators.classification."""
+    return estimators.PyTorchClassifier(
+        model=model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=model.image_shape,
+        nb_classes=model.classes,
+        channels_first=True,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if model.mean.is_cuda else "cpu",
+    )
+
+
 class Art(Peer):
     """Its arrays are made and taken back inside the clock, since that is how it talks."""
 
@@ -169,15 +182,7 @@ class Art(Peer):
     def __init__(self, model: Classifier, frozen: bool) -> None:
         super().__init__(model, frozen)
         estimators, self._attacks = self.packages()
-        self._wrapped = estimators.PyTorchClassifier(
-            model=model,
-            loss=nn.CrossEntropyLoss(),
-            input_shape=model.image_shape,
-            nb_classes=model.classes,
-            channels_first=True,
-            clip_values=(0.0, 1.0),
-            device_type="gpu" if model.mean.is_cuda else "cpu",
-        )
+        self._wrapped = as_art(estimators, model)
 
     def move(self, row: Row, images: Tensor, classes: Tensor) -> Tensor:
         attack = self._attacks.ProjectedGradientDescent(

@@ -1,12 +1,13 @@
-"""What side_by_side.py reports: the machine and its own rate, what was reached, ratios, and the table."""
+"""What side_by_side.py reports: the machine and its own rate, what was reached, ratios, the table, its exit code."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -24,11 +25,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featuregen import __version__
 from featuregen.engine import multiplies_bf16
+from featuregen.errors import UserError
 from featuregen.models import Classifier
 
 # Above what summing in another order changes, and far below what a forgotten step would.
 _BEHIND = 0.01
 _OUTSIDE = 1e-3
+
+
+def exit_code(job: Callable[[], int]) -> int:
+    """The job's own; 2 with one sentence for what a user can get wrong, 130 where it is interrupted."""
+    try:
+        return job()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def hardware(device: torch.device, peers: Iterable[str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import torch
 from contenders import OURS, rows
 from peers import PACKAGES, PEERS, names, plays
 from racing import Failure, Subject, Worker, race
-from scoreboard import flop_per_step, hardware, matmul_rates, row_record, table
+from scoreboard import exit_code, flop_per_step, hardware, matmul_rates, row_record, table
 from subjects import check_model, read_images, ready_model
 
 from featuregen.config import closest
@@ -224,13 +224,7 @@ def save(path: Path | None, record: dict[str, Any]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    try:
-        return compare(read_options(words))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: compare(read_options(words)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from featuregen.config import Training, check_training
 from featuregen.errors import UserError
 from featuregen.models import Classifier, Lean
 from featuregen.models.crowd import Crowd, crowds
-from featuregen.runtime import Machine, RowRandom, autocast, progress
+from featuregen.runtime import Machine, RowRandom, autocast, progress, seeded
 from featuregen.stopping import Choice
 
 
@@ -79,11 +79,7 @@ def train_together(
         return [train(model, images, labels, recipe, seed=seed, machine=machine, title=title) for model, seed in pairs]
     network = Crowd(models) if len(models) > 1 else models[0]
     # Dropout draws from the global generator.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # Not torch.manual_seed, which reseeds every CUDA device, whether or not its state is put back.
-        torch.default_generator.manual_seed(seeds[0])
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seeds[0])
+    with seeded(seeds[0], device):
         logs = _train(models, network, images, labels, recipe, seeds, machine or Machine(device), title)
     if isinstance(network, Crowd):
         network.disperse()

@@ -12,6 +12,7 @@ from featuregen.models import Classifier, build_model
 from featuregen.training import train
 
 CPU = torch.device("cpu")
+FEW = 24
 # On nets this small a second thread costs more than it brings; beside another busy process, fifty times as much.
 torch.set_num_threads(1)
 
@@ -30,6 +31,18 @@ def images(digits: Base) -> Tensor:
 @pytest.fixture(scope="session")
 def labels(digits: Base) -> Tensor:
     return digits.test.label_tensor(CPU)
+
+
+@pytest.fixture(scope="session")
+def few(images: Tensor) -> Tensor:
+    """As many as an attack of every kind takes a fraction of a second for."""
+    return images[:FEW]
+
+
+@pytest.fixture(scope="session")
+def truth(labels: Tensor) -> Tensor:
+    """What the few show."""
+    return labels[:FEW]
 
 
 def trained(digits: Base, recipe: Training) -> Classifier:

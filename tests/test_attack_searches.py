@@ -16,19 +16,6 @@ from featuregen.config import Norm
 from featuregen.config.attacks import Spatial
 from featuregen.models import Classifier
 
-FEW = 24
-
-
-@pytest.fixture(scope="module")
-def few(images: Tensor) -> Tensor:
-    return images[:FEW]
-
-
-@pytest.fixture(scope="module")
-def truth(labels: Tensor) -> Tensor:
-    return labels[:FEW]
-
-
 # The smallest change ------------------------------------------------------------------------------
 
 SMALL = ("smallest", "lbfgs", "foolbox-deepfool-l2", "foolbox-deepfool-linf", "foolbox-carlini-wagner", "foolbox-ddn")

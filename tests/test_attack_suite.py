@@ -16,18 +16,6 @@ from featuregen.attacks import ATTACKS, Outcome, attack
 from featuregen.config import Norm
 from featuregen.models import Classifier
 
-FEW = 24
-
-
-@pytest.fixture(scope="module")
-def few(images: Tensor) -> Tensor:
-    return images[:FEW]
-
-
-@pytest.fixture(scope="module")
-def truth(labels: Tensor) -> Tensor:
-    return labels[:FEW]
-
 
 @pytest.fixture(scope="module")
 def precise(standard: Classifier) -> Classifier:
@@ -89,7 +77,7 @@ def test_a_class_that_is_asked_for_is_reached(case: Case, standard: Classifier, 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in ("fgsm", "pgd")], ids=str)
 def test_what_is_won_already_is_left_alone(case: Case, standard: Classifier, few: Tensor, truth: Tensor) -> None:
-    wrong = torch.where(torch.arange(FEW) < 12, (truth + 1) % 10, truth)
+    wrong = torch.where(torch.arange(len(truth)) < 12, (truth + 1) % 10, truth)
     outcome = attack(standard, few, wrong, case.name, **case.options)
     assert outcome.already[:12].sum() >= 11
     assert torch.equal(outcome.images[outcome.already], few[outcome.already])

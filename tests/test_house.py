@@ -18,6 +18,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 ROOMS = (
     "errors",
     "whole",
+    "columns",
     "config",
     "runtime",
     "native",

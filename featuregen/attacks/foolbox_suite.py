@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from featuregen.attacks.task import Task
 from featuregen.config.attacks import FoolboxL1, FoolboxL2, FoolboxLinf, FoolboxSmallest
 from featuregen.errors import UserError
+from featuregen.runtime import seeded
 
 FoolboxSettings = FoolboxSmallest | FoolboxL1 | FoolboxL2 | FoolboxLinf
 
@@ -108,7 +108,8 @@ def run_foolbox(name: str) -> Callable[[Task, Any], Tensor]:
         found, rows = task.images.clone(), task.standing()
         if not len(rows):
             return found
-        with _seeded(task.draws.seed(), task.images.device), torch.enable_grad():
+        # Foolbox draws from torch's global generators.
+        with seeded(task.draws.seed(), task.images.device), torch.enable_grad():
             net = foolbox.PyTorchModel(task.model, bounds=(0, 1), device=task.images.device)
             extra: dict[str, Any] = {}
             if theirs.starts_lost:
@@ -141,16 +142,3 @@ def _lost(foolbox: Any, net: Any, task: Task) -> Tensor:
     blend = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
     start: Tensor = blend(net, task.images, _criterion(foolbox, task), epsilons=None)[1]
     return start
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Foolbox draws from torch's global generators, which are as before afterwards."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):
-        # torch.manual_seed would also seed the generators of other devices, which are not put back.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

@@ -35,8 +35,12 @@ class Goal:
         return self[torch.arange(len(self.classes), device=self.classes.device).repeat_interleave(times)]
 
     def reached(self, logits: Tensor) -> Tensor:
-        seen = logits.argmax(1) == self.classes
-        return seen if self.targeted else ~seen
+        return self.met(logits.argmax(1))
+
+    def met(self, seen: Tensor) -> Tensor:
+        """Reached, as the class that is seen tells."""
+        own = seen == self.classes
+        return own if self.targeted else ~own
 
     def clearly_reached(self, logits: Tensor) -> Tensor:
         """Reached by more than the last bits of the logits, for searches that end at the decision's border."""

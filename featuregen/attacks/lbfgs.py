@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks.smallest import drawn_back, reach
+from featuregen.attacks.smallest import held_back, nearest, reach
 from featuregen.attacks.task import Task, where
 from featuregen.config.attacks import BoxedLBFGS
 
@@ -28,11 +28,7 @@ def boxed_lbfgs(task: Task, settings: BoxedLBFGS) -> Tensor:
     likely one alone, changes came out 9 % larger. Every image has a search of its own, and all are evaluated together.
     An image whose goal is never reached stays as it is.
     """
-    found, rows = task.images.clone(), task.standing()
-    if len(rows):
-        part = task[rows]
-        found[rows] = drawn_back(part, _searched(part, settings))
-    return found
+    return nearest(task, lambda part: _searched(part, settings))
 
 
 def _searched(task: Task, settings: BoxedLBFGS) -> Tensor:
@@ -66,7 +62,7 @@ def minimised(task: Task, weight: Tensor, steps: int) -> Tensor:
     at, memory = _Place(found, *evaluate(found, rows)), _Memory()
     for _ in range(steps):
         # Pixels that the box holds back are left out of the step, as Bertsekas (1982) does it.
-        held = ((at.x <= 0) & (at.gradient > 0)) | ((at.x >= 1) & (at.gradient < 0))
+        held = held_back(at.x, at.gradient)
         direction = memory.downhill(at.gradient.masked_fill(held, 0)).masked_fill(held, 0)
         ahead, moved = _line_search(evaluate, at, rows, direction)
         memory.add(ahead.x - at.x, ahead.gradient - at.gradient)

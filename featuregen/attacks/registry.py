@@ -19,6 +19,7 @@ from featuregen.attacks.smallest import smallest
 from featuregen.attacks.spatial import rotate_translate
 from featuregen.attacks.square import square
 from featuregen.attacks.task import Task
+from featuregen.columns import aligned
 from featuregen.config import Attack, closest
 from featuregen.config import attacks as settings
 from featuregen.errors import UserError
@@ -92,6 +93,4 @@ def attack_table() -> str:
     for name, known in ATTACKS.items():
         options = ", ".join(field.name for field in fields(known.settings))
         rows.append((name, known.threat, "yes" if known.targeted else "no", options, known.meaning))
-    spans = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(span) for cell, span in zip(row, spans, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -33,11 +34,7 @@ def smallest(task: Task, settings: Smallest) -> Tensor:
     holds back have no part in a step, and steps are measured by the radius: so the changes come out smaller. An image
     whose goal is never reached stays as it is.
     """
-    found, rows = task.images.clone(), task.standing()
-    if len(rows):
-        part = task[rows]
-        found[rows] = drawn_back(part, _shortest(part, settings))
-    return found
+    return nearest(task, lambda part: _shortest(part, settings))
 
 
 def _shortest(task: Task, settings: Smallest) -> Tensor:
@@ -53,7 +50,7 @@ def _shortest(task: Task, settings: Smallest) -> Tensor:
         size, there = reach(offset, norm), task.goal.clearly_reached(logits)
         shorter = there & (size < least)
         best, least = where(shorter, x, best), torch.where(shorter, size, least)
-        gradient = gradient.masked_fill(((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0)), 0)
+        gradient = gradient.masked_fill(held_back(x, gradient), 0)
         # Before the first success, a little further than the linear model says; afterwards in small steps.
         dual = gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1).clamp_min(TINY)
         grown = torch.where(least.isinf(), size + task.goal.margin(logits).abs() / dual, radius) * (1 + shrink)
@@ -69,6 +66,20 @@ def _within(offset: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return torch.minimum(torch.maximum(offset, -limit), limit)
     return offset * (limit / image_norms(offset).clamp_min(TINY)).clamp_max(1)
+
+
+def nearest(task: Task, search: Callable[[Task], Tensor]) -> Tensor:
+    """What a search finds for the images that still stand, drawn back towards these as far as the goal allows."""
+    found, rows = task.images.clone(), task.standing()
+    if len(rows):
+        part = task[rows]
+        found[rows] = drawn_back(part, search(part))
+    return found
+
+
+def held_back(x: Tensor, gradient: Tensor) -> Tensor:
+    """The pixels that a step down the gradient cannot move, since they are at the border of the range."""
+    return ((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0))
 
 
 def drawn_back(task: Task, found: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from featuregen.columns import aligned
 from featuregen.config import Model, closest
 from featuregen.errors import UserError
 from featuregen.models.backbone import Backbone
@@ -16,6 +17,7 @@ from featuregen.models.classifier import Classifier
 from featuregen.models.convnets import CarliniWagner, ConvNet
 from featuregen.models.resnets import PreActResNet18, ResNet9
 from featuregen.models.robustness_nets import RobustnessNet
+from featuregen.runtime import seeded
 
 ImageShape = tuple[int, int, int]
 
@@ -126,9 +128,7 @@ def architecture_table() -> str:
         width = str(item.width) if item.width else "fixed"
         fake = "yes" if item.fake_relu else "no"
         rows.append((item.name, item.channels_text, item.sizes_text, width, fake, item.description))
-    spans = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(span) for cell, span in zip(row, spans, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))
 
 
 def build_model(
@@ -141,9 +141,8 @@ def build_model(
 ) -> Classifier:
     """A fresh classifier on the CPU, in training mode; the seed alone decides its weights."""
     _check_normaliser(image_shape[0], mean, std)
-    # torch.manual_seed would also seed the CUDA generators, which fork_rng(devices=[]) does not put back.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    cpu = torch.device("cpu")
+    with seeded(seed, cpu), cpu:
         return assemble(settings, image_shape, classes, mean, std)
 
 

@@ -16,6 +16,7 @@ from featuregen.attacks import Goal, Outcome, find_attack, measured, settings_fo
 from featuregen.attacks import attack as run
 from featuregen.config import ATTACKED, to_dict
 from featuregen.errors import UserError
+from featuregen.evaluation import predict
 from featuregen.images import balanced_rows
 from featuregen.models import Classifier
 from featuregen.optimize import Ball
@@ -98,15 +99,16 @@ def attack_model(
     settings = settings_for(name, options)
     goal = goal_of(victims, wanted)
     maker, size = (origin or target).model, shop.config.evaluation.batch_size
-    fair = ~measured(target.model, victims.images, victims.images, goal, size).already
-    found = victims.images.clone()
+    fair = ~goal.met(predict(target.model, victims.images, size))
+    found, crafted = victims.images.clone(), fair.new_empty(0)
     if fair.any():
         rows = fair.nonzero().flatten()
-        found[rows] = run(
+        made = run(
             maker, victims.images[rows], victims.labels[rows], name,
             targets=goal.classes[rows] if goal.targeted else None,
             seed=shop.config.seed, batch_size=size, machine=shop.machine, **options,
-        ).images  # fmt: skip
+        )  # fmt: skip
+        found[rows], crafted = made.images, made.success
     outcome = measured(target.model, victims.images, found, goal, size)
     recipe = {
         "seed": shop.config.seed,
@@ -116,8 +118,7 @@ def attack_model(
     }
     results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
     if origin:
-        own = measured(maker, victims.images, found, goal, size)
-        results["origin"]["success"] = _share(own.success[fair])
+        results["origin"]["success"] = _share(crafted)
     return Attacked(victims, outcome, fair, results, recipe, target)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.patches import Patch
 
+from featuregen.columns import aligned
 from featuregen.report import canvas
-from featuregen.report.tables import NORMS, percent, plain
-
-Results = Mapping[str, Any]
+from featuregen.report.tables import NORMS, Results, percent, plain
 
 _KNOWS = {"white-box": "its gradients", "query": "its answers", "transfer": "another model"}
 _COLOURS = {"white-box": canvas.BLUE, "query": canvas.ORANGE, "transfer": canvas.PURPLE}
@@ -44,8 +42,7 @@ def _table(checks: Sequence[Results]) -> list[str]:
         for (name, outcome, meaning), rate in zip(heads, check["rates"], strict=True):
             lost = percent(rate["lost"]).rjust(8)
             rows.append((name, outcome, rate["name"], _KNOWS[rate["threat"]], lost, meaning))
-    spans = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(span) for cell, span in zip(row, spans, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
 
 
