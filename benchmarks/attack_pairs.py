@@ -23,8 +23,7 @@ from featuregen.models import Classifier
 # How many times as wide a ball without gradients has to be for about half the images to be lost in it.
 _BY_QUERIES = {"l2": 1.5, "linf": 1.0}
 _AT_RANDOM = {"l2": 4.0, "linf": 2.0}
-# Of all that ART's PixelAttack tries at once; it cannot be told.
-_ART_POPULATION = 399
+_ONE_PIXEL = 20
 _ROUNDING = 1e-4
 
 
@@ -33,6 +32,7 @@ class Effort:
     """What both sides of a pair get, named as in featuregen's settings.
 
     `walk` are the steps to the smallest change; Carlini and Wagner's attack gets `carlini` in each of nine searches.
+    Of `population` are the peers' searches for one pixel, as in its paper, and of `members` ours, which win as often.
     """
 
     l2: float = 0.4
@@ -42,6 +42,7 @@ class Effort:
     queries: int = 500
     tries: int = 50
     population: int = 400
+    members: int = 100
     generations: int = 100
     carlini: int = 300
     degrees: float = 10.0
@@ -66,7 +67,8 @@ class Peer:
 class Pair:
     """An attack of ours and its peers. `eps` None: the smallest change counts; `norm` None: any change will do.
 
-    `single`: a peer goes image by image, so that few images have to do.
+    `single`: a peer goes image by image, so that few images have to do. `least`: how many times our time each has to
+    take.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Pair:
     norm: Norm | None = None
     eps: float | None = None
     single: bool = False
+    least: float = 1
 
     @property
     def minimal(self) -> bool:
@@ -178,8 +181,10 @@ def _minimal(effort: Effort) -> list[Pair]:
 
 def _elsewhere(effort: Effort) -> list[Pair]:
     """Where no norm limits a change: one pixel, and moves of the whole image."""
-    search = {"population": effort.population, "generations": effort.generations}
-    one_pixel = by_torchattacks("OnePixel", popsize=effort.population, steps=effort.generations)
+    search = {"population": effort.members, "generations": effort.generations}
+    alike = search | {"population": effort.population}
+    one_pixel = {"torchattacks": Peer(by_torchattacks("OnePixel", popsize=effort.population, steps=effort.generations))}
+    # Its population cannot be told: 399.
     pixel = by_art("PixelAttack", batched=False, th=1, es=1, max_iter=effort.generations)
     moved: dict[str, Any] = {
         "degrees": effort.degrees,
@@ -196,8 +201,9 @@ def _elsewhere(effort: Effort) -> list[Pair]:
     )
     for_all = by_art_moves(effort.degrees, effort.pixels, effort.angles, effort.shifts)
     return [
-        Pair("pixels", "pixels", search, {"torchattacks": Peer(one_pixel)}, single=True),
-        Pair("pixels-399", "pixels", search | {"population": _ART_POPULATION}, {"art": Peer(pixel)}, single=True),
+        Pair("pixels", "pixels", search, one_pixel, single=True, least=_ONE_PIXEL),
+        Pair("pixels-art", "pixels", search, {"art": Peer(pixel)}, single=True, least=_ONE_PIXEL),
+        Pair("pixels-alike", "pixels", alike, one_pixel, single=True),
         Pair("spatial", "spatial", moved, {"foolbox": Peer(grid), "art": Peer(for_all)}),
     ]
 

@@ -80,7 +80,7 @@ SEEDS = {
     ("noise-linf", "foolbox"): 3,
     ("ensemble-l2", "torchattacks"): 1,
     ("ensemble-linf", "torchattacks"): 1,
-    ("pixels", "torchattacks"): 1,
+    ("pixels-alike", "torchattacks"): 1,
     ("spatial", "foolbox"): 1,
     ("spatial", "art"): 1,
 }
@@ -116,7 +116,7 @@ def test_squares_find_no_less_than_those_of_art(
 
 @pytest.mark.slow
 def test_one_pixel_finds_no_less_than_that_of_art(standard: Classifier, images: Tensor, labels: Tensor) -> None:
-    pair = BY_NAME["pixels-399"]
+    pair = pairs(replace(EFFORTS["standard"], members=399))["pixels-art"]
     ours, theirs = both(standard, pair, pair.peers["art"], images, labels)
     assert 0.05 < theirs.success < 0.99
     assert ours.success >= theirs.success - POINT

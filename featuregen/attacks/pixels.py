@@ -11,12 +11,15 @@ from featuregen.runtime import RowDraws
 
 # Of Storn and Price's scheme rand/1 without crossover, as the paper takes it.
 _STRIDE = 0.5
+# Of the mean cost, as scipy's search ends: nothing comes of so small a spread.
+_GATHERED = 0.01
 
 
 def few_pixels(task: Task, settings: Pixels) -> Tensor:
     """Images with at most `settings.pixels` changed pixels, lost or as near to it as the search came.
 
-    An image leaves the search once it is lost. What is bred against is the margin between classes.
+    An image leaves the search once it is lost, or once its population has gathered so closely that the costs hardly
+    differ. What is bred against is the margin between classes.
     """
     found, rows = task.images.clone(), task.standing()
     if not len(rows):
@@ -25,8 +28,8 @@ def few_pixels(task: Task, settings: Pixels) -> Tensor:
     people = _first(part, settings)
     costs = _costs(part, people, torch.ones(people.shape[:2], dtype=torch.bool, device=people.device))
     for generation in range(settings.generations + 1):
-        lost = (costs < 0).any(1)
-        leaving = lost if generation < settings.generations else torch.ones_like(lost)
+        gathered = costs.std(1) <= _GATHERED * costs.mean(1).abs()
+        leaving = (costs < 0).any(1) | gathered | (generation == settings.generations)
         if leaving.any():
             best = people[leaving, costs[leaving].argmin(1)]
             found[rows[leaving]] = _painted(part.images[leaving], best)

@@ -65,7 +65,7 @@ class Pixels:
     """Differential evolution of the places and colours of so many pixels."""
 
     pixels: int = _limits(1, low=1, high=1000)
-    population: int = _limits(400, low=4)
+    population: int = _limits(100, low=4)
     generations: int = _limits(100, low=0)
 
 
