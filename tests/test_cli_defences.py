@@ -34,9 +34,10 @@ def recipe_of(path: Path) -> Any:
     ],
 )
 def test_the_loss(tmp_path: Path, words: tuple[str, ...], attacked: bool, alpha: float | None) -> None:
-    train(tmp_path / "it.safetensors", *words)
+    told = train(tmp_path / "it.safetensors", *words).out
     recipe = recipe_of(tmp_path / "it.safetensors")
     assert (recipe["attack"] is not None) == attacked and recipe.get("alpha") == alpha
+    assert f"digits, {'mixed' if alpha else 'robust' if attacked else 'standard'} " in told
 
 
 def test_losses_of_no_other_name_make_the_same_model_as_before(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def evaluate(
 ) -> None:
     """Train fresh models on a dataset alone and test them on the untouched test set; or test a saved model.
 
+    The last column is how well each fitted what it was trained on, attacked as it was then.
+
     featuregen evaluate datasets_out/digits-robust.h5
 
     featuregen evaluate out/det.h5 out/rand.h5 --seeds 5 --json

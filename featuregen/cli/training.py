@@ -134,7 +134,8 @@ def train(
     if out and not force:
         shop.refuse_another_model(out, shop.train_set, chosen, settings.seed)
     trained = shop.source(which)
-    _tell(f"{shop.base.name}, {which}", trained, copy_model(trained.path, out, force) if out else trained.path)
+    row = "mixed" if which == "robust" and chosen.alpha else which
+    _tell(f"{shop.base.name}, {row}", trained, copy_model(trained.path, out, force) if out else trained.path)
 
 
 def _which(robust: bool | None, loss: LossName | None, asked: list[str]) -> str:
