@@ -143,10 +143,11 @@ def test_a_dark_test_set_is_scaled_as_its_training_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stem", "third"), [("cifar10", "bird"), ("fashion_mnist", "Pullover"), ("mnist", "2")])
-def test_class_names_of_well_known_files(tmp_path: Path, stem: str, third: str) -> None:
+def test_well_known_files_have_the_names_of_their_sets_and_classes(tmp_path: Path, stem: str, third: str) -> None:
     ten = load(save(tmp_path / f"{stem}.npz", make_arrays(classes=10)))
-    assert ten.name == stem and ten.classes[2] == third and ten.citation
-    assert load(save(tmp_path / f"{stem}.npz", make_arrays(classes=3))).classes == ("0", "1", "2")
+    assert ten.name == stem.replace("_", "-") and ten.classes[2] == third and ten.citation
+    other = load(save(tmp_path / f"{stem}.npz", make_arrays(classes=3)))
+    assert (other.name, other.classes) == (stem, ("0", "1", "2"))
 
 
 # torchvision's sets, from files in their official formats

@@ -139,11 +139,13 @@ def test_impossible_settings_are_told_before_any_training(tmp_path: Path, words:
     [
         ("cifar10", "give --config, such as cifar10-cpu or cifar10-fast or cifar10-paper"),
         ("toy.npz", "give --config\n"),
+        ("fashion_mnist.npz", "give --config, such as fashion-mnist\n"),
     ],
 )
 def test_a_set_without_a_config_of_its_name_is_told_which_fit(tmp_path: Path, data: str, hint: str) -> None:
     images, labels = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10)
-    np.savez(tmp_path / "toy.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     name = data if data == "cifar10" else str(tmp_path / data)
+    if name != data:
+        np.savez(name, x_train=images, y_train=labels, x_test=images, y_test=labels)
     told = done("reproduce", "--data", name, "--dry-run", "--out", tmp_path, "--set", "model.width=4").err
     assert f"so the recipes are those of 'digits'; {hint}" in told

@@ -99,7 +99,8 @@ def settings_of(
 
     name = config or (data if data in config_names() else "digits")
     if config is None and data is not None and data != name:
-        fitting = [each for each in config_names() if each.startswith(f"{Path(data).stem}-")]
+        stem = Path(data).stem.replace("_", "-")
+        fitting = [each for each in config_names() if each == stem or each.startswith(f"{stem}-")]
         hint = f"give --config, such as {' or '.join(fitting)}" if fitting else "give --config"
         print(f"note: no config is named '{data}', so the recipes are those of '{name}'; {hint}", file=sys.stderr)
         # Other images want other nets, and what suits the smallest would have a large one wait for a single core.

@@ -131,7 +131,8 @@ def _official(name: str, folder: Path) -> Base:
 def _from_npz(path: Path) -> Base:
     train, test = checked(read_npz(path), path)
     count = int(train.labels.max()) + 1
-    known = KNOWN.get(path.stem.replace("_", "-"))
+    name = path.stem.replace("_", "-")
+    known = KNOWN.get(name)
     if known is None or not known.loader or count != len(known.classes):
-        known = _Known(tuple(map(str, range(count))), "", "")
-    return Base(path.stem, train, test, known.classes, "not stated in the .npz file", known.citation)
+        name, known = path.stem, _Known(tuple(map(str, range(count))), "", "")
+    return Base(name, train, test, known.classes, "not stated in the .npz file", known.citation)
