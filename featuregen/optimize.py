@@ -43,7 +43,10 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """The direction of unit size in `norm` along which the objective grows fastest."""
     if norm == "linf":
         return gradient.sign()
-    return gradient / image_norms(gradient).clamp_min(TINY)
+    # Where a model is very sure, gradients are so small that their squares are zero.
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True)
+    lifted = torch.where(largest < TINY, gradient / largest.clamp_min(torch.finfo(largest.dtype).tiny), gradient)
+    return lifted / image_norms(lifted).clamp_min(TINY)
 
 
 def project(x: Tensor, ball: Ball | None) -> Tensor:

@@ -104,11 +104,16 @@ def test_the_same_attack_is_found_done_and_another_is_refused(tmp_path: Path) ->
     assert info(out)["content_sha256"] != before
 
 
-def test_pixels_may_be_stored_coarsely_and_stay_in_the_ball(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("pgd", "--norm", "l2", "--eps", "0.5"), ("smallest", "--norm", "l2")])
+def test_pixels_may_be_stored_coarsely_and_what_is_told_is_true_of_them(tmp_path: Path, words: tuple[str, ...]) -> None:
     out = tmp_path / "a.h5"
-    attacked(out, "--attack", "pgd", "--norm", "l2", "--eps", "1", "--dtype", "uint8")
+    told = attacked(out, "--attack", *words, "--dtype", "uint8")
     assert info(out)["dtype"] == "uint8"
     done("verify", out)
+    columns = read_columns(out, ["source_pred", "labels"])
+    assert told["accuracy"]["after"] == pytest.approx((columns["source_pred"] == columns["labels"]).mean())
+    # Rounding gives some of the smallest changes back.
+    assert 0 < told["success"] < 1
 
 
 def test_all_attacks_are_listed() -> None:

@@ -27,6 +27,7 @@ SHORTER = {
     # Ten seconds and more, and most of that is queries.
     "attack plain.safetensors --attack square": "--rows 20",
     "attack plain.safetensors --attack ensemble": "--rows 20 --set steps=5 --set queries=20",
+    "attack dr.safetensors --attack ensemble": "--rows 20 --set steps=5 --set queries=20",
     "attack plain.safetensors --sanity": "--set queries=200",
     "make-robust-dataset": "--steps 5",
     "make-dataset det": "--steps 5",
@@ -74,7 +75,7 @@ def appended(words: str) -> str:
 
 
 def stand_in(folder: Path, name: str) -> Path:
-    return save(folder / f"{name}-stand-in.npz", make_arrays(rows=60, shape=(28, 28, 1), classes=10))
+    return save(folder / f"{name}.npz", make_arrays(rows=60, shape=(28, 28, 1), classes=10))
 
 
 def test_no_command_is_missed() -> None:
@@ -96,7 +97,7 @@ def test_every_command_works_after_the_ones_before_it(tmp_path: Path, monkeypatc
     for line in commands():
         words = line.removeprefix("featuregen ")
         for name in STAND_INS:
-            words = words.replace(f"--data {name} ", f"--data {stand_in(tmp_path, name)} ")
+            words = words.replace(f"--data {name} ", f"--config {name} --data {stand_in(tmp_path, name)} ")
         done(*shlex.split(words), *shlex.split(appended(words)))
     made = {path.relative_to(room).as_posix() for path in room.rglob("*") if path.is_file()}
     names = {Path(path).name for path in made}

@@ -45,6 +45,12 @@ def test_a_step_is_that_of_robustness(norm: Norm, scale: float) -> None:
     assert torch.allclose(size_in(norm, steepest(gradient, norm)), torch.ones(16), atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-14, 1e-25, 1e-36])
+def test_a_step_is_as_long_where_a_gradient_is_faint(scale: float) -> None:
+    gradient = randn(16, 3, 8, 8)
+    assert torch.allclose(steepest(gradient * scale, "l2"), steepest(gradient, "l2"), atol=1e-5)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("eps", [0.03, 0.5, 5.0])
 @pytest.mark.parametrize("spread", [0.01, 0.1, 3.0])

@@ -89,8 +89,12 @@ def find_attack(name: str) -> Known:
 
 def attack_table() -> str:
     """The table, ready to print."""
-    rows = [("name", "knows", "targeted", "settings", "what it does")]
+    rows = [("name", "knows", "targeted", "settings and their defaults", "what it does")]
     for name, known in ATTACKS.items():
-        options = ", ".join(field.name for field in fields(known.settings))
+        options = ", ".join(f"{field.name} {_short(field.default)}" for field in fields(known.settings))
         rows.append((name, known.threat, "yes" if known.targeted else "no", options, known.meaning))
     return "\n".join(aligned(rows))
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()

@@ -143,8 +143,8 @@ def _attacked(
     from featuregen.pipeline import attack_model, draw_attack, save_attacked
     from featuregen.report import attack_text
 
-    made = attack_model(shop, aim, victims, name, options, wanted=target, origin=maker)
-    save_attacked(shop, made, path, dtype, force)
+    made = attack_model(shop, aim, victims, name, options, wanted=target, origin=maker, dtype=dtype)
+    save_attacked(shop, made, path, force)
     return _Told(made.results, attack_text(made.results), [path, draw_attack(made, path.with_suffix(".png"))])
 
 

@@ -134,7 +134,7 @@ def reproduce(
     force: ForceOption = False,
     set_: SetOption = None,
 ) -> None:
-    """The whole experiment from one config: source models, all six sets, fresh models on each, one table, one report.
+    """The whole experiment from one config: source models, its sets, fresh models on each, one table, one report.
 
     Interrupted and started again, it goes on where it stopped.
 

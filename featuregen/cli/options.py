@@ -52,7 +52,9 @@ class RecipeName(StrEnum):
 
 ConfigOption = Annotated[
     str | None,
-    typer.Option(help="A shipped config's name or a YAML file. Default: the one of the image set, or digits."),
+    typer.Option(
+        help="A shipped config's name or a YAML file. Default: what a given file records, the image set's, or digits."
+    ),
 ]
 DataOption = Annotated[
     str | None, typer.Option(help="digits, cifar10, mnist, fashion-mnist, or the path of a Keras-style .npz.")

@@ -53,6 +53,7 @@ class Attacked:
     results: dict[str, Any]
     recipe: dict[str, Any]
     target: Trained
+    dtype: str
 
 
 def victims_of(shop: Workshop, part: str, rows: int | None = None) -> Victims:
@@ -91,10 +92,12 @@ def attack_model(
     *,
     wanted: str = "",
     origin: Trained | None = None,
+    dtype: str = "float32",
 ) -> Attacked:
     """Images that are wrong already (or of the wanted class already) are left as they are and not counted.
 
-    With an `origin`, the images are found on that model and shown to the target: what a black box falls for.
+    What is told of all of them holds for their pixels as `dtype` stores them. With an `origin`, the images are found on
+    that model and shown to the target: what a black box falls for.
     """
     settings = settings_for(name, options)
     goal = goal_of(victims, wanted)
@@ -109,6 +112,9 @@ def attack_model(
             seed=shop.config.seed, batch_size=size, machine=shop.machine, **options,
         )  # fmt: skip
         found[rows], crafted = made.images, made.success
+    norm, eps = getattr(settings, "norm", None), getattr(settings, "eps", 0)
+    ball = Ball(norm, eps, victims.images) if norm and eps else None
+    found = as_pixels(store_as(found, dtype, ball)).to(found.dtype)
     outcome = measured(target.model, victims.images, found, goal, size)
     recipe = {
         "seed": shop.config.seed,
@@ -119,7 +125,7 @@ def attack_model(
     results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
     if origin:
         results["origin"]["success"] = _share(crafted)
-    return Attacked(victims, outcome, fair, results, recipe, target)
+    return Attacked(victims, outcome, fair, results, recipe, target, dtype)
 
 
 def goal_of(victims: Victims, wanted: str) -> Goal:
@@ -186,22 +192,20 @@ def _middle(values: Tensor) -> dict[str, float] | None:
 # Keeping -------------------------------------------------------------------------------------------
 
 
-def save_attacked(shop: Workshop, made: Attacked, path: Path, dtype: str = "float32", force: bool = False) -> Info:
-    """A dataset of the images found, with their true labels; what it says of the model holds for the stored pixels."""
+def save_attacked(shop: Workshop, made: Attacked, path: Path, force: bool = False) -> Info:
+    """A dataset of the images found, with their true labels."""
     victims, recipe = made.victims, made.recipe
     header = Header(
-        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=dtype, classes=victims.classes,
-        recipe=recipe, base=victims.base, source_model=describe_model(made.target), software=software(shop.machine),
-        citation=victims.citation, config=to_dict(shop.config),
+        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=made.dtype,
+        classes=victims.classes, recipe=recipe, base=victims.base, source_model=describe_model(made.target),
+        software=software(shop.machine), citation=victims.citation, config=to_dict(shop.config),
     )  # fmt: skip
     with Writer.open(path, header, force) as writer:
         if not writer.complete:
-            norm, eps = recipe["attack"].get("norm"), recipe["attack"].get("eps")
             size = shop.config.evaluation.batch_size
             for first in range(writer.rows_done, len(victims.index), size):
                 rows = slice(first, first + size)
-                ball = Ball(norm, eps, victims.images[rows]) if norm and eps else None
-                stored = store_as(made.outcome.images[rows], dtype, ball)
+                stored = store_as(made.outcome.images[rows], made.dtype, None)
                 writer.append(_columns(made.target.model, victims, rows, stored))
             writer.finish()
     return read_info(path)
