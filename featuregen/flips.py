@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,7 +19,8 @@ from featuregen.runtime import Machine, RowRandom
 Classes = NDArray[np.int64]
 Counts = NDArray[np.int64]
 
-PERMUTATIONS = 1000
+# Of what could have been by chance.
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Flips:
     @property
     def flipped(self) -> NDArray[np.bool_]:
         return np.logical_and(self.attacked, np.not_equal(self.after, self.true))
+
+    def counts(self, classes: int) -> Counts:
+        """How many images of each class were attacked."""
+        return np.bincount(self.true[self.attacked], minlength=classes)
 
     def matrix(self, classes: int) -> Counts:
         """How many flips there are from each true class (row) to each class seen afterwards (column)."""
@@ -118,33 +122,45 @@ def flip(
 
 @dataclass(frozen=True)
 class Asymmetry:
-    """`index` is the sum of |N - Nᵀ| over that of N + Nᵀ: 0 for a symmetric matrix, 1 if no flip has a way back.
+    """`index` is the sum of |R - Rᵀ| over that of R + Rᵀ, where R are the shares of each class that flip to each other.
 
-    A few flips make some index by chance alone; `p` is that of Bowker's test, whose null is a symmetric matrix.
+    0 is a symmetric matrix, 1 one in which no flip has a way back. A few flips make some index by chance alone: were
+    every way and its way back as likely, it would be `chance` on average; `p` counts how often such flips are as
+    lopsided, pair by pair. None where nothing flips between classes that are both attacked.
     """
 
     index: float | None
-    chi2: float
-    df: int
+    chance: float | None
     p: float
 
 
-def asymmetry(counts: Counts) -> Asymmetry:
-    upper = np.triu_indices(len(counts), 1)
-    there, back = counts[upper].astype(np.float64), counts.T[upper].astype(np.float64)
-    both, differ = there + back, np.abs(there - back)
-    met = both > 0
-    statistic = float((differ[met] ** 2 / both[met]).sum())
-    index = float(differ.sum() / both.sum()) if met.any() else None
-    return Asymmetry(index, statistic, int(met.sum()), tail(statistic, int(met.sum())))
+def asymmetry(counts: Counts, attacked: Counts, seed: int = 0, draws: int = DRAWS) -> Asymmetry:
+    """`attacked` are the images of each class, of which so many flip."""
+    upper, lower = np.triu_indices(len(counts), 1)
+    both = counts[upper, lower] + counts[lower, upper]
+    met = (both > 0) & (attacked[upper] > 0) & (attacked[lower] > 0)
+    if not met.any():
+        return Asymmetry(None, None, 1.0)
+    upper, lower, both = upper[met], lower[met], both[met]
+    here, there = attacked[upper], attacked[lower]
+    even, pair = here / (here + there), np.repeat(np.arange(len(both)), both)
+    random = RowRandom(seed, "flips there or back")
+    heads = np.stack(
+        [counts[upper, lower]]
+        + [
+            np.bincount(pair[random.uniform(number, len(pair)) < even[pair]], minlength=len(both))
+            for number in range(draws)
+        ]
+    )
+    lopsided = ((heads - both * even) ** 2 / (both * even * (1 - even))).sum(1)
+    ways, back = heads / here, (both - heads) / there
+    index = np.abs(ways - back).sum(1) / (ways + back).sum(1)
+    return Asymmetry(float(index[0]), float(index[1:].mean()), _above(lopsided))
 
 
-def tail(chi2: float, df: int) -> float:
-    """The share of a chi-square distribution above a value; 1 where nothing is free to vary."""
-    if df == 0:
-        return 1.0
-    half = torch.tensor([df / 2, chi2 / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1]))
+def _above(values: NDArray[np.float64]) -> float:
+    """How often a draw reaches the first value, which is the one observed."""
+    return float((values >= values[0] - 1e-9).mean())
 
 
 # Does a class attract? -----------------------------------------------------------------------------
@@ -154,38 +170,35 @@ def tail(chi2: float, df: int) -> float:
 class Attraction:
     """How many times its even share of flips each class receives (None where it could receive none).
 
-    Under the null, a flip goes to any class but its own with the same chance, however many flips leave each class.
-    `strongest` lies the most standard deviations above its share; None where nothing flips, or has no choice.
+    `strongest` lies the most standard deviations above its share; None where nothing flips, or has no choice. `p`
+    counts how often any class would lie as far above, if a flip went to all classes but its own with the same chance,
+    however many leave each.
     """
 
     ratios: tuple[float | None, ...]
     strongest: int | None
-    chi2: float
-    df: int
     p: float
 
 
-def attraction(counts: Counts) -> Attraction:
-    classes, leaving = len(counts), counts.sum(1).astype(np.float64)
+def attraction(counts: Counts, seed: int = 0, draws: int = DRAWS) -> Attraction:
+    classes, leaving = len(counts), counts.sum(1)
     chance = 1 / (classes - 1)
     expected = (leaving.sum() - leaving) * chance
-    excess = counts.sum(0) - expected
-    # Each class's flips are multinomial over the others; the sum over classes has the sum of their covariances.
-    spread = np.diag(expected)
-    for label, count in enumerate(leaving):
-        even = np.full(classes, chance)
-        even[label] = 0
-        spread -= count * np.outer(even, even)
-    # Of full rank it never is: what one class receives the others do not.
-    variances, directions = np.linalg.eigh(spread)
-    free = variances > 1e-9 * max(variances.max(), 1e-9)
-    df, statistic = int(free.sum()), float(((directions.T @ excess)[free] ** 2 / variances[free]).sum())
     ratios = tuple(
         float(count / even) if even > 0 else None for count, even in zip(counts.sum(0), expected, strict=True)
     )
-    scores = excess / np.sqrt(np.maximum(np.diag(spread), 1e-12))
-    strongest = int(scores.argmax()) if df else None
-    return Attraction(ratios, strongest, statistic, df, tail(statistic, df))
+    open_to = expected * (1 - chance) > 0
+    if not open_to.any():
+        return Attraction(ratios, None, 1.0)
+    own, random = np.repeat(np.arange(classes), leaving), RowRandom(seed, "flips to any class")
+    received = [counts.sum(0)]
+    for number in range(draws):
+        other = (random.uniform(number, len(own)) * (classes - 1)).astype(np.int64)
+        received.append(np.bincount(other + (other >= own), minlength=classes))
+    spread = np.sqrt(expected * (1 - chance))
+    scores = (np.stack(received)[:, open_to] - expected[open_to]) / spread[open_to]
+    strongest = int(np.flatnonzero(open_to)[scores[0].argmax()])
+    return Attraction(ratios, strongest, _above(scores.max(1)))
 
 
 # Do two attacks, or two models, agree? -------------------------------------------------------------
@@ -195,8 +208,8 @@ def attraction(counts: Counts) -> Attraction:
 class Agreement:
     """Of the images that both flip: the `share` with the same new class, and the share that `chance` would give.
 
-    `chance` pairs images of the same true class at random, as do the permutations that `p` counts; `kappa` is
-    Cohen's, which knows nothing of true classes. None where both flip nothing, or kappa is not defined.
+    `chance` pairs images of the same true class at random, as do the draws that `p` counts; `kappa` is how far the
+    share goes from there (0) to one (1). None where both flip nothing, and kappa where chance leaves nothing to reach.
     """
 
     both: int
@@ -206,7 +219,7 @@ class Agreement:
     p: float | None
 
 
-def agreement(first: Flips, second: Flips, seed: int = 0, permutations: int = PERMUTATIONS) -> Agreement:
+def agreement(first: Flips, second: Flips, seed: int = 0, draws: int = DRAWS) -> Agreement:
     """Both must be of the same images in the same order."""
     if not np.array_equal(first.true, second.true):
         raise UserError("flips are compared image by image; give both the same images in the same order.")
@@ -217,22 +230,16 @@ def agreement(first: Flips, second: Flips, seed: int = 0, permutations: int = PE
     same = int((one == other).sum())
     random, reached = RowRandom(seed, "permuted flips"), 0
     by_class = np.argsort(true, kind="stable")
-    for number in range(permutations):
+    for number in range(draws):
         drawn = random.permutation(number, len(true))
         shuffled = drawn[np.argsort(true[drawn], kind="stable")]
         reached += int((one[by_class] == other[shuffled]).sum()) >= same
     chance = sum(_met_by_chance(one[true == label], other[true == label]) for label in np.unique(true)) / len(true)
-    return Agreement(len(true), same / len(true), chance, kappa(one, other), (1 + reached) / (1 + permutations))
+    share = same / len(true)
+    kappa = (share - chance) / (1 - chance) if chance < 1 else None
+    return Agreement(len(true), share, chance, kappa, (1 + reached) / (1 + draws))
 
 
 def _met_by_chance(one: Classes, other: Classes) -> float:
     """How many of these pairs would be equal on average, were they paired at random."""
     return sum(int((one == seen).sum()) * int((other == seen).sum()) for seen in np.unique(one)) / len(one)
-
-
-def kappa(one: Classes, other: Classes) -> float | None:
-    """Cohen's: agreement beyond that of two independent raters with these shares; None if these cannot differ."""
-    chance = _met_by_chance(one, other) / len(one)
-    if chance == 1:
-        return None
-    return float((np.mean(one == other) - chance) / (1 - chance))

@@ -57,7 +57,10 @@ def flip_models(shop: Workshop, models: Sequence[Trained], runs: Sequence[Run], 
         "seed": shop.config.seed,
         "software": software(shop.machine),
         "models": [_model(title, trained) for title, trained in zip(titles, models, strict=True)],
-        "runs": [_run(title, runs[number], found, len(classes)) for (title, number), found in measured.items()],
+        "runs": [
+            _run(title, runs[number], found, len(classes), shop.config.seed)
+            for (title, number), found in measured.items()
+        ],
         "agreement": {
             "attacks": _between_attacks(titles, runs, measured, shop.config.seed),
             "models": _between_models(titles, runs, measured, shop.config.seed),
@@ -81,7 +84,7 @@ def _named(run: Run) -> dict[str, Any]:
     return {"attack": run.attack, "eps": run.eps, "norm": run.norm}
 
 
-def _run(title: str, run: Run, found: Flips, classes: int) -> dict[str, Any]:
+def _run(title: str, run: Run, found: Flips, classes: int, seed: int) -> dict[str, Any]:
     counts = found.matrix(classes)
     attacked, flipped = int(found.attacked.sum()), int(found.flipped.sum())
     return {
@@ -92,17 +95,18 @@ def _run(title: str, run: Run, found: Flips, classes: int) -> dict[str, Any]:
         "flipped": flipped,
         "success": flipped / attacked if attacked else None,
         "matrix": counts.tolist(),
-        "asymmetry": asdict(asymmetry(counts)),
-        "attraction": asdict(attraction(counts)),
+        "asymmetry": asdict(asymmetry(counts, found.counts(classes), seed)),
+        "attraction": asdict(attraction(counts, seed)),
     }
 
 
 def _between_attacks(titles: Sequence[str], runs: Sequence[Run], measured: Measured, seed: int) -> list[dict[str, Any]]:
-    """Pairs of attacks at one radius; one that takes none goes with every other."""
+    """Pairs of attacks in one ball; one that takes none goes with every other."""
     found = []
     for title, (one, other) in itertools.product(titles, itertools.combinations(range(len(runs)), 2)):
         first, second = runs[one], runs[other]
-        if first.attack != second.attack and (first.eps == second.eps or None in (first.eps, second.eps)):
+        alike = (first.eps, first.norm) == (second.eps, second.norm) or None in (first.eps, second.eps)
+        if first.attack != second.attack and alike:
             pair = {"model": title, "first": _named(first), "second": _named(second)}
             found.append(pair | asdict(agreement(measured[title, one], measured[title, other], seed)))
     return found

@@ -19,12 +19,13 @@ Run = Mapping[str, Any]
 Pair = Mapping[str, Any]
 
 _NOTES = (
-    "asymmetry: 0 if as many flip from A to B as from B to A, 1 if none flips back; p of Bowker's test of symmetry",
-    "attracts most: × an even share of the flips; p of a chi-square test against flips to all other classes alike",
+    "asymmetry: 0 if as large a share of A flips to B as of B to A, 1 if none flips back; what so many flips come to",
+    "by chance, and how often they would be as lopsided (p). attracts most: × an even share of the flips; how often any",
+    "class would attract as much by chance (p). Each p stands alone: of twenty, one is below 0.05 by chance",
 )
 _AGREEMENT_NOTES = (
     "of the images that both flip, in %: those that get the same new class, and those that would if images of one true",
-    "class were paired at random, which is also what p counts",
+    "class were paired at random, which is also what p counts; kappa: how far from the second (0) to all of them (1)",
 )
 _ACROSS = 3
 # Classes up to which every cell has its number and every row its name.
@@ -73,6 +74,7 @@ def _runs(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
         Column("flipped", "images", tuple(Cell(f"{run['flipped']}/{run['attacked']}") for run in runs)),
         Column("flipped", "%", tuple(Cell(percent(run["success"])) for run in runs)),
         Column("asymmetry", "index", tuple(Cell(_number(run["asymmetry"]["index"])) for run in runs)),
+        Column("asymmetry", "by chance", tuple(Cell(_number(run["asymmetry"]["chance"])) for run in runs)),
         Column("asymmetry", "p", tuple(Cell(_p(run["asymmetry"]["p"])) for run in runs)),
         Column("attracts most", "class", tuple(Cell(_strongest(run["attraction"], names)) for run in runs)),
         Column("attracts most", "p", tuple(Cell(_p(run["attraction"]["p"])) for run in runs)),
