@@ -278,3 +278,24 @@ def test_a_refusal_leaves_the_model_as_it_was(break_it: Callable[[nn.Module], An
     training = model.training
     told("pgd", model=model, labels=torch.tensor([0, 3]))
     assert model.training == training and all(each.requires_grad for each in model.parameters())
+
+
+class Silent(nn.Module):
+    """Answers without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x.flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize("name", [name for name, known in ATTACKS.items() if known.threat == "white-box"])
+def test_a_model_without_a_gradient_is_refused_by_what_follows_one(name: str) -> None:
+    images = torch.rand(4, 1, 8, 8)
+    with pytest.raises(UserError, match=r"none with respect to the images; .*, such as square"):
+        attack(Silent().eval(), images, torch.zeros(4, dtype=torch.int64), name)
+
+
+def test_a_model_without_a_gradient_can_still_be_asked() -> None:
+    images = torch.rand(16, 1, 8, 8)
+    model = Silent().eval()
+    assert attack(model, images, model(images).argmax(1), "square", eps=0.3, queries=50).rate > 0.5

@@ -54,6 +54,21 @@ def test_without_a_limit_every_image_falls(
     assert middle < MIDDLE[net, norm][aimed]
 
 
+@pytest.mark.parametrize("name", ["smallest", "lbfgs"])
+@pytest.mark.parametrize("out", [-1e9, -torch.inf])
+def test_classes_that_a_model_rules_out_are_not_in_the_way(
+    standard: Classifier, few: Tensor, truth: Tensor, name: str, out: float
+) -> None:
+    class Barred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = standard(x)
+            return logits.index_fill(1, torch.tensor([9]), out)
+
+    rows = truth != 9
+    outcome = attack(Barred().eval(), few[rows], truth[rows], name, steps=20)
+    assert outcome.success.all() and (outcome.after != 9).all()
+
+
 # Pixels -------------------------------------------------------------------------------------------
 
 
@@ -70,6 +85,20 @@ def test_no_more_pixels_change_than_allowed(standard: Classifier, few: Tensor, t
     assert none.rate < more.rate
     # What is lost leaves the search.
     assert torch.equal(more.images[some.success], some.images[some.success])
+
+
+def test_a_flat_stretch_does_not_end_the_search() -> None:
+    """All answers are alike but around one place, where one pixel is enough."""
+
+    class Hill(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            around = torch.tensor([[8.0, 9.0, 8.0], [9.0, 20.0, 9.0], [8.0, 9.0, 8.0]])
+            told = (x[:, 0, 10:13, 20:23] * around).sum((1, 2))
+            return torch.stack([torch.full_like(told, 10.0), told], 1)
+
+    images = torch.zeros(12, 1, 32, 32)
+    outcome = attack(Hill().eval(), images, torch.zeros(12, dtype=torch.int64), "pixels", generations=60)
+    assert outcome.rate > 0.9
 
 
 def test_all_channels_of_a_pixel_count_as_one() -> None:

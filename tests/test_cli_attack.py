@@ -136,9 +136,34 @@ def test_all_attacks_are_listed() -> None:
         (["--attack", "pgd", "--out", "a.png"], "--out a.png should end in .h5"),
         (["--attack", "pgd", "--from", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--attack", "pgd", "--data", "nowhere.h5"], "nowhere.h5"),
+        (["--attack", "pgd", "--data", "nowhere.h5", "--part", "train"], "--part train is for an image set"),
+        (["--attack", "foolbox-mi-fgsm", "--norm", "l2"], "norm is 'l2'"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, words: list[str | Path], expected: str) -> None:
     place: list[str | Path] = [] if "--out" in words else ["--out", tmp_path / "a.h5"]
     assert expected in refused("attack", model("standard"), *words, *place)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_refused_before_the_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "a.h5"
+    attacked(out, "--attack", "fgsm", "--eps", "0.1")
+
+    def too_late(*_: Any, **__: Any) -> None:
+        raise AssertionError("attacked all the same")
+
+    monkeypatch.setattr("featuregen.pipeline.attacking.run", too_late)
+    assert str(out) in refused("attack", model("standard"), "--attack", "fgsm", "--eps", "0.2", "--out", out, *ROWS)
+
+
+def test_images_of_the_class_that_is_wanted_are_not_attacked(tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    told = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.3", "--target", "3")
+    data = FeatureDataset(out)
+    net, columns = load_model(model("standard"))[0], read_columns(out, ["index"])
+    before = load_images(Data()).test.tensor(torch.device("cpu"), columns["index"])
+    with torch.no_grad():
+        seen = net(before).argmax(1)
+    assert told["tried"] == ((data.labels != 3) & (seen != 3)).sum() > 0
+    assert torch.equal(data.images[data.labels == 3], before[data.labels == 3])

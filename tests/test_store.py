@@ -136,7 +136,14 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "whole.h5"]
 
 
-@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_without_a_row_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Writer.open(tmp_path / "a.h5", header()):
+        assert partial_path(tmp_path / "a.h5").exists()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
 @pytest.mark.parametrize("cut", [0, 1, 50])
 def test_torn_batch_costs_that_batch_only(tmp_path: Path, done: int, cut: int) -> None:
     path = tmp_path / "a.h5"
@@ -146,9 +153,9 @@ def test_torn_batch_costs_that_batch_only(tmp_path: Path, done: int, cut: int) -
         for batch in whole[:done]:
             writer.append(batch)
             sizes.append(partial_path(path).stat().st_size)
-    os.truncate(partial_path(path), sizes[-1] - cut if done else sizes[0])
+    os.truncate(partial_path(path), sizes[-1] - cut)
     with Writer.open(path, header()) as writer:
-        kept = done - 1 if cut and done else done
+        kept = done - 1 if cut else done
         assert writer.rows_done == min(ROWS, kept * BATCH)
     assert write(path) == write(tmp_path / "whole.h5")
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "whole.h5"]

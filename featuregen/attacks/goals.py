@@ -44,13 +44,18 @@ class Goal:
 
     def clearly_reached(self, logits: Tensor) -> Tensor:
         """Reached by more than the last bits of the logits, for searches that end at the decision's border."""
-        return self.margin(logits) < -_LAST_BITS * logits.abs().amax(1)
+        ahead, behind = self._sides(logits)
+        return behind - ahead > _LAST_BITS * torch.maximum(ahead.abs(), behind.abs())
 
     def margin(self, logits: Tensor) -> Tensor:
         """Below zero where the goal is reached: how far the wanted side of the decision lies behind the other."""
-        own = _of(logits, self.classes)
-        others = runner_up(logits, self.classes).values
-        return others - own if self.targeted else own - others
+        ahead, behind = self._sides(logits)
+        return ahead - behind
+
+    def _sides(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The logit that has to sink below the other, and that other."""
+        own, best = _of(logits, self.classes), runner_up(logits, self.classes).values
+        return (best, own) if self.targeted else (own, best)
 
     def soft_margin(self, logits: Tensor, softness: float) -> Tensor:
         """The margin with all other classes in it, the likelier the more; at softness 1 it points as cross-entropy."""

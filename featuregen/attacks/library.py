@@ -49,7 +49,7 @@ def attack(
     _check_images(name, images)
     _check_model(name, model, images)
     with fixed(model), torch.no_grad():
-        images, classes = images.detach(), _classes(name, model, images)
+        images, classes = images.detach(), _classes(name, known, model, images)
         goal = Goal(_checked(name, "labels", labels, images, classes))
         if targets is not None:
             goal = Goal(_checked(name, "targets", targets, images, classes), targeted=True)
@@ -109,16 +109,22 @@ def _check_model(name: str, model: nn.Module, images: Tensor) -> None:
             raise UserError(f"attack {name}: the model is on {tensor.device} and the images on {images.device}.")
 
 
-def _classes(name: str, model: nn.Module, images: Tensor) -> int:
-    """How many the model knows."""
+def _classes(name: str, known: Known, model: nn.Module, images: Tensor) -> int:
+    """How many the model knows; one image is enough to see that it can be attacked."""
     try:
-        logits = model(images[:1])
+        with torch.enable_grad():
+            logits = model(images[:1].detach().requires_grad_(True))
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(f"attack {name}: the model fails on images {tuple(images.shape[1:])}: {reason}.") from None
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"attack {name} takes a model that gives (N, classes) logits, two at least; it gives {got}.")
+    if known.threat == "white-box" and not logits.requires_grad:
+        raise UserError(
+            f"attack {name} follows the gradient, and the model's logits have none with respect to the images; "
+            "let the model keep it, or choose an attack that only asks, such as square."
+        )
     return logits.shape[1]
 
 

@@ -10,7 +10,7 @@ from featuregen.optimize import Ball, image_norms, project
 
 
 def noise(task: Task, settings: Noise) -> Tensor:
-    """The first of `tries` changes drawn evenly from the ball's border that reaches the goal, else the worst."""
+    """The first of `tries` changes of the full radius (in Linf, corners) that reaches the goal, else the worst."""
 
     def change(part: Task, _: int, count: int) -> Tensor:
         shape = (count, *part.images.shape[1:])

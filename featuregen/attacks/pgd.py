@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featuregen.attacks.goals import Goal
+from featuregen.attacks.task import at_least_single
 from featuregen.config import Attack
 from featuregen.optimize import Ball, fixed, image_norms, move_pixels, step_sizes
 from featuregen.runtime import RowDraws, autocast
@@ -39,7 +40,7 @@ def pgd(
     def logits(x: Tensor) -> Tensor:
         with autocast(x.device, precision):
             seen: Tensor = model(x)
-        return seen.float()
+        return at_least_single(seen)
 
     def loss(x: Tensor) -> Tensor:
         return F.cross_entropy(logits(x), goal.classes, reduction="none")

@@ -11,8 +11,8 @@ from featuregen.runtime import RowDraws
 
 # Of Storn and Price's scheme rand/1 without crossover, as the paper takes it.
 _STRIDE = 0.5
-# Of the mean cost, as scipy's search ends: nothing comes of so small a spread.
-_GATHERED = 0.01
+# Of the mean cost, and of a pixel: nothing comes of a population with so small a spread.
+_ALIKE, _TOGETHER = 0.01, 0.5
 
 
 def few_pixels(task: Task, settings: Pixels) -> Tensor:
@@ -28,8 +28,7 @@ def few_pixels(task: Task, settings: Pixels) -> Tensor:
     people = _first(part, settings)
     costs = _costs(part, people, torch.ones(people.shape[:2], dtype=torch.bool, device=people.device))
     for generation in range(settings.generations + 1):
-        gathered = costs.std(1) <= _GATHERED * costs.mean(1).abs()
-        leaving = (costs < 0).any(1) | gathered | (generation == settings.generations)
+        leaving = (costs < 0).any(1) | _gathered(part, people, costs) | (generation == settings.generations)
         if leaving.any():
             best = people[leaving, costs[leaving].argmin(1)]
             found[rows[leaving]] = _painted(part.images[leaving], best)
@@ -39,6 +38,13 @@ def few_pixels(task: Task, settings: Pixels) -> Tensor:
             break
         people, costs = _next(part, people, costs)
     return found
+
+
+def _gathered(task: Task, people: Tensor, costs: Tensor) -> Tensor:
+    """In one place each, at one cost; a flat stretch of costs alone is none."""
+    size = torch.tensor(task.images.shape[2:], device=people.device)
+    together = ((people[..., :2] * size).std(1) <= _TOGETHER).flatten(1).all(1)
+    return together & (costs.std(1) <= _ALIKE * costs.mean(1).abs())
 
 
 def _first(task: Task, settings: Pixels) -> Tensor:

@@ -47,8 +47,8 @@ def grid(settings: Spatial) -> Tensor:
 
 
 def _steps(limit: float, count: int) -> Tensor:
-    """Evenly from one limit to the other; a single one is none at all."""
-    return torch.linspace(-limit, limit, count) if count > 1 else torch.zeros(1)
+    """Evenly from one limit to the other; a single one is none at all, and all are one where there is no room."""
+    return torch.linspace(-limit, limit, count) if count > 1 and limit > 0 else torch.zeros(1)
 
 
 def turned(images: Tensor, degrees: Tensor, pixels: Tensor) -> Tensor:

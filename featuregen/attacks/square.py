@@ -92,7 +92,7 @@ def _hill(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def _tiles(images: Tensor, eps: float, draws: RowDraws) -> Tensor:
-    """Five bumps by five, on the ball's border."""
+    """Five bumps by five or some more, as many as fit, on the ball's border."""
     _, channels, height, width = images.shape
     side = max(min(height, width) // 5, 1)
     down, across = height // side, width // side

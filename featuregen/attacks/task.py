@@ -33,7 +33,7 @@ class Task:
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
-        return _at_least_single(self.model(x))
+        return at_least_single(self.model(x))
 
     def standing(self) -> Tensor:
         """The rows whose goal is not reached by the image itself."""
@@ -43,13 +43,13 @@ class Task:
         """An objective of the logits, its gradient, and the logits."""
         with torch.enable_grad():
             pixels = x.detach().requires_grad_(True)
-            logits = _at_least_single(self.model(pixels))
+            logits = at_least_single(self.model(pixels))
             values = objective(logits)
             (gradient,) = torch.autograd.grad(values.sum(), pixels)
         return values.detach(), gradient, logits.detach()
 
 
-def _at_least_single(logits: Tensor) -> Tensor:
+def at_least_single(logits: Tensor) -> Tensor:
     """Sums of halves are too coarse."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -62,7 +62,7 @@ def attack(
     data: Annotated[
         str | None, typer.Option(help="An image set, a Keras-style .npz, or a dataset (.h5). Default: the model's own.")
     ] = None,
-    part: Annotated[PartName, typer.Option(help="Which images of an image set.")] = PartName.test,
+    part: Annotated[PartName | None, typer.Option(help="Which images of an image set. Default: test.")] = None,
     rows: Annotated[
         int | None, typer.Option(help="A class-balanced sample of this many; 0 means all. Default: at most 1,000.")
     ] = None,
@@ -100,12 +100,14 @@ def attack(
     options = _options(set_ or []) | given({"norm": norm and norm.value, "eps": eps})
     settings_for(name, options) if name else settings_of_sanity(options)
     file = Path(data) if data and data.endswith(".h5") else None
+    if file and part:
+        raise UserError(f"--part {part} is for an image set; {file} is a dataset, and all of it is attacked.")
     values = common(None, seed, device, precision) | ({} if file else {"data.name": data})
     settings = with_overrides(load_config(config) if config else recorded_config(model), (), given(values))
     shop = Workshop(settings, out.parent if out else OUT)
     aim = shop.load_source(model)
     maker = shop.load_source(origin) if origin else None
-    victims = victims_in(shop, file, rows) if file else victims_of(shop, part.value, rows)
+    victims = victims_in(shop, file, rows) if file else victims_of(shop, (part or PartName.test).value, rows)
     if name:
         path = out or OUT / f"{file.stem if file else shop.base.name}-{name}.h5"
         stored = (dtype or DtypeName.float32).value
@@ -140,11 +142,10 @@ def _attacked(
     dtype: str,
     force: bool,
 ) -> _Told:
-    from featuregen.pipeline import attack_model, draw_attack, save_attacked
+    from featuregen.pipeline import attack_into, draw_attack
     from featuregen.report import attack_text
 
-    made = attack_model(shop, aim, victims, name, options, wanted=target, origin=maker, dtype=dtype)
-    save_attacked(shop, made, path, force)
+    made = attack_into(path, shop, aim, victims, name, options, wanted=target, origin=maker, dtype=dtype, force=force)
     return _Told(made.results, attack_text(made.results), [path, draw_attack(made, path.with_suffix(".png"))])
 
 

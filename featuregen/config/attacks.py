@@ -95,7 +95,7 @@ class Square:
 
 @dataclass(frozen=True)
 class Noise:
-    """So many random changes on the ball's border."""
+    """So many random changes of the ball's full radius; in Linf its corners."""
 
     norm: Norm = "linf"
     eps: float = _limits(_EPS, low=0)
@@ -142,6 +142,7 @@ class FoolboxL1:
 class FoolboxL2:
     """One of Foolbox's in an L2 ball."""
 
+    norm: Literal["l2"] = "l2"
     eps: float = _limits(0.5, low=0)
     steps: int = _limits(0, low=0)
 
@@ -150,5 +151,6 @@ class FoolboxL2:
 class FoolboxLinf:
     """One of Foolbox's in a Linf ball."""
 
+    norm: Literal["linf"] = "linf"
     eps: float = _limits(_EPS, low=0)
     steps: int = _limits(0, low=0)

@@ -1,6 +1,6 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
-from featuregen.pipeline.attacking import Victims, attack_model, draw_attack, save_attacked, victims_in, victims_of
+from featuregen.pipeline.attacking import Victims, attack_into, attack_model, draw_attack, victims_in, victims_of
 from featuregen.pipeline.doubting import doubt_model, write_doubts
 from featuregen.pipeline.files import (
     describe_model_file,
@@ -27,6 +27,7 @@ __all__ = [
     "Trained",
     "Victims",
     "Workshop",
+    "attack_into",
     "attack_model",
     "copy_model",
     "dataset_path",
@@ -43,7 +44,6 @@ __all__ = [
     "recorded_config",
     "reproduce",
     "run_of",
-    "save_attacked",
     "sweep_path",
     "transfer",
     "verify_file",

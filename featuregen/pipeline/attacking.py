@@ -24,7 +24,7 @@ from featuregen.pipeline.records import Trained, about_model, describe_model
 from featuregen.pipeline.workshop import Workshop
 from featuregen.report import attack_picture, attack_words
 from featuregen.runtime import software
-from featuregen.store import FeatureDataset, Header, Info, Writer, read_info
+from featuregen.store import FeatureDataset, Header, Writer, read_info
 from featuregen.synthesis import as_pixels, store_as
 
 # Enough to tell attacks apart, and few enough for the slow ones.
@@ -53,7 +53,6 @@ class Attacked:
     results: dict[str, Any]
     recipe: dict[str, Any]
     target: Trained
-    dtype: str
 
 
 def victims_of(shop: Workshop, part: str, rows: int | None = None) -> Victims:
@@ -103,7 +102,10 @@ def attack_model(
     goal = goal_of(victims, wanted)
     maker, size = (origin or target).model, shop.config.evaluation.batch_size
     fair = ~goal.met(predict(target.model, victims.images, size))
-    found, crafted = victims.images.clone(), fair.new_empty(0)
+    if goal.targeted:
+        # An image of the wanted class can only be won back.
+        fair &= goal.classes != victims.labels
+    found, crafted = victims.images.clone(), None
     if fair.any():
         rows = fair.nonzero().flatten()
         made = run(
@@ -111,21 +113,28 @@ def attack_model(
             targets=goal.classes[rows] if goal.targeted else None,
             seed=shop.config.seed, batch_size=size, machine=shop.machine, **options,
         )  # fmt: skip
-        found[rows], crafted = made.images, made.success
-    norm, eps = getattr(settings, "norm", None), getattr(settings, "eps", 0)
-    ball = Ball(norm, eps, victims.images) if norm and eps else None
-    found = as_pixels(store_as(found, dtype, ball)).to(found.dtype)
+        found[rows], crafted = made.images, _share(made.success[~made.already])
+    found = as_pixels(store_as(found, dtype, _ball(settings, victims))).to(found.dtype)
     outcome = measured(target.model, victims.images, found, goal, size)
-    recipe = {
+    recipe = _recipe(shop, name, settings, wanted, origin)
+    results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
+    if origin:
+        results["origin"]["success"] = crafted
+    return Attacked(victims, outcome, fair, results, recipe, target)
+
+
+def _recipe(shop: Workshop, name: str, settings: Any, wanted: str, origin: Trained | None) -> dict[str, Any]:
+    return {
         "seed": shop.config.seed,
         "attack": {"name": name, "target": wanted, **to_dict(settings)},
         **({"found_on": describe_model(origin)["weights_sha256"]} if origin else {}),
         **shop.machine.arithmetic,
     }
-    results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
-    if origin:
-        results["origin"]["success"] = _share(crafted)
-    return Attacked(victims, outcome, fair, results, recipe, target, dtype)
+
+
+def _ball(settings: Any, victims: Victims) -> Ball | None:
+    norm, eps = getattr(settings, "norm", None), getattr(settings, "eps", 0)
+    return Ball(norm, eps, victims.images) if norm and eps else None
 
 
 def goal_of(victims: Victims, wanted: str) -> Goal:
@@ -192,23 +201,39 @@ def _middle(values: Tensor) -> dict[str, float] | None:
 # Keeping -------------------------------------------------------------------------------------------
 
 
-def save_attacked(shop: Workshop, made: Attacked, path: Path, force: bool = False) -> Info:
-    """A dataset of the images found, with their true labels."""
-    victims, recipe = made.victims, made.recipe
+def attack_into(
+    path: Path,
+    shop: Workshop,
+    target: Trained,
+    victims: Victims,
+    name: str,
+    options: dict[str, Any],
+    *,
+    wanted: str = "",
+    origin: Trained | None = None,
+    dtype: str = "float32",
+    force: bool = False,
+) -> Attacked:
+    """A dataset of the images found, with their true labels; what could not be kept is refused before the attack."""
+    settings = settings_for(name, options)
+    goal_of(victims, wanted)
+    store_as(victims.images, dtype, _ball(settings, victims))
+    recipe = _recipe(shop, name, settings, wanted, origin)
     header = Header(
-        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=made.dtype,
-        classes=victims.classes, recipe=recipe, base=victims.base, source_model=describe_model(made.target),
+        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=dtype,
+        classes=victims.classes, recipe=recipe, base=victims.base, source_model=describe_model(target),
         software=software(shop.machine), citation=victims.citation, config=to_dict(shop.config),
     )  # fmt: skip
     with Writer.open(path, header, force) as writer:
+        made = attack_model(shop, target, victims, name, options, wanted=wanted, origin=origin, dtype=dtype)
         if not writer.complete:
             size = shop.config.evaluation.batch_size
             for first in range(writer.rows_done, len(victims.index), size):
                 rows = slice(first, first + size)
-                stored = store_as(made.outcome.images[rows], made.dtype, None)
-                writer.append(_columns(made.target.model, victims, rows, stored))
+                stored = store_as(made.outcome.images[rows], dtype, None)
+                writer.append(_columns(target.model, victims, rows, stored))
             writer.finish()
-    return read_info(path)
+    return made
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ Pair = Mapping[str, Any]
 
 _NOTES = (
     "asymmetry: 0 if as large a share of A flips to B as of B to A, 1 if none flips back; what so many flips come to",
-    "by chance, and how often they would be as lopsided (p). attracts most: × an even share of the flips; how often any",
-    "class would attract as much by chance (p). Each p stands alone: of twenty, one is below 0.05 by chance",
+    "by chance, and how often they would be as lopsided (p). attracts most: × an even share of the flips; how often",
+    "some class would attract as much by chance (p). Each p stands alone: of twenty, one is below 0.05 by chance",
 )
 _AGREEMENT_NOTES = (
     "of the images that both flip, in %: those that get the same new class, and those that would if images of one true",

@@ -122,9 +122,11 @@ class Writer:
         return digest
 
     def close(self) -> None:
-        """Let go of the lock; an unfinished file stays where it is."""
-        if self._journal:
+        """Let go of the lock; an unfinished file stays where it is, unless it has no row to keep."""
+        if self._journal and self._journal.rows:
             self._journal.close()
+        elif self._journal:
+            self._journal.remove()
 
     def __enter__(self) -> Writer:
         return self
