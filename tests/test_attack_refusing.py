@@ -181,7 +181,7 @@ def test_an_unknown_setting_is_refused(name: str) -> None:
 NUMBER, WHOLE = "give a number such as 0.5, 5e-4 or 8/255.", "give a whole number."
 # Values that no attack takes for a setting, and what is said of them.
 BAD: dict[str, list[tuple[Any, str]]] = {
-    "norm": [("linff", "is 'linff'; did you mean 'linf'?"), ("one", "is 'one'; known: l2, linf."), (2, "is '2'; ")],
+    "norm": [("linff", "is 'linff'; "), ("one", "is 'one'; known: "), (2, "is '2'; ")],
     "eps": [
         (-0.1, "is -0.1; it must be at least 0."),
         ("-8/255", "it must be at least 0."),
@@ -215,6 +215,9 @@ BAD: dict[str, list[tuple[Any, str]]] = {
 BAD_BESIDES: dict[str, list[tuple[str, Any, str]]] = {
     "pixels": [("pixels", 0, "is 0; it must be at least 1."), ("pixels", 1001, "is 1001; it must be at most 1000.")],
     "noise": [("tries", 0, "is 0; it must be at least 1.")],
+    "fgsm": [("norm", "linff", "did you mean 'linf'?"), ("norm", "one", "known: l2, linf.")],
+    "foolbox-mi-fgsm": [("norm", "l2", "is 'l2'; known: linf.")],
+    "foolbox-mi-fgsm-l2": [("norm", "linf", "known: l2.")],
     **{name: [("steps", 0, "is 0; it must be at least 1.")] for name in ("pgd", "auto-pgd", "smallest", "ensemble")},
 }
 
@@ -284,8 +287,7 @@ class Silent(nn.Module):
     """Answers without a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return x.flatten(1)[:, :3]
+        return x.detach().flatten(1)[:, :3]
 
 
 @pytest.mark.parametrize("name", [name for name, known in ATTACKS.items() if known.threat == "white-box"])

@@ -38,7 +38,8 @@ def coloured(folder: Path, name: str) -> Path:
 def cut_down(name: str) -> list[str]:
     """One epoch, two steps, few rows; everything else is the config's."""
     config = load_config(name)
-    values: dict[str, Any] = {"evaluation.rows": 10, "evaluation.steps": 2, "evaluation.seeds": 1, "honesty.rows": 10}
+    values: dict[str, Any] = {"honesty.eps": f"[{config.synthesis['det'].eps}]", "runtime.jobs": 1}
+    values |= {"evaluation.rows": 10, "evaluation.steps": 2, "evaluation.seeds": 1, "honesty.rows": 10}
     values |= {f"sources.{which}.epochs": 1 for which in ("standard", "robust")} | {"sources.robust.attack.steps": 1}
     for kind in config.synthesis:
         values |= {f"synthesis.{kind}.steps": 2, f"synthesis.{kind}.rows": 20, f"fresh.{kind}.epochs": 1}

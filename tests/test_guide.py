@@ -96,9 +96,10 @@ def test_every_command_works_after_the_ones_before_it(tmp_path: Path, monkeypatc
     monkeypatch.chdir(room)
     for line in commands():
         words = line.removeprefix("featuregen ")
+        more = appended(words)
         for name in STAND_INS:
             words = words.replace(f"--data {name} ", f"--config {name} --data {stand_in(tmp_path, name)} ")
-        done(*shlex.split(words), *shlex.split(appended(words)))
+        done(*shlex.split(words), *shlex.split(more))
     made = {path.relative_to(room).as_posix() for path in room.rglob("*") if path.is_file()}
     names = {Path(path).name for path in made}
     assert not {Path(file).name for file in mentioned()} - names
