@@ -69,6 +69,21 @@ def test_classes_that_a_model_rules_out_are_not_in_the_way(
     assert outcome.success.all() and (outcome.after != 9).all()
 
 
+def test_a_very_sure_model_is_searched_as_well(standard: Classifier, few: Tensor, truth: Tensor) -> None:
+    """Its cross-entropy is zero in fp32 as it is written down."""
+
+    class Sure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = 8 * standard(x)
+            return logits
+
+    plain, sure = (
+        attack(model, few, truth, "auto-pgd", norm="linf", eps=0.12, steps=20).rate
+        for model in (standard, Sure().eval())
+    )
+    assert plain > 0.5 and sure >= plain - 0.1
+
+
 # Pixels -------------------------------------------------------------------------------------------
 
 
