@@ -10,8 +10,7 @@ Claim: within 0.1 points, which is one image. One run on the CPU, seed 0.
 from __future__ import annotations
 
 import json
-import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,7 +58,11 @@ def by_featuregen(path: Path, batches: Batches, constraint: str, eps: float) -> 
 
 
 def main() -> None:
-    base = load_images(Data(name=sys.argv[1]))
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("images", help="a set's name, or .npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("results", type=Path, nargs="?", help="a JSON file to write")
+    given = parser.parse_args()
+    base = load_images(Data(name=given.images))
     torch.manual_seed(0)
     tested, rows = batches_of(base.test, TESTED), []
     with TemporaryDirectory() as folder, borrowed() as package:
@@ -71,9 +74,9 @@ def main() -> None:
             rows.append({"norm": constraint, "eps": eps, "robustness": theirs, "featuregen": ours})
             name = f"L{constraint}, {eps:.3g}"
             print(f"{name:16}{theirs[0]:12.1f}{theirs[1]:10.1f}{ours[0]:12.1f}{ours[1]:10.1f}", flush=True)
-    if len(sys.argv) > 2:
+    if given.results:
         report = {"images": TESTED, "steps": STEPS, "base": base.digest, "torch": torch.__version__, "rows": rows}
-        Path(sys.argv[2]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        given.results.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ the CPU; no seeds, no spread. Peers are test dependencies: pip install -e ".[tes
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ def by_torchattacks(model: Classifier, images: Tensor, labels: Tensor, norm: Nor
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("results", type=Path, nargs="?", help="a JSON file to write")
+    results: Path | None = parser.parse_args().results
     shop = Workshop(load_config("digits"), Path("datasets_out"))
     images, labels = shop.test_set.images, shop.test_set.labels
     print(f"accuracy in %   {'featuregen':>10} {'10x steps':>10} {'Foolbox':>10} {'torchattacks':>13}")
@@ -72,8 +75,8 @@ def main() -> None:
             rows.append({"model": which, "norm": norm, "eps": eps, "accuracy": shares})
             a, b, c, d = (100 * share for share in shares.values())
             print(f"{which:8} {norm:4} {eps:<4g} {a:8.1f} {b:10.1f} {c:10.1f} {d:13.1f}", flush=True)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps({"steps": STEPS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if results:
+        results.write_text(json.dumps({"steps": STEPS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featuregen.attacks import ATTACKS, attack, settings_for
+from featuregen.config.attacks import FoolboxL2, FoolboxLinf
 from featuregen.errors import UserError
 
 OWN = [name for name in ATTACKS if not name.startswith("foolbox-")]
@@ -181,7 +182,7 @@ def test_an_unknown_setting_is_refused(name: str) -> None:
 NUMBER, WHOLE = "give a number such as 0.5, 5e-4 or 8/255.", "give a whole number."
 # Values that no attack takes for a setting, and what is said of them.
 BAD: dict[str, list[tuple[Any, str]]] = {
-    "norm": [("linff", "is 'linff'; "), ("one", "is 'one'; known: "), (2, "is '2'; ")],
+    "norm": [("linff", "is 'linff'; did you mean 'linf'?"), ("one", "is 'one'; known: l2, linf."), (2, "is '2'; ")],
     "eps": [
         (-0.1, "is -0.1; it must be at least 0."),
         ("-8/255", "it must be at least 0."),
@@ -215,20 +216,24 @@ BAD: dict[str, list[tuple[Any, str]]] = {
 BAD_BESIDES: dict[str, list[tuple[str, Any, str]]] = {
     "pixels": [("pixels", 0, "is 0; it must be at least 1."), ("pixels", 1001, "is 1001; it must be at most 1000.")],
     "noise": [("tries", 0, "is 0; it must be at least 1.")],
-    "fgsm": [("norm", "linff", "did you mean 'linf'?"), ("norm", "one", "known: l2, linf.")],
-    "foolbox-mi-fgsm": [("norm", "l2", "is 'l2'; known: linf.")],
-    "foolbox-mi-fgsm-l2": [("norm", "linf", "known: l2.")],
     **{name: [("steps", 0, "is 0; it must be at least 1.")] for name in ("pgd", "auto-pgd", "smallest", "ensemble")},
 }
 
 
+# Of those with one norm and no choice.
+NORM_OF = {FoolboxL2: "l2", FoolboxLinf: "linf"}
+
+
+def bad_norms(only: str) -> list[tuple[Any, str]]:
+    other = "linf" if only == "l2" else "l2"
+    return [*((value, f"is '{value}'; known: {only}.") for value in (other, "one")), (2, "is '2'; ")]
+
+
 def bad_values() -> list[tuple[str, str, Any, str]]:
-    rows = [
-        (name, each.name, value, expected)
-        for name, known in ATTACKS.items()
-        for each in fields(known.settings)
-        for value, expected in BAD[each.name]
-    ]
+    rows = []
+    for name, known in ATTACKS.items():
+        bad = BAD | {"norm": bad_norms(NORM_OF[known.settings])} if known.settings in NORM_OF else BAD
+        rows += [(name, each.name, *row) for each in fields(known.settings) for row in bad[each.name]]
     return rows + [(name, *row) for name, besides in BAD_BESIDES.items() for row in besides]
 
 

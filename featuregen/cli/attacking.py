@@ -29,7 +29,7 @@ from featuregen.cli.options import (
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from featuregen.pipeline import Trained, Victims, Workshop
+    from featuregen.pipeline import Attempt, Trained, Victims, Workshop
 
 
 class PartName(StrEnum):
@@ -95,7 +95,7 @@ def attack(
     from featuregen.attacks import settings_for
     from featuregen.config import load_config, with_overrides
     from featuregen.masking import settings_of_sanity
-    from featuregen.pipeline import Workshop, recorded_config, victims_in, victims_of
+    from featuregen.pipeline import Attempt, Workshop, recorded_config, victims_in, victims_of
 
     options = _options(set_ or []) | given({"norm": norm and norm.value, "eps": eps})
     settings_for(name, options) if name else settings_of_sanity(options)
@@ -111,7 +111,7 @@ def attack(
     if name:
         path = out or OUT / f"{file.stem if file else shop.base.name}-{name}.h5"
         stored = (dtype or DtypeName.float32).value
-        told = _attacked(shop, aim, victims, name, options, target, maker, path, stored, force)
+        told = _attacked(shop, Attempt(aim, victims, name, options, target, maker, stored), path, force)
     else:
         told = _doubted(shop, aim, victims, options, maker, out or OUT / f"{model.stem}-sanity.json")
     print(json.dumps({**told.results, "file": str(told.files[0])}, indent=2) if json_ else told.text)
@@ -130,22 +130,11 @@ class _Told:
     failed: str = ""
 
 
-def _attacked(
-    shop: Workshop,
-    aim: Trained,
-    victims: Victims,
-    name: str,
-    options: dict[str, Any],
-    target: str,
-    maker: Trained | None,
-    path: Path,
-    dtype: str,
-    force: bool,
-) -> _Told:
+def _attacked(shop: Workshop, attempt: Attempt, path: Path, force: bool) -> _Told:
     from featuregen.pipeline import attack_into, draw_attack
     from featuregen.report import attack_text
 
-    made = attack_into(path, shop, aim, victims, name, options, wanted=target, origin=maker, dtype=dtype, force=force)
+    made = attack_into(path, shop, attempt, force)
     return _Told(made.results, attack_text(made.results), [path, draw_attack(made, path.with_suffix(".png"))])
 
 

@@ -1,6 +1,6 @@
 """The stages of an experiment, their cache by settings, and resuming."""
 
-from featuregen.pipeline.attacking import Victims, attack_into, attack_model, draw_attack, victims_in, victims_of
+from featuregen.pipeline.attacking import Attempt, Victims, attack_into, draw_attack, victims_in, victims_of
 from featuregen.pipeline.doubting import doubt_model, write_doubts
 from featuregen.pipeline.files import (
     describe_model_file,
@@ -23,12 +23,12 @@ from featuregen.pipeline.transfer import transfer
 from featuregen.pipeline.workshop import Workshop
 
 __all__ = [
+    "Attempt",
     "Examples",
     "Trained",
     "Victims",
     "Workshop",
     "attack_into",
-    "attack_model",
     "copy_model",
     "dataset_path",
     "describe_model_file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import Goal, Outcome, find_attack, measured, settings_for
-from featuregen.attacks import attack as run
+from featuregen.attacks import Goal, Outcome, attack, find_attack, measured, settings_for
 from featuregen.config import ATTACKED, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
@@ -44,15 +44,52 @@ class Victims:
 
 
 @dataclass(frozen=True, eq=False)
+class Attempt:
+    """An attack to be run on a model, towards the `wanted` class where one is given.
+
+    With an `origin`, the images are found on that model and shown to the target: what a black box falls for. What is
+    told of them holds for their pixels as `dtype` stores them. What cannot be run or kept is refused right here.
+    """
+
+    target: Trained
+    victims: Victims
+    name: str
+    options: dict[str, Any]
+    wanted: str = ""
+    origin: Trained | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        goal_of(self.victims, self.wanted)
+        self.stored(self.victims.images)
+
+    @cached_property
+    def settings(self) -> Any:
+        return settings_for(self.name, self.options)
+
+    @cached_property
+    def goal(self) -> Goal:
+        return goal_of(self.victims, self.wanted)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"name": self.name, "target": self.wanted, **to_dict(self.settings)}
+
+    def stored(self, images: Tensor) -> Tensor:
+        """The pixels of these images, one for each victim, once they are stored, still inside the attack's ball."""
+        norm, eps = getattr(self.settings, "norm", None), getattr(self.settings, "eps", 0)
+        ball = Ball(norm, eps, self.victims.images) if norm and eps else None
+        return as_pixels(store_as(images, self.dtype, ball)).to(images.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Attacked:
     """An attack that was run: `fair` are the images it could still win, the only ones it was given."""
 
-    victims: Victims
+    attempt: Attempt
     outcome: Outcome
     fair: Tensor
     results: dict[str, Any]
-    recipe: dict[str, Any]
-    target: Trained
 
 
 def victims_of(shop: Workshop, part: str, rows: int | None = None) -> Victims:
@@ -82,59 +119,27 @@ def _sample(rows: int | None, available: int) -> int:
     return min(_ROWS, available) if rows is None else rows
 
 
-def attack_model(
-    shop: Workshop,
-    target: Trained,
-    victims: Victims,
-    name: str,
-    options: dict[str, Any],
-    *,
-    wanted: str = "",
-    origin: Trained | None = None,
-    dtype: str = "float32",
-) -> Attacked:
-    """Images that are wrong already (or of the wanted class already) are left as they are and not counted.
-
-    What is told of all of them holds for their pixels as `dtype` stores them. With an `origin`, the images are found on
-    that model and shown to the target: what a black box falls for.
-    """
-    settings = settings_for(name, options)
-    goal = goal_of(victims, wanted)
-    maker, size = (origin or target).model, shop.config.evaluation.batch_size
-    fair = ~goal.met(predict(target.model, victims.images, size))
+def _run(shop: Workshop, attempt: Attempt) -> Attacked:
+    """Images that are wrong already (or of the wanted class already) are left as they are and not counted."""
+    victims, goal, size = attempt.victims, attempt.goal, shop.config.evaluation.batch_size
+    fair = ~goal.met(predict(attempt.target.model, victims.images, size))
     if goal.targeted:
         # An image of the wanted class can only be won back.
         fair &= goal.classes != victims.labels
     found, crafted = victims.images.clone(), None
     if fair.any():
         rows = fair.nonzero().flatten()
-        made = run(
-            maker, victims.images[rows], victims.labels[rows], name,
+        made = attack(
+            (attempt.origin or attempt.target).model, victims.images[rows], victims.labels[rows], attempt.name,
             targets=goal.classes[rows] if goal.targeted else None,
-            seed=shop.config.seed, batch_size=size, machine=shop.machine, **options,
+            seed=shop.config.seed, batch_size=size, machine=shop.machine, **attempt.options,
         )  # fmt: skip
         found[rows], crafted = made.images, _share(made.success[~made.already])
-    found = as_pixels(store_as(found, dtype, _ball(settings, victims))).to(found.dtype)
-    outcome = measured(target.model, victims.images, found, goal, size)
-    recipe = _recipe(shop, name, settings, wanted, origin)
-    results = _results(shop, name, recipe, target, origin, victims, outcome, fair)
-    if origin:
+    outcome = measured(attempt.target.model, victims.images, attempt.stored(found), goal, size)
+    results = _results(shop, attempt, outcome, fair)
+    if attempt.origin:
         results["origin"]["success"] = crafted
-    return Attacked(victims, outcome, fair, results, recipe, target)
-
-
-def _recipe(shop: Workshop, name: str, settings: Any, wanted: str, origin: Trained | None) -> dict[str, Any]:
-    return {
-        "seed": shop.config.seed,
-        "attack": {"name": name, "target": wanted, **to_dict(settings)},
-        **({"found_on": describe_model(origin)["weights_sha256"]} if origin else {}),
-        **shop.machine.arithmetic,
-    }
-
-
-def _ball(settings: Any, victims: Victims) -> Ball | None:
-    norm, eps = getattr(settings, "norm", None), getattr(settings, "eps", 0)
-    return Ball(norm, eps, victims.images) if norm and eps else None
+    return Attacked(attempt, outcome, fair, results)
 
 
 def goal_of(victims: Victims, wanted: str) -> Goal:
@@ -152,25 +157,17 @@ def goal_of(victims: Victims, wanted: str) -> Goal:
     return Goal(torch.full_like(victims.labels, number), targeted=True)
 
 
-def _results(
-    shop: Workshop,
-    name: str,
-    recipe: dict[str, Any],
-    target: Trained,
-    origin: Trained | None,
-    victims: Victims,
-    outcome: Outcome,
-    fair: Tensor,
-) -> dict[str, Any]:
+def _results(shop: Workshop, attempt: Attempt, outcome: Outcome, fair: Tensor) -> dict[str, Any]:
+    victims, origin = attempt.victims, attempt.origin
     won = outcome.success & fair
     right = [(classes == victims.labels).float().mean().item() for classes in (outcome.before, outcome.after)]
     surer = (outcome.confidence_after > outcome.confidence_before)[won]
     return {
         "format": "featuregen-attack",
         "version": 1,
-        "attack": recipe["attack"],
-        "threat": "transfer" if origin else find_attack(name).threat,
-        "model": about_model(target),
+        "attack": attempt.record,
+        "threat": "transfer" if origin else find_attack(attempt.name).threat,
+        "model": about_model(attempt.target),
         **({"origin": about_model(origin)} if origin else {}),
         "images": {"name": victims.base["name"], "split": victims.base["split"], "count": len(victims.index)},
         "accuracy": {"before": right[0], "after": right[1]},
@@ -201,39 +198,32 @@ def _middle(values: Tensor) -> dict[str, float] | None:
 # Keeping -------------------------------------------------------------------------------------------
 
 
-def attack_into(
-    path: Path,
-    shop: Workshop,
-    target: Trained,
-    victims: Victims,
-    name: str,
-    options: dict[str, Any],
-    *,
-    wanted: str = "",
-    origin: Trained | None = None,
-    dtype: str = "float32",
-    force: bool = False,
-) -> Attacked:
-    """A dataset of the images found, with their true labels; what could not be kept is refused before the attack."""
-    settings = settings_for(name, options)
-    goal_of(victims, wanted)
-    store_as(victims.images, dtype, _ball(settings, victims))
-    recipe = _recipe(shop, name, settings, wanted, origin)
+def attack_into(path: Path, shop: Workshop, attempt: Attempt, force: bool = False) -> Attacked:
+    """A dataset of the images found, with their true labels; another file in its place is refused before the attack."""
+    victims, target, size = attempt.victims, attempt.target, shop.config.evaluation.batch_size
     header = Header(
-        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=dtype,
-        classes=victims.classes, recipe=recipe, base=victims.base, source_model=describe_model(target),
+        kind=ATTACKED, rows=len(victims.index), image_shape=shop.base.image_shape, dtype=attempt.dtype,
+        classes=victims.classes, recipe=_recipe(shop, attempt), base=victims.base, source_model=describe_model(target),
         software=software(shop.machine), citation=victims.citation, config=to_dict(shop.config),
     )  # fmt: skip
     with Writer.open(path, header, force) as writer:
-        made = attack_model(shop, target, victims, name, options, wanted=wanted, origin=origin, dtype=dtype)
+        made = _run(shop, attempt)
         if not writer.complete:
-            size = shop.config.evaluation.batch_size
             for first in range(writer.rows_done, len(victims.index), size):
                 rows = slice(first, first + size)
-                stored = store_as(made.outcome.images[rows], dtype, None)
+                stored = store_as(made.outcome.images[rows], attempt.dtype, None)
                 writer.append(_columns(target.model, victims, rows, stored))
             writer.finish()
     return made
+
+
+def _recipe(shop: Workshop, attempt: Attempt) -> dict[str, Any]:
+    return {
+        "seed": shop.config.seed,
+        "attack": attempt.record,
+        **({"found_on": describe_model(attempt.origin)["weights_sha256"]} if attempt.origin else {}),
+        **shop.machine.arithmetic,
+    }
 
 
 @torch.no_grad()
@@ -254,7 +244,7 @@ def _columns(model: Classifier, victims: Victims, rows: slice, stored: Tensor) -
 
 def draw_attack(made: Attacked, picture: Path) -> Path:
     """Ten images, those that were won first, and one of each class while there are some."""
-    victims, outcome = made.victims, made.outcome
+    victims, outcome = made.attempt.victims, made.outcome
     rows = _shown(victims.labels, outcome.success & made.fair)
     names = victims.classes
     seen, then = (
@@ -265,7 +255,7 @@ def draw_attack(made: Attacked, picture: Path) -> Path:
         )
     )
     before, after = (images[rows].cpu().numpy() for images in (victims.images, outcome.images))
-    return attack_picture(picture, before, after, seen, then, attack_words(made.recipe["attack"]))
+    return attack_picture(picture, before, after, seen, then, attack_words(made.attempt.record))
 
 
 def _shown(labels: Tensor, won: Tensor) -> Tensor:
