@@ -56,20 +56,26 @@ def read_options(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--laps", type=int, default=3)
     parser.add_argument("--pairs", default=",".join(pairs(Effort())), help="what to compare (default: everything)")
+    parser.add_argument("--peers", default=",".join(_PACKAGES), help="whom to compare with (default: all)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--out", type=Path, help="JSON with everything, rewritten after every pair")
     for field in fields(Effort):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     options = parser.parse_args(words)
-    options.pairs = list(dict.fromkeys(name.strip() for name in options.pairs.split(",")))
-    for name in options.pairs:
-        if name not in pairs(Effort()):
-            raise UserError(f"--pairs has no '{name}'; {closest(name, pairs(Effort()))}")
+    options.pairs, options.peers = _names(options.pairs), _names(options.peers)
     _check(options)
     return options
 
 
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
 def _check(options: argparse.Namespace) -> None:
+    for option, known in (("pairs", list(pairs(Effort()))), ("peers", list(_PACKAGES))):
+        for name in getattr(options, option):
+            if name not in known:
+                raise UserError(f"--{option} has no '{name}'; {closest(name, known)}")
     for name in ("rows", "few", "batch", "laps"):
         low = 2 if name in ("rows", "few") else 1
         if getattr(options, name) < low:
@@ -155,7 +161,9 @@ def raced(model: Classifier, pair: Pair, images: Tensor, labels: Tensor, options
     if pair.single:
         images, labels = images[: options.few], labels[: options.few]
     runs = {_OURS: pair.ours(model, options.batch, options.seed)}
-    runs |= {name: with_outcome(peer.start(model.requires_grad_(False)), model) for name, peer in pair.peers.items()}
+    # A peer is named by its package, and where that has several such attacks, by the attack too.
+    peers = {name: peer for name, peer in pair.peers.items() if name.split()[0] in options.peers}
+    runs |= {name: with_outcome(peer.start(model.requires_grad_(False)), model) for name, peer in peers.items()}
     seconds, found, failures = laps_of(runs, images, labels, options)
     results = {name: judged(model, pair, images, labels, found[name]) for name in runs if name not in failures}
     done = {
@@ -234,10 +242,11 @@ def _machine(about: Mapping[str, Any]) -> list[str]:
 
 def _words(options: argparse.Namespace) -> list[str]:
     """The command again, without its folders."""
-    said = {key: value for key, value in vars(options).items() if key not in ("model", "out", "pairs")}
+    said = {key: value for key, value in vars(options).items() if key not in ("model", "out", "pairs", "peers")}
     said["data"] = Path(options.data).name
     words = [f"--{name} {value}" for name, value in said.items()]
-    return [options.model.name, *words, f"--pairs {','.join(options.pairs)}"]
+    chosen = [f"--{name} {','.join(getattr(options, name))}" for name in ("pairs", "peers")]
+    return [options.model.name, *words, *chosen]
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -104,9 +104,9 @@ def measure(choices: list[Machine], model: Classifier) -> dict[Machine, float]:
     return {choice: min(times) for choice, times in spent.items()}
 
 
-def fitting_batch(net: Classifier, wanted: int) -> int:
-    """The wanted batch, halved until what its gradients need is sure to fit."""
-    free = free_memory(net.mean.device)
+def fitting_batch(net: Classifier, wanted: int, sharing: int = 1) -> int:
+    """The wanted batch, halved until what the gradients of `sharing` such batches need is sure to fit."""
+    free = free_memory(net.mean.device) // sharing
     need = bytes_per_image(net)
     batch = wanted
     while batch > 1 and _SAFETY * need * batch > free:

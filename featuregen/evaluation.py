@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Evaluation, Norm
 from featuregen.models import Classifier, frozen
+from featuregen.rows import Pictures
 from featuregen.runtime import Machine, RowRandom
 
 
@@ -29,7 +30,7 @@ class Scores:
 
 def score(
     model: nn.Module,
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     settings: Evaluation,
     seed: int = 0,
@@ -55,7 +56,7 @@ def score(
 def _under_attack(
     model: nn.Module,
     lean: nn.Module,
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     right: Tensor,
     norm: Norm,
@@ -80,7 +81,7 @@ def _under_attack(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+def predict(model: nn.Module, images: Pictures, batch_size: int = 500) -> Tensor:
     model.eval()
     return torch.cat([model(images[part]).argmax(1) for part in _batches(len(images), batch_size)])
 
@@ -94,12 +95,12 @@ def fooled(model: nn.Module, images: Tensor, changed: Tensor, labels: Tensor, ba
     return (~still[right]).float().mean().item()
 
 
-def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+def _right(model: nn.Module, images: Pictures, labels: Tensor, batch_size: int) -> Tensor:
     return predict(model, images, batch_size) == labels
 
 
 def nearest_neighbour(
-    images: Tensor, own: Tensor, known: Tensor, labels: Tensor, batch_size: int = 500, block_size: int = 5000
+    images: Pictures, own: Tensor, known: Pictures, labels: Tensor, batch_size: int = 500, block_size: int = 5000
 ) -> Tensor:
     """The class of each image's nearest known image, leaving out the one it was made from (row `own`).
 

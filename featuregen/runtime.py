@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from featuregen import __version__
 from featuregen.errors import UserError
+from featuregen.ranks import launched, threads_each
 
 _T = TypeVar("_T")
 # tqdm's own lock also starts a process to track it, which no thread or process here needs.
@@ -52,6 +53,12 @@ class Machine:
         """What decides the bits of a result."""
         compiled = {"compiled": "yes"} if self.compiled else {}
         return {"precision": self.precision, "convolution": self.convolution, **compiled}
+
+    @classmethod
+    def computing(cls, device: torch.device, arithmetic: Mapping[str, str]) -> Machine:
+        """The machine whose `arithmetic` this is."""
+        compiled = arithmetic.get("compiled") == "yes"
+        return cls(device, arithmetic["precision"], arithmetic["convolution"], compiled)
 
     @property
     def name(self) -> str:
@@ -106,9 +113,12 @@ def keep_memory() -> None:
 
 
 def set_up(threads: int) -> None:
-    """Memory and threads of this process, before anything is computed in it; 0 leaves torch's own count."""
+    """Memory and threads of this process, before anything is computed in it.
+
+    0 leaves torch's own count, and gives processes that torchrun started beside each other equal parts of the CPU.
+    """
     keep_memory()
-    if threads:
+    if threads := threads or threads_each():
         torch.set_num_threads(threads)
 
 
@@ -233,13 +243,14 @@ class RowDraws:
 
 def progress(items: Iterable[_T], label: str, total: int | None = None) -> Iterator[_T]:
     """A bar on standard error; nothing when output goes to a file, or in a process that works for another."""
-    hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None or not launched().first
     yield from tqdm(items, desc=label, total=total, file=sys.stderr, disable=hidden, leave=False, mininterval=0.2)
 
 
 def note(message: str) -> None:
-    """Progress in words, on standard error."""
-    tqdm.write(message, file=sys.stderr)
+    """Progress in words, on standard error; of several processes, the first one speaks for all."""
+    if launched().first:
+        tqdm.write(message, file=sys.stderr)
 
 
 def software(machine: Machine) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from featuregen.attacks import pgd
 from featuregen.config import Training
 from featuregen.errors import UserError
 from featuregen.models import Classifier, Lean
+from featuregen.ranks import ALONE, Ranks
+from featuregen.rows import Pictures
 from featuregen.runtime import RowRandom
 
 
@@ -34,17 +38,26 @@ class Choice:
     """The weights of the epoch with the smallest error on images that training never sees."""
 
     def __init__(
-        self, model: Classifier, lean: Lean | None, images: Tensor, labels: Tensor, recipe: Training, seed: int
+        self,
+        model: Classifier,
+        lean: Lean | None,
+        images: Pictures,
+        labels: Tensor,
+        recipe: Training,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.others, held = hold_out(labels, recipe.held_out, seed)
         self._model, self._lean, self._recipe = model, lean, recipe
         self._images, self._labels = images[held.to(images.device)], labels[held.to(images.device)]
         self._random = RowRandom(seed, "held out attack")
+        self._ranks = ranks
         self._best, self._error, self._weights = 0, math.inf, dict[str, Tensor]()
 
     def look(self, epoch: int) -> float:
         """The error now; the weights are put aside if it is the smallest so far."""
-        error = 1 - self._standing() / len(self._labels)
+        # One process decides, or rounding could have some of them stop.
+        error = 1 - int(self._ranks.told(self._standing())) / len(self._labels)
         if error < self._error:
             self._best, self._error = epoch, error
             self._weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
@@ -68,6 +81,14 @@ class Choice:
 
     def is_over(self, epoch: int) -> bool:
         return 0 < self._recipe.patience <= epoch - self._best
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What has been seen so far, for `restore` after a stop."""
+        return {"best": self._best, "error": self._error}, self._weights
+
+    def restore(self, seen: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        self._best, self._error = seen["best"], seen["error"]
+        self._weights = {name: tensor.to(self._images.device) for name, tensor in weights.items()}
 
     def settle(self) -> int:
         """Give the model its best weights back; the epoch they are from, counted from 1."""

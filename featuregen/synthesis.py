@@ -58,6 +58,9 @@ class Plan:
     labels: NDArray[np.int64]
     start_index: NDArray[np.int64]
 
+    def part(self, rows: slice) -> Plan:
+        return Plan(self.index[rows], self.source_labels[rows], self.labels[rows], self.start_index[rows])
+
 
 def make_plan(kind: str, labels: NDArray[np.int64], index: NDArray[np.int64], classes: int, seed: int) -> Plan:
     rule = RULES[kind]

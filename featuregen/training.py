@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,12 @@ from featuregen.attacks import pgd
 from featuregen.augment import augment
 from featuregen.config import Training, check_training
 from featuregen.errors import UserError
+from featuregen.halfway import Halfway
+from featuregen.learners import average_learnt, check_shares, own_seed, own_starts, reseed, shared_statistics
 from featuregen.models import Classifier, Lean
 from featuregen.models.crowd import Crowd, crowds
+from featuregen.ranks import ALONE, Ranks
+from featuregen.rows import Pictures
 from featuregen.runtime import Machine, RowRandom, autocast, progress, seeded
 from featuregen.stopping import Choice
 
@@ -49,38 +54,55 @@ class TrainingLog:
 
 def train(
     model: Classifier,
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     recipe: Training,
     *,
     seed: int,
     machine: Machine | None = None,
     title: str = "training",
+    halfway: Halfway | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingLog:
-    """Train in place on images (NCHW in [0, 1]) that already live on the device; ends in eval mode."""
-    return train_together([model], images, labels, recipe, seeds=[seed], machine=machine, title=title)[0]
+    """Train in place on images (NCHW in [0, 1]) of the device, or fetched to it; ends in eval mode.
+
+    Of several processes, each learns from its part of every batch, and all end with the same weights.
+    """
+    (log,) = train_together(
+        [model], images, labels, recipe, seeds=[seed], machine=machine, title=title, halfway=halfway, ranks=ranks
+    )
+    return log
 
 
 def train_together(
     models: Sequence[Classifier],
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     recipe: Training,
     *,
     seeds: Sequence[int],
     machine: Machine | None = None,
     title: str = "training",
+    halfway: Halfway | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[TrainingLog]:
-    """Train several models on the same images, each in its own order: side by side if small, else in turn."""
+    """Train several models on the same images, each in its own order: side by side if small, else in turn.
+
+    With `halfway`, for one model or several side by side, a training that was stopped goes on where it was.
+    """
     device = images.device
     check_training(recipe, "the recipe")
-    if len(models) > 1 and not learn_together(models[0].architecture, recipe):
+    if len(models) > 1 and (ranks.count > 1 or not learn_together(models[0].architecture, recipe)):
+        if halfway:
+            raise ValueError("Models that are trained in turn need a Halfway each; train them one by one.")
+        same: dict[str, Any] = {"machine": machine, "title": title, "ranks": ranks}
         pairs = zip(models, seeds, strict=True)
-        return [train(model, images, labels, recipe, seed=seed, machine=machine, title=title) for model, seed in pairs]
+        return [train(model, images, labels, recipe, seed=seed, **same) for model, seed in pairs]
     network = Crowd(models) if len(models) > 1 else models[0]
+    ranks.align(network.state_dict().values())
     # Dropout draws from the global generator.
-    with seeded(seeds[0], device):
-        logs = _train(models, network, images, labels, recipe, seeds, machine or Machine(device), title)
+    with seeded(own_seed(seeds[0], ranks), device):
+        logs = _train(models, network, images, labels, recipe, seeds, machine or Machine(device), title, halfway, ranks)
     if isinstance(network, Crowd):
         network.disperse()
     for model in models:
@@ -100,35 +122,47 @@ def learn_together(architecture: str, recipe: Training) -> bool:
 def _train(
     models: Sequence[Classifier],
     network: nn.Module,
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     recipe: Training,
     seeds: Sequence[int],
     machine: Machine,
     title: str,
+    halfway: Halfway | None,
+    ranks: Ranks,
 ) -> list[TrainingLog]:
     device, started = images.device, time.perf_counter()
     optimizer = _optimizer(network, recipe)
     network.to(memory_format=torch.channels_last)
     lean = Lean(network, machine) if recipe.attack and isinstance(network, Classifier) else None
-    choice = None if recipe.early_stop == "none" else Choice(models[0], lean, images, labels, recipe, seeds[0])
+    choice = None if recipe.early_stop == "none" else Choice(models[0], lean, images, labels, recipe, seeds[0], ranks)
     pool = choice.others if choice else torch.arange(len(images))
     batch_size = min(recipe.batch_size, len(pool))
     batches = len(pool) // batch_size
+    check_shares(batch_size, ranks, title)
+    learner = shared_statistics(network, ranks)
     log: list[list[Epoch]] = [[] for _ in models]
-    for epoch in progress(range(recipe.epochs), title, recipe.epochs):
+    spent = 0.0
+    if halfway and (found := halfway.resume(network, optimizer, device)):
+        log, spent = _taken_up(*found, choice)
+    for epoch in progress(range(len(log[0]), recipe.epochs), title, recipe.epochs - len(log[0])):
         orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(pool))) for seed in seeds]
         rows = pool[torch.stack(orders)].to(device)
         draws = [RowRandom(seed, "augment").torch_generator(epoch, device) for seed in seeds]
+        reseed(seeds[0], epoch, ranks, device)
+        wander = draws[0] if ranks.count == 1 else own_starts(seeds[0], ranks).torch_generator(epoch, device)
         losses, hits = torch.zeros(len(models), device=device), torch.zeros(len(models), device=device)
         for step in range(batches):
             _set_rate(optimizer, recipe, (epoch * batches + step) / (recipe.epochs * batches))
             picked = rows[:, step * batch_size : (step + 1) * batch_size]
             x = torch.cat([augment(images[own], recipe.augment, draw) for own, draw in zip(picked, draws, strict=True)])
-            x, y = _faced(network, lean, x, labels[picked.flatten()], recipe, draws[0], machine, len(models))
-            loss, hit = _learn(network, optimizer, x, y, recipe, len(models), machine)
+            part = ranks.part(len(x))
+            x, y = x[part], labels[picked.flatten()[part]]
+            x, y = _faced(network, lean, x, y, recipe, wander, machine, len(models))
+            loss, hit = _learn(learner, optimizer, x, y, recipe, len(models), machine, ranks)
             losses += loss
             hits += hit
+        ranks.average([losses, hits])
         error = choice.look(epoch) if choice else None
         for number, (loss_sum, hit_sum) in enumerate(zip(losses.tolist(), hits.tolist(), strict=True)):
             log[number].append(Epoch(loss_sum / batches, hit_sum / batches, error))
@@ -138,12 +172,37 @@ def _train(
                 )
         if choice and choice.is_over(epoch):
             break
+        if halfway and ranks.first and epoch + 1 < recipe.epochs:
+            told = {"epochs": log, "seconds": spent + time.perf_counter() - started}
+            _put_down(halfway, network, optimizer, device, told, choice)
     kept = choice.settle() if choice else recipe.epochs
     ended = "all epochs are run"
     if len(log[0]) < recipe.epochs:
         ended = f"no smaller error in {recipe.patience} epoch{'s' * (recipe.patience > 1)}"
-    seconds = (time.perf_counter() - started) / len(models)
+    seconds = (spent + time.perf_counter() - started) / len(models)
     return [TrainingLog(tuple(epochs), seconds, kept, ended) for epochs in log]
+
+
+def _put_down(
+    halfway: Halfway,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    told: dict[str, Any],
+    choice: Choice | None,
+) -> None:
+    seen, weights = choice.state() if choice else ({}, {})
+    epochs = [[asdict(epoch) for epoch in own] for own in told["epochs"]]
+    halfway.save(network, optimizer, device, told | {"epochs": epochs, "choice": seen}, weights)
+
+
+def _taken_up(
+    told: dict[str, Any], weights: dict[str, Tensor], choice: Choice | None
+) -> tuple[list[list[Epoch]], float]:
+    """The epochs and the seconds that lie behind."""
+    if choice:
+        choice.restore(told["choice"], weights)
+    return [[Epoch(**epoch) for epoch in own] for own in told["epochs"]], told["seconds"]
 
 
 def _faced(
@@ -181,8 +240,9 @@ def _learn(
     recipe: Training,
     count: int,
     machine: Machine,
+    ranks: Ranks,
 ) -> tuple[Tensor, Tensor]:
-    """One step; each model's loss and accuracy on its batch."""
+    """One step; each model's loss and accuracy on its batch, or on this process's part of it."""
     network.train()
     with autocast(x.device, machine.precision):
         logits = network(x)
@@ -191,6 +251,7 @@ def _learn(
     optimizer.zero_grad(set_to_none=True)
     # A sum over models of means over their batches: no model's gradient knows of the others.
     torch.autograd.backward(loss.sum())
+    average_learnt(network, ranks)
     optimizer.step()
     return loss.detach(), _means((logits.detach().argmax(1) == y).float(), count, recipe.alpha)
 

@@ -6,19 +6,14 @@ A point is three of the 359 images. Where chance has a part, success is the mean
 from __future__ import annotations
 
 import statistics
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from attack_pairs import Effort, Pair, Peer, Result, in_batches, judged, pairs, seed_peers
 from attack_peers import Run
 from attack_race import weaker
+from torch import Tensor
 
 from featuregen.attacks import pgd
 from featuregen.attacks.auto import checkpoints

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pytest
-import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import peers
+import pytest
 import racing
 import scoreboard
 import side_by_side
 import subjects
+import torch
 from contenders import OURS, Contender, Featuregen, Row, rows
+from torch import Tensor
 
 from featuregen.config import Model
 from featuregen.models import Classifier, build_model, save_model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import dataset, done, refused, tiny
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from robustness_package import borrowed, trained
+from torch import Tensor
 
 from featuregen.config import Data, Evaluation, Model
 from featuregen.errors import UserError

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "make-robust-dataset",
     "make-dataset",
+    "merge",
     "train",
     "evaluate",
     "reproduce",
@@ -27,6 +28,7 @@ COMMANDS = (
     "info",
     "preview",
     "verify",
+    "share",
 )
 
 

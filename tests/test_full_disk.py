@@ -22,6 +22,7 @@ from processes import Command
         ("export {det} --format npz --out {out}/it.npz", 1_000),
         ("export {det} --format imagefolder --out {out}/images", 400),
         ("export {det} --format parquet --out {out}/it.parquet", 1_000),
+        ("share {det} --out {out}/it", 20_000),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_broken(tmp_path: Path, words: str, limit: int) -> None:

@@ -20,6 +20,8 @@ ROOMS = (
     "whole",
     "columns",
     "config",
+    "rows",
+    "ranks",
     "runtime",
     "native",
     "images",
@@ -28,7 +30,9 @@ ROOMS = (
     "optimize",
     "attacks",
     "augment",
+    "learners",
     "stopping",
+    "halfway",
     "training",
     "synthesis",
     "store",
@@ -37,6 +41,7 @@ ROOMS = (
     "masking",
     "report",
     "interop",
+    "sharing",
     "pipeline",
     "cli",
 )
@@ -54,6 +59,7 @@ UNKNOWN = {
     "flips": {"images", "training", "synthesis", "store"},
     "masking": {"images", "training", "synthesis", "store", "flips"},
     "report": {"models", "training", "synthesis", "evaluation", "flips", "masking", "store"},
+    "sharing": {"images", "models", "engine", "optimize", "attacks", "augment", "stopping", "training"},
 }
 # Entrances, which belong to no room.
 DOORS = ("__init__", "__main__")
@@ -140,6 +146,7 @@ def test_training_does_not_know_the_insides_of_attacks(file: str) -> None:
         ("masking", {"h5py", "typer", "matplotlib"}),
         ("store", {"typer", "matplotlib"}),
         ("report", {"torch", "h5py", "typer"}),
+        ("sharing", {"torch", "h5py", "typer", "matplotlib"}),
         ("pipeline", {"typer"}),
     ],
 )

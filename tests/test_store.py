@@ -36,7 +36,7 @@ from featuregen.store import (
     read_info,
 )
 from featuregen.store.format import column_dtype
-from featuregen.store.journal import partial_path
+from featuregen.whole import partial_path
 
 # What they hold -----------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from featuregen.store import (
     Writer,
     read_info,
 )
-from featuregen.store.journal import partial_path
+from featuregen.whole import partial_path
 
 
 def test_complete_file_is_kept(tmp_path: Path) -> None:

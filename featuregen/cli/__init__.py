@@ -10,11 +10,13 @@ import typer
 
 from featuregen.cli.attacking import attack, attacks
 from featuregen.cli.comparing import transfer
-from featuregen.cli.exchange import export_file, import_released
+from featuregen.cli.exchange import export_file, import_released, share
 from featuregen.cli.flipping import flips
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
-from featuregen.cli.mistakes import OneLineErrors, guarded
+from featuregen.cli.merging import merge
+from featuregen.cli.mistakes import OneLineErrors, guarded, heed_termination
 from featuregen.cli.reading import evaluate, info, models, preview, verify
+from featuregen.cli.repeating import diff, remake
 from featuregen.cli.training import train
 
 app = typer.Typer(
@@ -36,8 +38,8 @@ Start here:
 )
 
 COMMANDS = (
-    make_robust_dataset, make_dataset, train, evaluate, reproduce, transfer, attack, attacks, flips, info, preview,
-    verify, models,
+    make_robust_dataset, make_dataset, merge, train, evaluate, reproduce, transfer, attack, attacks, flips, info,
+    preview, verify, remake, diff, share, models,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(guarded(command))
@@ -51,6 +53,7 @@ def main() -> int:
             # A terminal without × or ─ gets a question mark instead of a traceback.
             stream.reconfigure(errors="replace")
     _wait_briefly()
+    heed_termination()
     app()
     return 0
 

@@ -60,7 +60,7 @@ def attack(
     ] = None,
     config: ConfigOption = None,
     data: Annotated[
-        str | None, typer.Option(help="An image set, a Keras-style .npz, or a dataset (.h5). Default: the model's own.")
+        str | None, typer.Option(help="An image set by name or path, or a dataset (.h5). Default: the model's own.")
     ] = None,
     part: Annotated[PartName | None, typer.Option(help="Which images of an image set. Default: test.")] = None,
     rows: Annotated[
@@ -94,12 +94,13 @@ def attack(
     _check_choice(sanity, alone, out)
     from featuregen.attacks import settings_for
     from featuregen.config import load_config, with_overrides
+    from featuregen.images import holds_arrays
     from featuregen.masking import settings_of_sanity
     from featuregen.pipeline import Attempt, Workshop, recorded_config, victims_in, victims_of
 
     options = _options(set_ or []) | given({"norm": norm and norm.value, "eps": eps})
     settings_for(name, options) if name else settings_of_sanity(options)
-    file = Path(data) if data and data.endswith(".h5") else None
+    file = Path(data) if data and data.endswith(".h5") and not holds_arrays(Path(data)) else None
     if file and part:
         raise UserError(f"--part {part} is for an image set; {file} is a dataset, and all of it is attacked.")
     values = common(None, seed, device, precision) | ({} if file else {"data.name": data})

@@ -12,6 +12,7 @@ import typer
 from featuregen.cli.options import (
     OUT,
     ConfigOption,
+    DataOption,
     DtypeName,
     ForceOption,
     KindName,
@@ -100,6 +101,34 @@ def export_file(
     featuregen export robust.safetensors --format robustness --out robust.pt
     """
     print(_EXPORTERS[format_](file, format_.value, out, force))
+
+
+def share(
+    file: Annotated[Path, typer.Argument(help="A dataset (.h5).")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write. Default: beside FILE, as NAME-share.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="The source model. Default: looked for by its digest in models/ beside FILE.")
+    ] = None,
+    without_source: Annotated[
+        bool, typer.Option("--without-source", help="Leave the source model out, and have the card say so.")
+    ] = False,
+    data: DataOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write a folder ready to send, or to upload to the Hugging Face hub.
+
+    The dataset is verified first; exit code 1 if a check fails. Beside it lie its source model, a dataset card, a
+    preview, Croissant metadata and checksums.
+
+        featuregen share datasets_out/digits-det.h5
+
+        featuregen share det.h5 --source standard.safetensors --out to-send
+
+        featuregen share mine.h5 --data mine.npz --without-source
+    """
+    from featuregen.pipeline import share_file
+
+    print(share_file(file, out, data=data, source=source, with_source=not without_source, force=force))
 
 
 def _export_dataset(file: Path, name: str, out: Path | None, force: bool) -> Path:

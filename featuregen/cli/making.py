@@ -28,6 +28,7 @@ from featuregen.cli.options import (
     RowsOption,
     SeedOption,
     SetOption,
+    ShardOption,
     SourceOption,
     StartName,
     StartOption,
@@ -56,6 +57,7 @@ def make_robust_dataset(
     precision: PrecisionOption = None,
     rows: RowsOption = None,
     dtype: DtypeOption = None,
+    shard: ShardOption = None,
     force: ForceOption = False,
     set_: SetOption = None,
 ) -> None:
@@ -68,11 +70,13 @@ def make_robust_dataset(
         featuregen make-robust-dataset --start noise --recipe paper --out out/noise.h5
 
         featuregen make-robust-dataset --data mine.npz --model resnet9 --rows 1000
+
+        featuregen make-robust-dataset --config cifar10-fast --shard 2/7
     """
     kind = "robust-noise" if start == StartName.noise else "robust"
     values = common(model, seed, device, precision)
     recipe = {"steps": steps, "step_size": step_size, "rows": rows, "dtype": dtype and dtype.value}
-    _make(kind, config, data, source, out, force, set_, values, named, recipe)
+    _make(kind, config, data, source, out, shard, force, set_, values, named, recipe)
 
 
 def make_dataset(
@@ -93,6 +97,7 @@ def make_dataset(
     precision: PrecisionOption = None,
     rows: RowsOption = None,
     dtype: DtypeOption = None,
+    shard: ShardOption = None,
     force: ForceOption = False,
     set_: SetOption = None,
 ) -> None:
@@ -103,6 +108,10 @@ def make_dataset(
     featuregen make-dataset rand --eps 1.0 --norm l2 --steps 100
 
     featuregen make-dataset nonrobust --start noise --seed 3 --out out/dnr.h5
+
+    featuregen make-dataset det --config cifar10-fast --shard 2/7
+
+    torchrun --nproc-per-node 4 -m featuregen make-dataset det
     """
     name = _with_start(kind.value, start)
     values = common(model, seed, device, precision)
@@ -110,7 +119,7 @@ def make_dataset(
         "steps": steps, "step_size": step_size, "eps": eps, "norm": norm and norm.value, "rows": rows,
         "dtype": dtype and dtype.value,
     }  # fmt: skip
-    _make(name, config, data, source, out, force, set_, values, named, recipe)
+    _make(name, config, data, source, out, shard, force, set_, values, named, recipe)
 
 
 def reproduce(
@@ -180,6 +189,7 @@ def _make(
     data: str | None,
     source: Path | None,
     out: Path | None,
+    shard: str | None,
     force: bool,
     overrides: list[str] | None,
     values: dict[str, Any],
@@ -191,15 +201,32 @@ def _make(
         raise UserError(f"--model names what to train and {source} is trained already; leave one of the two out.")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = settings_of(config, data, overrides, values, named, [kind])
-    from featuregen.pipeline import Workshop, dataset_path, draw_preview
+    from featuregen.pipeline import draw_preview, make_together, parse_shard
+    from featuregen.ranks import launched, together
 
-    folder = out.parent if out else OUT
+    if shard and launched().count > 1:
+        raise UserError(f"torchrun gives each of its processes a shard; leave out --shard {shard}, or torchrun.")
+    part, place = parse_shard(shard) if shard else None, (out.parent if out else OUT, kind, out, source, force)
+    with together(settings.runtime.device) as ranks:
+        made = make_together(ranks, settings, *place) if ranks.count > 1 else _make_alone(settings, *place, part)
+    if made is None:
+        return
+    shop, info = made
+    # A part is nothing to look at yet.
+    picture = [] if part else [draw_preview(shop, info.path, info.path.with_suffix(".png"))]
+    print(describe(info))
+    print(*(info.path, *picture), sep="\n")
+
+
+def _make_alone(
+    settings: Any, folder: Path, kind: str, out: Path | None, source: Path | None, force: bool, part: Any
+) -> tuple[Any, Any]:
+    from featuregen.pipeline import Workshop, dataset_path, make_shard
+
     shop = Workshop(settings, folder)
     path = out or dataset_path(folder, shop.base.name, kind)
-    info = shop.make(kind, path, source=shop.load_source(source) if source else None, force=force)
-    picture = draw_preview(shop, path, path.with_suffix(".png"))
-    print(describe(info))
-    print(f"{path}\n{picture}")
+    given = shop.load_source(source) if source else None
+    return shop, make_shard(shop, kind, path, part, given, force) if part else shop.make(kind, path, given, force)
 
 
 def _with_start(kind: str, start: StartName | None) -> str:

@@ -1,13 +1,16 @@
 """What a command says when it cannot do what was asked: one line on standard error, and an exit code.
 
-Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted, 143 asked to end (SIGTERM).
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -17,6 +20,14 @@ from typer.core import TyperGroup
 from featuregen.errors import CheckFailed, UserError
 
 _P = ParamSpec("_P")
+# Long enough for torchrun to end this process if the first one has failed, too.
+_PAUSE = 10.0
+# Others would have several processes do the same work and write the same files.
+_SHARED = ("make_dataset", "make_robust_dataset", "train")
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked this process to end."""
 
 
 class OneLineErrors(TyperGroup):
@@ -40,6 +51,7 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
+            _check_alone(command.__name__)
             command(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             code = _explained(error)
@@ -53,9 +65,12 @@ def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
 
 def _explained(error: BaseException) -> int | None:
     """Say what happened and give the exit code; None for what is no user's doing."""
-    if _interrupted(error):
-        print("stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+    if stopped := _interruption(error):
+        if process_number() == 0:
+            print(
+                "stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr
+            )
+        return 143 if isinstance(stopped, Terminated) else 130
     if isinstance(error, UserError):
         _tell(str(error))
         return 2
@@ -70,15 +85,42 @@ def _explained(error: BaseException) -> int | None:
     return None
 
 
-def _interrupted(error: BaseException | None) -> bool:
+def heed_termination() -> None:
+    """Batch systems send SIGTERM some time before they kill: time enough to end as on Ctrl-C."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     """Ctrl-C, also where a library's cleaning up failed because of it and raised something else."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    return error is not None
+    return error if isinstance(error, KeyboardInterrupt) else None
+
+
+def process_number() -> int:
+    """Which one of the processes this is that torchrun has started together; 0 also for the only one."""
+    number = os.environ.get("RANK", "")
+    return int(number) if number.isdigit() and "LOCAL_RANK" in os.environ else 0
+
+
+def _check_alone(name: str) -> None:
+    together = "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if together and name not in _SHARED:
+        names = ", ".join(each.replace("_", "-") for each in _SHARED)
+        raise UserError(f"{name.replace('_', '-')} is one process's work; torchrun is for {names}.")
 
 
 def _tell(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """What all processes of torchrun find wrong is told by the first; what one alone does, with its number."""
+    number = process_number()
+    if number:
+        time.sleep(_PAUSE)
+    who = f"process {number}: " if number else ""
+    print(f"{who}error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _sentence(message: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from featuregen.cli.mistakes import process_number
 from featuregen.errors import UserError
 
 OUT = Path("datasets_out")
@@ -57,7 +58,10 @@ ConfigOption = Annotated[
     ),
 ]
 DataOption = Annotated[
-    str | None, typer.Option(help="digits, cifar10, mnist, fashion-mnist, or the path of a Keras-style .npz.")
+    str | None,
+    typer.Option(
+        help="digits, cifar10, mnist, fashion-mnist, or a path: a Keras-style .npz or .h5, a folder of pictures."
+    ),
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Architecture; `featuregen models` lists them.")]
 SourceOption = Annotated[Path | None, typer.Option(help="A saved model to use instead of training one.")]
@@ -76,6 +80,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:
 PrecisionOption = Annotated[PrecisionName | None, typer.Option(help="Arithmetic of the network.")]
 RowsOption = Annotated[int | None, typer.Option(help="A class-balanced sample of this many rows; 0 means all.")]
 DtypeOption = Annotated[DtypeName | None, typer.Option(help="How pixels are stored.")]
+ShardOption = Annotated[
+    str | None, typer.Option(help="Make part i of n, such as 2/7; `featuregen merge` puts the parts together.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output made with other settings.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value; may be repeated.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -104,7 +111,8 @@ def settings_of(
         stem = Path(data).stem.replace("_", "-")
         fitting = [each for each in config_names() if each == stem or each.startswith(f"{stem}-")]
         hint = f"give --config, such as {' or '.join(fitting)}" if fitting else "give --config"
-        print(f"note: no config is named '{data}', so the recipes are those of '{name}'; {hint}", file=sys.stderr)
+        if process_number() == 0:
+            print(f"note: no config is named '{data}', so the recipes are those of '{name}'; {hint}", file=sys.stderr)
         # Other images want other nets, and what suits the smallest would have a large one wait for a single core.
         values = {
             "runtime.threads": 0,

@@ -193,10 +193,13 @@ def describe(found: Any) -> str:
         made += f"seed {found.recipe.get('seed')}"
     weights = f"{source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}"
     success = f"{found.success_rate:.1%} of rows are seen by the source as the label they carry"
+    shard, part = found.recipe.get("shard"), ""
+    if isinstance(shard, dict):
+        part = f" (shard {shard.get('number')} of {shard.get('of')}, {shard.get('rows')} rows in all)"
     channels, height, width = found.image_shape
     return "\n".join([
         f"{found.kind}: {known.get(found.kind, 'unknown kind')}",
-        f"  rows     {found.rows} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
+        f"  rows     {found.rows}{part} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",
         f"  made     {made}",
         f"  source   {weights if source else 'not recorded'}",

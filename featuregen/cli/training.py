@@ -100,6 +100,8 @@ def train(
     featuregen train --loss mixed --alpha 0.5 --early-stop adversarial
 
     featuregen train --on datasets_out/digits-robust.h5 --out out/dr.safetensors
+
+    torchrun --nproc-per-node 2 -m featuregen train --robust
     """
     check_ending(out, ".safetensors", "a saved model")
     attack: dict[str, Any] = {"norm": norm and norm.value, "eps": eps, "steps": steps, "step_size": step_size}
@@ -126,16 +128,24 @@ def train(
     values |= {f"sources.robust.attack.{key}": value for key, value in attack.items()}
     values |= {f"sources.{which}.{key}": value for key, value in recipe.items()}
     settings = settings_of(config, data, set_, values, named, kinds=[], trains=True)
-    from featuregen.pipeline import Workshop, copy_model
+    _train_source(which, settings, out, force, stopping)
+
+
+def _train_source(which: str, settings: Any, out: Path | None, force: bool, stopping: dict[str, Any]) -> None:
+    from featuregen.pipeline import Workshop
+    from featuregen.ranks import together
 
     chosen = getattr(settings.sources, which)
     _check_stopping(chosen.early_stop, stopping)
-    shop = Workshop(settings, out.parent if out else OUT)
-    if out and not force:
-        shop.refuse_another_model(out, shop.train_set, chosen, settings.seed)
-    trained = shop.source(which)
     row = "mixed" if which == "robust" and chosen.alpha else which
-    _tell(f"{shop.base.name}, {row}", trained, copy_model(trained.path, out, force) if out else trained.path)
+    with together(settings.runtime.device) as ranks:
+        with ranks.in_turn():
+            shop = Workshop(settings, out.parent if out else OUT, ranks=ranks)
+        if out and not force:
+            shop.refuse_another_model(out, shop.train_set, chosen, settings.seed)
+        trained = shop.source(which)
+    if ranks.first:
+        _tell(f"{shop.base.name}, {row}", trained, out, force)
 
 
 def _which(robust: bool | None, loss: LossName | None, asked: list[str]) -> str:
@@ -179,22 +189,26 @@ def _train_on(
 ) -> None:
     check_ending(path, ".h5", "a dataset", "--on")
     from featuregen.config import load_config
-    from featuregen.pipeline import copy_model, fresh_shop
+    from featuregen.pipeline import fresh_shop
+    from featuregen.ranks import together
 
     chosen, folder = load_config(config) if config else None, out.parent if out else OUT
-    shop, data, training, seed = fresh_shop(
-        path, chosen, values=given(values), overrides=overrides or (), recipe=given(recipe), out=folder
-    )
-    _check_stopping(training.early_stop, stopping)
-    if out and not force:
-        shop.refuse_another_model(out, data, training, seed)
-    (trained,) = shop.fresh(data, training, 1, data.name)
-    _tell(data.name, trained, copy_model(trained.path, out, force) if out else trained.path)
+    options: dict[str, Any] = {"values": given(values), "overrides": overrides or (), "recipe": given(recipe)}
+    with together(values["runtime.device"]) as ranks:
+        with ranks.in_turn():
+            shop, data, training, seed = fresh_shop(path, chosen, **options, out=folder, ranks=ranks)
+        _check_stopping(training.early_stop, stopping)
+        if out and not force:
+            shop.refuse_another_model(out, data, training, seed)
+        (trained,) = shop.fresh(data, training, 1, data.name)
+    if ranks.first:
+        _tell(data.name, trained, out, force)
 
 
-def _tell(title: str, trained: Any, path: Path) -> None:
-    from featuregen.pipeline import run_of
+def _tell(title: str, trained: Any, out: Path | None, force: bool) -> None:
+    from featuregen.pipeline import copy_model, run_of
     from featuregen.report import evaluation_table
 
+    path = copy_model(trained.path, out, force) if out else trained.path
     print(evaluation_table([{"title": title, "runs": [run_of(trained)]}]))
     print(path)

@@ -31,7 +31,7 @@ def _limits(default: Any = dataclasses.MISSING, *, later: bool = False, **limits
 
 @dataclass(frozen=True)
 class Data:
-    """Which images. `name` is a known set or the path of a Keras-style `.npz`."""
+    """Which images. `name` is a known set, or the path of a Keras-style `.npz` or HDF5 file or a folder of pictures."""
 
     name: str = "digits"
     folder: str = "data"
@@ -57,6 +57,7 @@ class Runtime:
 
     `precision` and `convolution` are measured where they are auto; the convolution concerns fixed models on CPUs.
     `compile` has torch.compile fuse fixed models, which takes minutes before the first step.
+    A training saves what it needs to go on after a stop once in `save_every` seconds, at the end of an epoch.
     """
 
     device: str = "auto"
@@ -65,6 +66,7 @@ class Runtime:
     compile: bool = False
     threads: int = _limits(0, low=0, high=1024)
     jobs: int = _limits(1, low=1, high=64)
+    save_every: float = _limits(60.0, low=0)
 
 
 @dataclass(frozen=True)

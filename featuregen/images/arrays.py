@@ -71,7 +71,14 @@ def checked(arrays: Mapping[str, NDArray[Any]], where: Path) -> tuple[Split, Spl
             raise UserError(
                 f"{where}: shapes are x_{part} {pixels.shape}, y_{part} {labels.shape}; give a label per image."
             )
-    train_labels, test_labels = (_labels(arrays[name], f"{where}: {name}") for name in ("y_train", "y_test"))
+    train_labels, test_labels = (labels_of(arrays[name], f"{where}: {name}") for name in ("y_train", "y_test"))
+    numbered(train_labels, test_labels, where)
+    train_images, test_images = _pixels(arrays["x_train"], arrays["x_test"], where)
+    return Split(train_images, train_labels), Split(test_images, test_labels)
+
+
+def numbered(train_labels: NDArray[np.int64], test_labels: NDArray[np.int64], where: Path) -> None:
+    """Refuse classes that are not numbered from 0 without a gap, or that cannot be learnt."""
     present = np.unique(train_labels)
     if len(present) < 2:
         raise UserError(f"{where}: y_train holds the single class {present[0]}; two are needed at least.")
@@ -80,11 +87,9 @@ def checked(arrays: Mapping[str, NDArray[Any]], where: Path) -> tuple[Split, Spl
         raise UserError(f"{where}: y_train goes up to {present[-1]} and has no {absent}; number the classes from 0.")
     if test_labels.max() > present[-1]:
         raise UserError(f"{where}: y_test holds label {test_labels.max()}; the training set ends at {present[-1]}.")
-    train_images, test_images = _pixels(arrays["x_train"], arrays["x_test"], where)
-    return Split(train_images, train_labels), Split(test_images, test_labels)
 
 
-def _labels(array: NDArray[Any], where: str) -> NDArray[np.int64]:
+def labels_of(array: NDArray[Any], where: str) -> NDArray[np.int64]:
     if array.dtype.kind not in "iu":
         raise UserError(f"{where} is {array.dtype}; give integer labels.")
     if array.shape[1:] not in ((), (1,)):

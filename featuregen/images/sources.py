@@ -14,6 +14,7 @@ from featuregen.config import closest
 from featuregen.errors import UserError
 from featuregen.images.arrays import ARRAYS, WANTED, checked, read_npz, words
 from featuregen.images.split import Base, Size, Split, class_ranks
+from featuregen.images.stored import read_folder, read_hdf5
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,18 @@ def load_images(data: config.Data) -> Base:
         return _official(data.name, Path(data.folder).expanduser())
     path = Path(data.name).expanduser()
     if path.suffix.lower() == ".npz":
-        return _from_npz(path)
+        return _named(path, *checked(read_npz(path), path), "not stated in the .npz file")
+    if data.name and path.is_dir():
+        train, test, classes = read_folder(path)
+        return Base(path.name, train, test, classes, "not stated in the folder", "")
+    if path.suffix.lower() in (".h5", ".hdf5") and path.exists():
+        return _named(path, *read_hdf5(path), "not stated in the HDF5 file")
     if path.exists():
-        raise UserError(f"{path} is no .npz file: give one with {WANTED}, or one of {', '.join(KNOWN)}.")
+        raise UserError(
+            f"{path} is no .npz file, no .h5 file and no folder: give one with {WANTED}, or one of {', '.join(KNOWN)}."
+        )
     hint = closest(data.name.lower(), KNOWN)
-    raise UserError(f"No image set '{data.name}': give a known name or a .npz file; {hint}")
+    raise UserError(f"No image set '{data.name}': give a known name, a .npz or HDF5 file, or a folder; {hint}")
 
 
 def size_of(data: config.Data) -> Size:
@@ -128,11 +136,11 @@ def _official(name: str, folder: Path) -> Base:
     return Base(name, *splits, known.classes, known.licence, known.citation)
 
 
-def _from_npz(path: Path) -> Base:
-    train, test = checked(read_npz(path), path)
+def _named(path: Path, train: Split, test: Split, licence: str) -> Base:
+    """A known set is known by its file's name, too."""
     count = int(train.labels.max()) + 1
     name = path.stem.replace("_", "-")
     known = KNOWN.get(name)
     if known is None or not known.loader or count != len(known.classes):
         name, known = path.stem, _Known(tuple(map(str, range(count))), "", "")
-    return Base(name, train, test, known.classes, "not stated in the .npz file", known.citation)
+    return Base(name, train, test, known.classes, licence, known.citation)

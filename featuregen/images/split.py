@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 from featuregen.errors import UserError
+from featuregen.rows import Fetched, Pictures
 from featuregen.runtime import RowRandom
 
 PARTS = ("train", "test")
-Rows = NDArray[np.int64] | slice | None
+Rows = NDArray[np.int64] | slice
+_ALL = slice(None)
+_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels, as stored: uint8 (N,H,W,C) and int64 (N,)."""
+    """Images and their labels, as stored: uint8 (N,H,W,C) and int64 (N,).
+
+    In place of an array, images may be what is indexed by rows like one (images/stored.py) and stays on disk.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -32,19 +39,28 @@ class Split:
     def sha256(self) -> str:
         """Over shape, uint8 NHWC images and int64 labels, little-endian."""
         digest = hashlib.sha256(np.array(self.images.shape, dtype="<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.images).data)
+        step = max(1, _BLOCK_BYTES // math.prod(self.images.shape[1:]))
+        for first in range(0, len(self), step):
+            digest.update(np.ascontiguousarray(self.images[first : first + step]).data)
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
 
-    def tensor(self, device: torch.device, rows: Rows = None) -> torch.Tensor:
+    def on(self, device: torch.device) -> Pictures:
+        """All images: there, where they are in memory, else fetched when they are asked for."""
+        if isinstance(self.images, np.ndarray):
+            return self.tensor(device)
+        count, height, width, channels = self.images.shape
+        return Fetched(partial(self.tensor, device), (count, channels, height, width), device)
+
+    def tensor(self, device: torch.device, rows: Rows | None = None) -> torch.Tensor:
         """Pixels as models see them: float32 (N,C,H,W) in [0, 1]."""
-        chosen = torch.from_numpy(self.images if rows is None else self.images[rows])
+        chosen = torch.from_numpy(self.images[_ALL if rows is None else rows])
         pixels = chosen.to(device).permute(0, 3, 1, 2).contiguous().float()
         # CUDA divides by a plain number as a multiplication by its reciprocal, which rounds differently from the CPU.
         return pixels.div_(torch.tensor(255.0, device=device))
 
-    def label_tensor(self, device: torch.device, rows: Rows = None) -> torch.Tensor:
-        return torch.tensor(self.labels if rows is None else self.labels[rows], device=device)
+    def label_tensor(self, device: torch.device, rows: Rows | None = None) -> torch.Tensor:
+        return torch.tensor(self.labels[_ALL if rows is None else rows], device=device)
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ class Size:
     test_rows: int
     image_shape: tuple[int, int, int]
     classes: int
+    in_memory: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +93,12 @@ class Base:
 
     @property
     def size(self) -> Size:
-        return Size(self.name, len(self.train), len(self.test), self.image_shape, len(self.classes))
+        return Size(self.name, len(self.train), len(self.test), self.image_shape, len(self.classes), self.in_memory)
+
+    @property
+    def in_memory(self) -> bool:
+        """Or read from disk, row by row."""
+        return isinstance(self.train.images, np.ndarray)
 
     def part(self, name: str) -> Split:
         return {"train": self.train, "test": self.test}[name]

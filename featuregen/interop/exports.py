@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from featuregen.runtime import note, progress
 from featuregen.store import COLUMNS, Info, read_columns, read_info
 from featuregen.store.format import row_blocks
 from featuregen.store.reader import to_pixels
-from featuregen.whole import whole
+from featuregen.whole import whole, whole_folder
 
 Columns = dict[str, NDArray[Any]]
 # The numbers of a row, under the names they have where a row is one thing of its own.
@@ -69,7 +68,7 @@ def export_dataset(path: Path, format: str, out: Path | None = None, force: bool
     if chosen.pictures and info.dtype != "uint8":
         exact = "; the column pixels has them unrounded" if format == "parquet" else ""
         note(f"note: {path} holds {info.dtype}, and PNGs are of 8 bits, so pixels are rounded to 1/255{exact}")
-    place = _whole_folder(out, chosen.holds, force) if chosen.holds else _whole_file(out, force)
+    place = replaced_folder(out, chosen.holds, force) if chosen.holds else _whole_file(out, force)
     with place as partial:
         chosen.write(path, info, partial)
         if read_info(path).content_sha256 != info.content_sha256:
@@ -97,7 +96,7 @@ def _whole_file(out: Path, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _whole_folder(out: Path, holds: str, force: bool) -> Iterator[Path]:
+def replaced_folder(out: Path, holds: str, force: bool) -> Iterator[Path]:
     """A folder that takes its name when the block ends; `holds` matches the names of its files.
 
     Nothing but such files is ever replaced, since --force is soon said and a wrong --out with it.
@@ -108,26 +107,10 @@ def _whole_folder(out: Path, holds: str, force: bool) -> Iterator[Path]:
         raise UserError(f"{out} is a file; name a folder to write.")
     if any(not re.fullmatch(holds, file.relative_to(target).as_posix()) for file in files):
         raise UserError(f"{out} holds other files, which are never replaced; choose another --out.")
-    partial, old = (target.with_name(f"{target.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
-    try:
-        # What a killed run of the same number left.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(target) as partial:
         yield partial
-        # Once for all: that every picture waits for the disk by itself would take minutes.
-        os.sync()
-        if target.exists():
-            if not force and any(target.iterdir()) and not _same_files(partial, target):
-                raise _taken(out)
-            os.rename(target, old)
-        os.rename(partial, target)
-    except OSError as error:
-        raise UserError(f"Cannot write {out}: {error.strerror or error}; what is finished is kept.") from None
-    finally:
-        if old.exists() and not target.exists():
-            os.rename(old, target)
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        if target.exists() and not force and any(target.iterdir()) and not _same_files(partial, target):
+            raise _taken(out)
 
 
 def _same_files(one: Path, other: Path) -> bool:

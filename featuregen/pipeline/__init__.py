@@ -18,13 +18,17 @@ from featuregen.pipeline.outputs import draw_preview, write_results
 from featuregen.pipeline.places import copy_model, dataset_path
 from featuregen.pipeline.plan import dry_plan, plan_of
 from featuregen.pipeline.records import Examples, Trained
+from featuregen.pipeline.remaking import Remade, remake
 from featuregen.pipeline.reproduce import reproduce
+from featuregen.pipeline.shards import make_shard, make_together, parse_shard
+from featuregen.pipeline.share import share_file
 from featuregen.pipeline.transfer import transfer
 from featuregen.pipeline.workshop import Workshop
 
 __all__ = [
     "Attempt",
     "Examples",
+    "Remade",
     "Trained",
     "Victims",
     "Workshop",
@@ -40,10 +44,15 @@ __all__ = [
     "flip_models",
     "fresh_shop",
     "is_model",
+    "make_shard",
+    "make_together",
+    "parse_shard",
     "plan_of",
     "recorded_config",
+    "remake",
     "reproduce",
     "run_of",
+    "share_file",
     "sweep_path",
     "transfer",
     "verify_file",

@@ -12,17 +12,19 @@ import numpy as np
 from featuregen.config import Config, Training, check_consistency, fresh_recipe, from_dict, to_dict, with_overrides
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.images import PARTS, load_images
+from featuregen.images import PARTS, Base, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import read_model_record, weights_sha256
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.workshop import FRESH_SEED, Workshop
+from featuregen.ranks import ALONE, Ranks
 from featuregen.store import (
     Check,
     FeatureDataset,
     Info,
     check_against_base,
     check_file,
+    check_sums,
     read_columns,
     read_info,
 )
@@ -112,6 +114,7 @@ def fresh_shop(
     overrides: Iterable[str],
     recipe: Mapping[str, Any],
     out: Path,
+    ranks: Ranks = ALONE,
 ) -> tuple[Workshop, Examples, Training, int]:
     """What trains a fresh model on a dataset alone: the place, the examples, the recipe, and the first model's seed.
 
@@ -119,7 +122,7 @@ def fresh_shop(
     """
     kind = read_info(path).kind
     settings = with_overrides(config or recorded_config(path), (), values)
-    shop = Workshop(_with_recipe(settings, kind, recipe, overrides), out)
+    shop = Workshop(_with_recipe(settings, kind, recipe, overrides), out, ranks=ranks)
     return shop, shop.examples(path), shop.fresh_recipe(kind), shop.config.seed + FRESH_SEED
 
 
@@ -193,25 +196,34 @@ def run_of(trained: Trained) -> dict[str, Any]:
 
 
 def verify_file(path: Path, data: str | None = None, source: Path | None = None) -> list[Check]:
-    """What the file can prove by itself, then against its base set, then against its source model."""
-    checks = check_file(path)
-    if not all(check.ok for check in checks):
-        return checks
+    """What the file and a SHA256SUMS beside it can prove, then against its base set, then against its source model."""
+    checks = check_file(path) + check_sums(path)
+    if all(check.ok for check in checks):
+        config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
+        checks += verify_origin(path, config, load_images(config.data), source)
+    return checks
+
+
+def verify_origin(path: Path, config: Config, base: Base, source: Path | None) -> list[Check]:
+    """An undamaged file against its base set, then against its source model."""
     info = read_info(path)
-    config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
-    base, part = load_images(config.data), info.base.get("split", "train")
+    checks = _check_base(path, info, config, base)
+    if source:
+        checks += _check_success(path, info, Workshop(config, path.parent, base), source)
+    return checks
+
+
+def _check_base(path: Path, info: Info, config: Config, base: Base) -> list[Check]:
+    part = info.base.get("split", "train")
     if part not in PARTS:
-        return [*checks, Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
+        return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
     split = base.part(part)
     if split.sha256 != info.base.get("sha256"):
         raise UserError(
             f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
             f"{config.data.name} has {split.sha256[:12]}; name its base set with --data."
         )
-    checks += check_against_base(path, split.images, split.labels)
-    if source:
-        checks += _check_success(path, info, Workshop(config, path.parent, base), source)
-    return checks
+    return check_against_base(path, split.images, split.labels)
 
 
 def _check_success(path: Path, info: Info, shop: Workshop, source: Path) -> list[Check]:

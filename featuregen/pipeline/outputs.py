@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from featuregen.pipeline.records import check_base
 from featuregen.pipeline.reproduce import TITLES, Results
 from featuregen.pipeline.workshop import Workshop
 from featuregen.report import (
@@ -30,7 +31,7 @@ SHOWN = 10
 def draw_preview(shop: Workshop, path: Path, picture: Path) -> Path:
     """Base image, start image and result of ten rows, one per class where there are ten."""
     info = read_info(path)
-    shop.check_base(info)
+    check_base(info, shop.base)
     plan = _recorded_plan(path)
     known = np.flatnonzero(plan.index >= 0)
     # Rows of an imported file need not know their base image, nor how their noise was drawn.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from featuregen.errors import UserError
@@ -14,6 +16,16 @@ from featuregen.whole import whole
 
 def dataset_path(folder: Path, base: str, kind: str) -> Path:
     return folder / f"{base}-{kind}.h5"
+
+
+def model_of(weights: str, folders: Iterable[Path]) -> Path | None:
+    """The file of featuregen's with these weights, in one of the folders."""
+    for file in (file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.safetensors"))):
+        # Another file of that ending, or a damaged one, is not what is looked for.
+        with suppress(UserError):
+            if read_model_record(file)["weights_sha256"] == weights:
+                return file
+    return None
 
 
 def copy_model(cached: Path, path: Path, force: bool) -> Path:

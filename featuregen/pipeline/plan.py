@@ -220,7 +220,7 @@ def _bytes(config: Config, size: Size, machine: Machine) -> tuple[int, int]:
     lean = frozen(model.to(machine.device), machine)
     rows = [_rows(recipe, size) for recipe in config.synthesis.values()]
     # uint8 as read and float32 as used, then the largest dataset twice: as read, and as trained on.
-    images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * max(rows, default=0)
+    images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * max(rows, default=0) if size.in_memory else 0
     recipes = [config.sources.standard, config.sources.robust, *config.fresh.values()]
     learnt = max(recipe.batch_size * (2 if recipe.alpha else 1) for recipe in recipes)
     attacked = min(config.evaluation.batch_size, config.evaluation.rows or size.test_rows)

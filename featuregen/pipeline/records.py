@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featuregen.config import Config, Model, to_dict
 from featuregen.errors import UserError
-from featuregen.models import Classifier, read_model_record, weights_sha256
-from featuregen.runtime import note
+from featuregen.images import Base
+from featuregen.models import Classifier, build_model, read_model_record, weights_sha256
+from featuregen.rows import Pictures
+from featuregen.runtime import Machine, note, software
+from featuregen.store import Info
 from featuregen.training import TrainingLog
 
 _BLOCK = 1000
@@ -20,10 +25,10 @@ _BLOCK = 1000
 
 @dataclass(frozen=True)
 class Examples:
-    """Images and labels on the device, and the digest that names them."""
+    """Images and labels of the device, and the digest that names them."""
 
     name: str
-    images: Tensor
+    images: Pictures
     labels: Tensor
     sha256: str
 
@@ -37,7 +42,38 @@ class Trained:
     path: Path
 
 
-def stopping_record(log: TrainingLog, title: str) -> dict[str, Any]:
+def beginners(chosen: Model, data: Examples, classes: int, seeds: list[int]) -> list[Classifier]:
+    """Models that have learnt nothing yet, but for how bright the images are."""
+    mean, std = (chosen.mean, chosen.std) if chosen.mean else channel_statistics(data.images)
+    channels, height, width = data.images.shape[1:]
+    shape, device = (channels, height, width), data.images.device
+    return [build_model(chosen, shape, classes, mean, std, seed).to(device) for seed in seeds]
+
+
+def training_record(
+    log: TrainingLog,
+    settings: Mapping[str, Any],
+    data: Examples,
+    base: Base,
+    config: Config,
+    machine: Machine,
+    title: str,
+) -> dict[str, Any]:
+    """What a model's file says of how it came about."""
+    return {
+        "settings": settings,
+        "trained_on": {"name": data.name, "sha256": data.sha256},
+        "base": {"name": base.name, "train_sha256": base.train.sha256},
+        "config": to_dict(config),
+        "train_accuracy": log.train_accuracy,
+        "loss": [round(epoch.loss, 6) for epoch in log.epochs],
+        "seconds": {"training": log.seconds},
+        "software": software(machine),
+        **_stopping_record(log, f"{title} {settings['seed']}"),
+    }
+
+
+def _stopping_record(log: TrainingLog, title: str) -> dict[str, Any]:
     """Which epoch's weights these are and why, where images were held out to tell; nothing where none were."""
     errors = [epoch.error for epoch in log.epochs if epoch.error is not None]
     if not errors:
@@ -78,13 +114,13 @@ def about_model(trained: Trained) -> dict[str, Any]:
     return {"file": trained.path.name, **{key: about[key] for key in ("architecture", "width", "weights_sha256")}}
 
 
-def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+def channel_statistics(images: Pictures) -> tuple[list[float], list[float]]:
     """In blocks, since in float64 the whole set would take four times its own memory."""
-    blocks = torch.split(images, _BLOCK)
-    count = images.numel() / images.shape[1]
-    mean = torch.stack([block.sum((0, 2, 3), dtype=torch.float64) for block in blocks]).sum(0) / count
+    parts = [slice(first, first + _BLOCK) for first in range(0, len(images), _BLOCK)]
+    count = math.prod(images.shape) / images.shape[1]
+    mean = torch.stack([images[part].sum((0, 2, 3), dtype=torch.float64) for part in parts]).sum(0) / count
     centre = mean.view(-1, 1, 1)
-    squares = torch.stack([(block.double() - centre).square().sum((0, 2, 3)) for block in blocks]).sum(0)
+    squares = torch.stack([(images[part].double() - centre).square().sum((0, 2, 3)) for part in parts]).sum(0)
     # A constant channel has no spread to divide by.
     return mean.tolist(), (squares / (count - 1)).sqrt().clamp_min(1e-3).tolist()
 
@@ -94,3 +130,20 @@ def batches_in_words(sizes: Sequence[int]) -> str:
     if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
         return str(sizes[0])
     return f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"
+
+
+def check_base(info: Info, base: Base) -> None:
+    """Whether a dataset was made from this base set's training images; its test images will judge what is trained."""
+    recorded, own = info.base.get("sha256"), base.train.sha256
+    if info.base.get("split", "train") != "train":
+        raise UserError(
+            f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
+            "test need a dataset made from the training images of a base set."
+        )
+    if recorded == own and info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
+        raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
+    if recorded != own:
+        raise UserError(
+            f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
+            f"{base.name} here (sha256 {own[:12]}); choose its base set with --data."
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,55 +15,72 @@ import torch
 from featuregen.config import Config, Synthesis, Training, canonical_json, closest, fresh_recipe, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation import Scores, score
+from featuregen.halfway import Halfway
 from featuregen.images import Base, balanced_rows, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import Classifier, build_model, load_model, save_model
+from featuregen.models import Classifier, load_model, save_model
 from featuregen.pipeline.arithmetic import settled
+from featuregen.pipeline.jobs import Job, Shard, fill, header_of, job_of
 from featuregen.pipeline.places import adopted, check_writable
 from featuregen.pipeline.records import (
     Examples,
     Trained,
-    batches_in_words,
-    channel_statistics,
-    describe_model,
+    beginners,
+    check_base,
     is_trained_as,
-    stopping_record,
+    training_record,
 )
-from featuregen.runtime import Machine, note, resolve_device, set_up, software
-from featuregen.store import PAPER, FeatureDataset, Header, Info, Writer, read_info, refuse_another
-from featuregen.synthesis import RULES, Plan, make_plan, synthesize
+from featuregen.ranks import ALONE, Ranks
+from featuregen.runtime import Machine, note, resolve_device, set_up
+from featuregen.store import FeatureDataset, Header, Info, Writer, read_info, refuse_another
+from featuregen.synthesis import RULES, Plan, make_plan
 from featuregen.training import learn_together, train_together
+from featuregen.whole import PATIENCE, locked
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000
 
 
 class Workshop:
-    """Where the models and datasets of one config are made and kept: `out/models` and `out/*.h5`."""
+    """Where the models and datasets of one config are made and kept: `out/models` and `out/*.h5`.
 
-    def __init__(self, config: Config, out: Path, base: Base | None = None, machine: Machine | None = None) -> None:
+    With `ranks`, several processes train each model together; the first one measures and keeps it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        base: Base | None = None,
+        machine: Machine | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.config = config
         self.out = Path(out)
         self.base = base or load_images(config.data)
         self._check_rows("evaluation.rows", config.evaluation.rows, len(self.base.test), "test")
         self.device = resolve_device(config.runtime.device)
         set_up(config.runtime.threads)
-        self._machine = machine
+        self._machine, self.ranks = machine, ranks
 
     @cached_property
     def machine(self) -> Machine:
         """Settled when first needed, since it may take a measurement."""
-        return self._machine or settled(self.config, self.base.image_shape, len(self.base.classes), self.out / "models")
+        if self._machine:
+            return self._machine
+        shape, classes = self.base.image_shape, len(self.base.classes)
+        found = settled(self.config, shape, classes, self.out / "models").arithmetic if self.ranks.first else None
+        return Machine.computing(self.device, self.ranks.told(found))
 
     @cached_property
     def train_set(self) -> Examples:
         split, device = self.base.train, self.device
-        return Examples(self.base.name, split.tensor(device), split.label_tensor(device), split.sha256)
+        return Examples(self.base.name, split.on(device), split.label_tensor(device), split.sha256)
 
     @cached_property
     def test_set(self) -> Examples:
         split, device = self.base.test, self.device
-        return Examples(f"{self.base.name} test", split.tensor(device), split.label_tensor(device), split.sha256)
+        return Examples(f"{self.base.name} test", split.on(device), split.label_tensor(device), split.sha256)
 
     # Models --------------------------------------------------------------------------------------
 
@@ -90,13 +109,31 @@ class Workshop:
 
     def trained(self, data: Examples, recipe: Training, seeds: list[int], title: str) -> list[Trained]:
         """Found by their settings, or trained together, saved, measured, saved again with their accuracies."""
-        if len(seeds) > 1 and not learn_together(self.config.model.architecture, recipe):
+        if not seeds or (
+            len(seeds) > 1 and (self.ranks.count > 1 or not learn_together(self.config.model.architecture, recipe))
+        ):
             return [found for seed in seeds for found in self.trained(data, recipe, [seed], title)]
         settings = [self._model_settings(data, recipe, seed, seeds) for seed in seeds]
         paths = [self._model_path(each) for each in settings]
-        if not all(path.exists() for path in paths):
-            self._train(data, recipe, seeds, title, settings, paths)
-        return [self._measured(path) for path in paths]
+        in_training, halfway = (paths[0].with_suffix(ending) for ending in (".training", ".halfway"))
+        # The former may be all that a run killed at its very end has left.
+        if self.ranks.told(in_training.exists() or not all(path.exists() for path in paths)):
+            models = beginners(self.config.model, data, len(self.base.classes), seeds)
+            with self._only_here(in_training):
+                # Another run may have finished them between the first look and the lock.
+                if self.ranks.told(not all(path.exists() for path in paths)):
+                    self._train(models, data, recipe, seeds, title, settings, paths, halfway)
+                if self.ranks.first:
+                    halfway.unlink(missing_ok=True)
+        with self.ranks.in_turn():
+            return [self._measured(path) for path in paths]
+
+    def _only_here(self, mark: Path) -> AbstractContextManager[None]:
+        """No other run trains these models meanwhile; of several processes of one run, the first sees to that."""
+        if not self.ranks.first:
+            return nullcontext()
+        check_writable(mark.parent)
+        return locked(mark, PATIENCE)
 
     def _measured(self, path: Path) -> Trained:
         model, record = load_model(path, self.device)
@@ -158,33 +195,24 @@ class Workshop:
 
     def _train(
         self,
+        models: list[Classifier],
         data: Examples,
         recipe: Training,
         seeds: list[int],
         title: str,
         settings: list[dict[str, Any]],
         paths: list[Path],
+        halfway: Path,
     ) -> None:
-        chosen = self.config.model
-        mean, std = (chosen.mean, chosen.std) if chosen.mean else channel_statistics(data.images)
-        shape, classes = self.base.image_shape, len(self.base.classes)
-        models = [build_model(chosen, shape, classes, mean, std, seed) for seed in seeds]
-        models = [model.to(self.device) for model in models]
-        check_writable(paths[0].parent)
         note(f"training {title} {', '.join(str(seed) for seed in seeds)}")
-        logs = train_together(models, data.images, data.labels, recipe, seeds=seeds, machine=self.machine, title=title)
+        logs = train_together(
+            models, data.images, data.labels, recipe, seeds=seeds, machine=self.machine, title=title,
+            halfway=Halfway(halfway, self.config.runtime.save_every), ranks=self.ranks,
+        )  # fmt: skip
+        if not self.ranks.first:
+            return
         for model, log, own, path in zip(models, logs, settings, paths, strict=True):
-            record: dict[str, Any] = {
-                "settings": own,
-                "trained_on": {"name": data.name, "sha256": data.sha256},
-                "base": {"name": self.base.name, "train_sha256": self.base.train.sha256},
-                "config": to_dict(self.config),
-                "train_accuracy": log.train_accuracy,
-                "loss": [round(epoch.loss, 6) for epoch in log.epochs],
-                "seconds": {"training": log.seconds},
-                "software": software(self.machine),
-                **stopping_record(log, f"{title} {own['seed']}"),
-            }
+            record = training_record(log, own, data, self.base, self.config, self.machine, title)
             save_model(path, model, record)
 
     def _model_settings(self, data: Examples, recipe: Training, seed: int, seeds: list[int]) -> dict[str, Any]:
@@ -196,6 +224,9 @@ class Workshop:
             "classes": len(self.base.classes),
             **self.machine.arithmetic,
         }
+        # Sums over parts of a batch, and with batch norm the parts themselves, make another model.
+        if self.ranks.count > 1:
+            settings["processes"] = self.ranks.count
         # Grouped arithmetic rounds differently, so a model's last bits depend on who learnt beside it.
         return settings | ({"beside": seeds} if len(seeds) > 1 else {})
 
@@ -220,68 +251,48 @@ class Workshop:
         index = balanced_rows(split.labels, rows, seed)
         return make_plan(kind, split.labels, index, len(self.base.classes), seed)
 
-    def make(self, kind: str, path: Path, source: Trained | None = None, force: bool = False) -> Info:
-        """Synthesise a dataset into a file, or find it there, or go on where an interrupted run stopped."""
-        recipe = self.recipe(kind)
-        plan = self.plan(kind, recipe.rows)
+    def is_made(self, kind: str, path: Path, source: Trained | None, shard: Shard | None = None) -> bool:
+        """Whether the file is there already; another one in its place is refused. No source stands for any."""
+        return refuse_another(path, self._header(self.job(kind, shard), source))
+
+    def make(
+        self,
+        kind: str,
+        path: Path,
+        source: Trained | None = None,
+        force: bool = False,
+        shard: Shard | None = None,
+        beside: int = 1,
+        batch: int = 0,
+    ) -> Info:
+        """Synthesise a dataset into a file, or find it there, or go on where an interrupted run stopped.
+
+        A `shard` is a part of it; `beside` is how many are made on this machine at once. `batch` rows at once, where it
+        matters that they are as many as elsewhere.
+        """
+        job = self.job(kind, shard)
+        job = replace(job, batch=job.batch or batch)
         if not force:
-            refuse_another(path, self._header(kind, recipe, plan, source))
+            refuse_another(path, self._header(job, source))
         maker = source or self.source(RULES[kind].source)
-        with Writer.open(path, self._header(kind, recipe, plan, maker), force) as writer:
+        with Writer.open(path, self._header(job, maker), force) as writer:
             if not writer.complete:
-                batches = synthesize(
-                    kind, recipe, maker.model, self.base.train, plan,
-                    seed=self.config.seed, machine=self.machine,
-                    done=writer.rows_done, batch_size=writer.batches[0] if writer.batches else 0,
-                )  # fmt: skip
-                for columns in batches:
-                    writer.append(columns)
-                writer.finish(remarks={"batch": batches_in_words(writer.batches)})
+                fill(writer, job, maker, self.base, self.config.seed, self.machine, beside)
         return read_info(path)
 
-    def _header(self, kind: str, recipe: Synthesis, plan: Plan, maker: Trained | None) -> Header:
-        base = self.base
-        return Header(
-            kind=kind,
-            rows=len(plan.index),
-            image_shape=base.image_shape,
-            dtype=recipe.dtype,
-            classes=base.classes,
-            recipe={
-                "seed": self.config.seed,
-                "synthesis": to_dict(recipe),
-                **self.machine.arithmetic,
-            },
-            base=base.record(),
-            source_model=describe_model(maker) if maker else {},
-            software=software(self.machine),
-            config=to_dict(self.config),
-            citation=f"{base.citation} {PAPER}".strip(),
-        )
+    def job(self, kind: str, shard: Shard | None) -> Job:
+        """What a file of that kind, or a part of it, will hold."""
+        recipe = self.recipe(kind)
+        return job_of(kind, recipe, self.plan(kind, recipe.rows), shard)
+
+    def _header(self, job: Job, maker: Trained | None) -> Header:
+        return header_of(job, self.base, self.config, self.machine, maker)
 
     def examples(self, path: Path) -> Examples:
         """A dataset file, ready to train on; it must come from this base set."""
         data = FeatureDataset(path)
-        self.check_base(data.info)
+        check_base(data.info, self.base)
         device = self.device
-        return Examples(
-            f"{data.info.kind} ({path.name})", data.images.to(device), data.labels.to(device), data.info.content_sha256
-        )
-
-    def check_base(self, info: Info) -> None:
-        recorded, own = info.base.get("sha256"), self.base.train.sha256
-        if info.base.get("split", "train") != "train":
-            raise UserError(
-                f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
-                "test need a dataset made from the training images of a base set."
-            )
-        other_test = info.base.get("test_sha256", self.base.test.sha256) != self.base.test.sha256
-        if recorded == own and other_test:
-            raise UserError(
-                f"{info.path} goes with another test set than {self.base.name} has here; choose it with --data."
-            )
-        if recorded != own:
-            raise UserError(
-                f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
-                f"{self.base.name} here (sha256 {own[:12]}); choose its base set with --data."
-            )
+        # Where the base set is not in memory, a dataset as large as that would not be at home there either.
+        images = data.images.to(device) if self.base.in_memory else data.on(device)
+        return Examples(f"{data.info.kind} ({path.name})", images, data.labels.to(device), data.info.content_sha256)

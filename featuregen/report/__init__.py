@@ -2,6 +2,7 @@
 
 from featuregen.report.attacks import attack_picture, attack_text, attack_words
 from featuregen.report.charts import KIND_NAMES
+from featuregen.report.comparing import comparison_text
 from featuregen.report.flips import flip_maps, flips_table
 from featuregen.report.overview import evaluation_table, results_markdown, results_table
 from featuregen.report.page import write_report
@@ -18,6 +19,7 @@ __all__ = [
     "attack_picture",
     "attack_text",
     "attack_words",
+    "comparison_text",
     "evaluation_table",
     "flip_maps",
     "flips_table",

@@ -10,10 +10,12 @@ from typing import Any, SupportsIndex
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from featuregen.errors import UserError
+from featuregen.rows import Fetched, Pictures, read_rows
 from featuregen.store.format import BLOCK_BYTES, row_blocks, value_problem
 from featuregen.store.reader import READ_ERRORS, check_columns, read_columns, read_images, read_info, to_pixels
 
@@ -39,6 +41,10 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
             self._images = images
         return self._images
 
+    def on(self, device: torch.device) -> Pictures:
+        """All images on a device, fetched when they are asked for: nothing is kept in memory."""
+        return Fetched(self.fetch, (len(self), *self.info.image_shape), device)
+
     def __len__(self) -> int:
         return self.info.rows
 
@@ -47,7 +53,7 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} in {self.path}")
         row %= len(self)
-        image = self._images[row] if self._images is not None else self._read(row)
+        image = self._images[row] if self._images is not None else self.fetch(np.array([row]))[0]
         return image, int(self.labels[row])
 
     def __repr__(self) -> str:
@@ -59,15 +65,17 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
         # Workers read for themselves: neither an open file nor all pixels travel to them.
         return {**self.__dict__, "_images": None, "_handle": None}
 
-    def _read(self, row: int) -> Tensor:
+    def fetch(self, rows: NDArray[np.int64]) -> Tensor:
+        """These rows, float32 in [0, 1]."""
         try:
-            stored = np.asarray(self._open()["images"][row : row + 1])
+            stored = read_rows(self._open()["images"], rows)
         except READ_ERRORS as error:
-            raise UserError(f"{self.path}: image {row} cannot be read: {' '.join(str(error).split())}.") from None
-        problem = value_problem("images", stored, len(self.info.classes))
-        if problem:
+            raise UserError(f"{self.path}: images cannot be read: {' '.join(str(error).split())}.") from None
+        if value_problem("images", stored, len(self.info.classes)):
+            problems = ((row, value_problem("images", own[None], 0)) for row, own in zip(rows, stored, strict=True))
+            row, problem = next((row, problem) for row, problem in problems if problem)
             raise UserError(f"{self.path}: image {row} is broken: {problem}.")
-        return torch.from_numpy(to_pixels(stored)[0])
+        return torch.from_numpy(to_pixels(stored))
 
     def _open(self) -> h5py.File:
         """This process's own handle: a forked worker must not use its parent's."""

@@ -137,17 +137,24 @@ def chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]
     return (max(1, min(shape[0], CHUNK_BYTES // row_bytes)), *shape[1:])
 
 
-def difference(there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first setting in which two headers differ, in words; None if they agree."""
-    for key in sorted({*there, *wanted}):
-        old, new = there.get(key), wanted.get(key)
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """The settings in which two headers differ: where, and what either has."""
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            deeper = difference(old, new, f"{prefix}{key}.")
-            if deeper:
-                return deeper
-        elif old != new:
-            return f"{prefix}{key} is {_short(old)} there and {_short(new)} here"
-    return None
+            yield from differences(old, new, f"{prefix}{key}.")
+        # As text, since a nan differs from itself.
+        elif canonical_json(old) != canonical_json(new):
+            yield f"{prefix}{key}", _short(old), _short(new)
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any], words: tuple[str, str]) -> str | None:
+    """The first of them as a clause; `words` say where either is."""
+    found = next(differences(there, here), None)
+    if found is None:
+        return None
+    name, old, new = found
+    return f"{name} is {old} {words[0]} and {new} {words[1]}"
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,6 @@ are never touched again, and a full disk is an ordinary error (HDF5 ends the pro
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import zlib
@@ -17,18 +16,14 @@ from typing import Any
 import numpy as np
 
 from featuregen.config import canonical_json
-from featuregen.errors import UserError
 from featuregen.runtime import note
 from featuregen.store.format import COLUMNS, Array, Header, column_dtype, column_shape
+from featuregen.whole import lock, unlock
 
 MAGIC = b"featuregen unfinished 1\n"
 # Rows in the batch, and the CRC-32 of that count and of the rows: a torn or damaged batch does not match.
 _FRAME = struct.Struct("<QI")
 _SIZE = struct.Struct("<Q")
-
-
-def partial_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
 
 
 class Journal:
@@ -43,7 +38,7 @@ class Journal:
         self.rows = 0
         self._end = 0
         # A file object, not a bare number: it lets go of the lock when it is dropped.
-        self._file = os.fdopen(_lock(path), "r+b", buffering=0)
+        self._file = os.fdopen(lock(path), "r+b", buffering=0)
         self._fd = self._file.fileno()
         try:
             self._resume(header.rows)
@@ -79,8 +74,7 @@ class Journal:
 
     def close(self) -> None:
         if not self._file.closed:
-            # A forked child may still hold the file open, and must not keep the lock.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            unlock(self._fd)
             self._file.close()
             self._fd = -1
 
@@ -127,23 +121,6 @@ class Journal:
 def _head(header: Header) -> bytes:
     identity = canonical_json(header.identity()).encode()
     return MAGIC + _SIZE.pack(len(identity)) + identity
-
-
-def _lock(path: Path) -> int:
-    """Open and lock; again if another writer finished and removed the file in between."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
-                return fd
-        except BlockingIOError:
-            os.close(fd)
-            raise UserError(f"{path} is being written by another run; wait for it or choose another output.") from None
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

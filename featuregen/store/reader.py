@@ -159,7 +159,7 @@ def _head(path: Path) -> bytes:
 def _check_format(root: h5py.File, path: Path) -> None:
     if "format" not in root.attrs or _attribute(root, "format", path) != FORMAT:
         raise UserError(f"{path} is an HDF5 file, but not one of featuregen's (its attribute 'format' says so).")
-    version = _attribute(root, "format_version", path)
+    version = _plain(_attribute(root, "format_version", path))
     if not isinstance(version, int) or version < 1:
         raise Damaged(f"{path}: attribute 'format_version' is {version!r}, which is no version.")
     if version > FORMAT_VERSION:
@@ -225,18 +225,20 @@ def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
         raise Damaged(f"{path} has no attribute '{name}'.") from None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, np.generic):
-        number: Attribute = value.item()
-        return number
     if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
         return json.dumps([str(item) for item in value.ravel()])
-    return value if isinstance(value, (str, np.ndarray)) else np.asarray(value)
+    return value if isinstance(value, str) else np.asarray(value)
+
+
+def _plain(value: Attribute) -> Any:
+    """A single number as Python has it, whatever its stored type, which is what the digests cover."""
+    return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
 
 
 def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | None = None) -> Info:
     """The header; `attributes` if they were read already."""
     known = attributes or {}
-    values: dict[str, Any] = {n: known[n] if n in known else _attribute(root, n, path) for n in ATTRIBUTES}
+    values: dict[str, Any] = {n: _plain(known[n] if n in known else _attribute(root, n, path)) for n in ATTRIBUTES}
     for name, value in values.items():
         wanted = {"format_version": int, "success_rate": float, "value_range": np.ndarray}.get(name, str)
         if not isinstance(value, wanted):

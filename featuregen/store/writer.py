@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +31,13 @@ from featuregen.store.format import (
     record_digest,
     value_problem,
 )
-from featuregen.store.journal import Journal, partial_path
+from featuregen.store.journal import Journal
 from featuregen.store.reader import read_info
 from featuregen.store.reserved import ReservedFile
+from featuregen.whole import partial_path, sync_folder, writing
+
+# Said where nothing is begun yet.
+_MEND = "choose another output, or mend that"
 
 
 class Writer:
@@ -55,7 +58,7 @@ class Writer:
         # A journal beside a finished file was left by a run killed in between; it goes, under its lock, below.
         if not force and _is_complete(path, header) and not partial_path(path).exists():
             return cls(path, header, None)
-        with _disk(path):
+        with writing(path, _MEND):
             if path.is_dir():
                 raise UserError(f"{path} is a folder; name a file to write, for example {path / 'det.h5'}.")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ class Writer:
             if not force and _is_complete(path, header):
                 journal.remove()
                 return cls(path, header, None)
-            with _disk(path):
+            with writing(path, _MEND):
                 _finishing_path(path).unlink(missing_ok=True)
                 writer._check_room()
         except BaseException:
@@ -91,7 +94,7 @@ class Writer:
         """The next rows, in every column at once."""
         journal = self._open_journal()
         self._check(columns)
-        with _disk(self.path, f"{journal.rows} rows are kept, and the same command goes on from there"):
+        with writing(self.path, f"{journal.rows} rows are kept, and the same command goes on from there"):
             journal.append(columns)
 
     def finish(self, created: str | None = None, remarks: Mapping[str, str] | None = None) -> str:
@@ -107,14 +110,14 @@ class Writer:
         attributes["success_rate"] = _success_rate(journal)
         attributes["created"] = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         finishing = _finishing_path(self.path)
-        with _disk(self.path, "all rows are kept, and the same command finishes the file"):
+        with writing(self.path, "all rows are kept, and the same command finishes the file"):
             try:
                 with finishing.open("w+b") as file:
                     target = ReservedFile(file, _file_size(self.header, attributes))
                     digest = self._write(target, journal, attributes)
                     target.seal()
                 os.replace(finishing, self.path)
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
             finally:
                 finishing.unlink(missing_ok=True)
             journal.remove()
@@ -210,9 +213,12 @@ class Writer:
             root[name][:] = np.concatenate(parts)
 
 
-def refuse_another(path: Path, header: Header) -> None:
-    """Say early that the place is taken, before a source model is trained: a header may name none yet."""
-    _is_complete(Path(path), header)
+def refuse_another(path: Path, header: Header) -> bool:
+    """Say early that the place is taken, before a source model is trained: a header may name none yet.
+
+    True where the file is there already.
+    """
+    return _is_complete(Path(path), header)
 
 
 def _is_complete(path: Path, header: Header) -> bool:
@@ -226,8 +232,7 @@ def _is_complete(path: Path, header: Header) -> bool:
     wanted, found = header.identity(), there.identity()
     if not header.source_model:
         wanted = {**wanted, SOURCE: found[SOURCE]}
-    odd = difference(found, wanted)
-    if odd:
+    if odd := difference(found, wanted, ("there", "here")):
         raise UserError(f"{path} is another dataset: {odd}; choose another output, or --force to overwrite it.")
     return True
 
@@ -257,20 +262,3 @@ def _file_size(header: Header, attributes: Mapping[str, Attribute]) -> int:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _disk(path: Path, consequence: str = "choose another output, or mend that") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Cannot write {path}: {reason}; {consequence}.") from None

@@ -1,0 +1,136 @@
+"""Commands in processes of their own, which can be killed: forked from one that has imported everything already."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+_OUT, _ERR, _COUNT, _BEGUN = "stdout.txt", "stderr.txt", "operations.txt", "begun"
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_CONTEXT = multiprocessing.get_context("forkserver")
+# The last two are otherwise imported when digits are first read, and an optimizer first made.
+_CONTEXT.set_forkserver_preload(["featuregen.cli", "featuregen.pipeline", "sklearn.datasets", "torch._dynamo"])
+
+
+Stop = tuple[int, signal.Signals]
+
+
+def _command(words: list[str], said: Path, largest_file: int, stop: Stop | None) -> None:
+    for number, path in ((1, said / _OUT), (2, said / _ERR)):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    # A shell that runs the tests in its background has them ignore it, and their children with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    import torch
+
+    from featuregen.cli import app
+    from featuregen.cli.mistakes import heed_termination
+
+    torch.set_num_threads(1)
+    heed_termination()
+    (said / _BEGUN).touch()
+    watch = _Watch(stop)
+    sys.addaudithook(watch.look)
+    try:
+        app(words)
+    finally:
+        (said / _COUNT).write_text(str(watch.operations), encoding="utf-8")
+
+
+class _Watch:
+    """Counts the operations that change a file system, and sends itself a signal right before one of them."""
+
+    def __init__(self, stop: Stop | None) -> None:
+        self.operations = 0
+        self._stop = stop
+
+    def look(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in _CHANGES and not (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
+        ):
+            return
+        self.operations += 1
+        if self._stop and self._stop[0] == self.operations - 1:
+            os.kill(os.getpid(), self._stop[1])
+
+
+class Command:
+    """One run of featuregen; `out` and `err` are what it has said so far.
+
+    With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0.
+    """
+
+    def __init__(self, folder: Path, *words: str | Path, largest_file: int = 0, stop: Stop | None = None) -> None:
+        self._said = Path(tempfile.mkdtemp(prefix="said-", dir=folder))
+        texts = [str(word) for word in words]
+        # No daemon, or it could have no children; joined or killed by whoever starts it.
+        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._said, largest_file, stop))
+        self.process.start()
+
+    def stop_when(self, moment: Callable[[], bool], number: int) -> int:
+        """The exit code after a signal sent as soon as the moment has come."""
+        deadline = time.monotonic() + 120
+        while not moment():
+            assert self.process.is_alive(), f"it ended before the moment came: {self.err}"
+            assert time.monotonic() < deadline, "the moment never came"
+            time.sleep(0.001)
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+        return self.wait()
+
+    def stop_after(self, seconds: float, number: int) -> int:
+        """The exit code, after a signal unless it has ended by then; imports are over when the clock starts."""
+        while not (self._said / _BEGUN).exists() and self.process.is_alive():
+            time.sleep(0.001)
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            assert self.process.pid
+            os.kill(self.process.pid, number)
+        return self.wait()
+
+    def wait(self) -> int:
+        self.process.join(120)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    @property
+    def out(self) -> str:
+        return (self._said / _OUT).read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        return (self._said / _ERR).read_text(encoding="utf-8")
+
+    @property
+    def operations(self) -> int:
+        """How often it has changed files, once it has ended by itself."""
+        return int((self._said / _COUNT).read_text(encoding="utf-8"))
+
+
+def has_rows(journal: Path) -> Callable[[], bool]:
+    """The moment when an unfinished file, seen empty or with its head alone, has got rows."""
+    sizes = set[int]()
+
+    def moment() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            sizes.add(journal.stat().st_size)
+        return len(sizes) > 2
+
+    return moment

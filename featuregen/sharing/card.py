@@ -1,0 +1,187 @@
+"""The card: what a person reads first, and what the Hugging Face hub shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from featuregen.report.tables import markdown_escape
+from featuregen.sharing.contents import (
+    BIBTEX,
+    CROISSANT,
+    MEANINGS,
+    Contents,
+    base_citation,
+    licence_of,
+    own_base_file,
+    title_of,
+)
+from featuregen.sharing.evaluated import evaluation_section
+from featuregen.sharing.header import yaml_header
+from featuregen.sharing.making import facts, limits
+from featuregen.store import COLUMNS, PAPER, SUMS, Info
+from featuregen.store.format import column_dtype
+
+
+def write_card(path: Path, info: Info, contents: Contents, results: Mapping[str, Any] | None) -> None:
+    sections = [
+        f"# {markdown_escape(title_of(info))}",
+        _intro(info),
+        _table(["", ""], facts(info)),
+        f"![Ten of the rows]({contents.preview})" if contents.preview else "",
+        _files(contents),
+        _columns(info),
+        _loading(info, contents),
+        _verifying(info, contents),
+        _making_again(info, contents),
+        evaluation_section(info.kind, results) if results else "",
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(info, bool(contents.weights))),
+        _credits(info),
+    ]
+    text = "\n\n".join(section for section in sections if section)
+    path.write_text(f"{yaml_header(info, contents.data)}\n{text}\n", encoding="utf-8")
+
+
+def _intro(info: Info) -> str:
+    method = (
+        ", after Ilyas et al. 2019, [*Adversarial Examples Are Not Bugs, They Are Features*]"
+        "(https://arxiv.org/abs/1905.02175)"
+        if PAPER in info.citation
+        else ""
+    )
+    return f"An image set made with featuregen{method}. One HDF5 file holds images, labels and how they were made."
+
+
+def _table(head: list[str], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _files(contents: Contents) -> str:
+    known = [
+        (contents.data, "the dataset"),
+        (contents.weights, "the source model that the images were made with, to check their success again"),
+        (contents.preview, "ten of the rows: base image, start image where there is one, and result"),
+        (contents.results, "the whole experiment that the evaluation below is from"),
+        (CROISSANT, "Croissant metadata"),
+        (SUMS, "sha256 of every other file"),
+    ]
+    missing = "" if contents.weights else "\n\nThe source model is not in this folder."
+    return "## Files\n\n" + _table(["file", "what"], [(f"`{name}`", text) for name, text in known if name]) + missing
+
+
+def _columns(info: Info) -> str:
+    low, high = ("0", "255") if info.dtype == "uint8" else ("0", "1")
+    rows = []
+    for name in sorted(COLUMNS):
+        shape = (info.rows, *info.image_shape) if name == "images" else (info.rows,)
+        more = f", {low} to {high}, channels first" if name == "images" else ""
+        dtype = column_dtype(name, info.dtype).name
+        rows.append((f"`{name}`", " × ".join(str(side) for side in shape), dtype, MEANINGS[name] + more))
+    classes = ", ".join(f"{number} {markdown_escape(name)}" for number, name in enumerate(info.classes[:100]))
+    rest = f" and {len(info.classes) - 100} more" if len(info.classes) > 100 else ""
+    return (
+        f"## Columns\n\n{_table(['column', 'shape', 'type', 'meaning'], rows)}\n\nClasses: {classes}{rest}.\n\n"
+        "Everything else is an attribute of the file's root, as text or JSON: `kind`, `recipe`, `base`, "
+        "`source_model`, `classes`, `success_rate`, `config`, `software`, `created`, "
+        "`citation`, `content_sha256`, `record_sha256`."
+    )
+
+
+def _loading(info: Info, contents: Contents) -> str:
+    name = contents.data
+    return "\n\n".join([
+        "## Load",
+        "With featuregen, as a torch `Dataset` of float32 images in [0, 1]:",
+        _fenced("python", [
+            "from featuregen import FeatureDataset",
+            "",
+            f'data = FeatureDataset("{name}")',
+            "image, label = data[0]",
+            "images, labels = data.images, data.labels  # all of them, as tensors",
+        ]),
+        "With h5py alone:",
+        _fenced("python", [
+            "import json",
+            "import h5py",
+            "",
+            f'with h5py.File("{name}") as file:',
+            '    images, labels = file["images"][:], file["labels"][:]  # as stored',
+            '    recipe = json.loads(file.attrs["recipe"])',
+        ]),
+        "With Hugging Face `datasets`, in this folder or, once it is on the hub, with the repository's name:",
+        _fenced("python", [
+            "from pathlib import Path",
+            "from datasets import load_dataset",
+            "",
+            'data = load_dataset(str(Path.cwd()), split="train").with_format("numpy")',
+            'images, labels = data["images"][:], data["labels"][:]  # values as stored',
+            'names = data.features["labels"].names',
+        ]),
+        "Fresh models trained on it alone, tested on the untouched test set, clean and attacked:",
+        _fenced("console", [f"featuregen evaluate {name}{_base_option(info)}"]),
+    ])  # fmt: skip
+
+
+def _verifying(info: Info, contents: Contents) -> str:
+    source = f" --source {contents.weights}" if contents.weights else ""
+    more = f", with the base set `{own_base_file(info)}`, which is not in this folder" if own_base_file(info) else ""
+    return "\n\n".join([
+        "## Verify",
+        _fenced("console", [
+            f"sha256sum -c {SUMS}",
+            f"featuregen verify {contents.data}{_base_option(info)}{source}",
+        ]),
+        "The first says that no byte was lost on the way. The second recomputes digests, ranges, the rules of "
+        "labels and starts, distances from the base images"
+        + (" and what the source model sees" if source else "") + f"{more}.",
+    ])  # fmt: skip
+
+
+def _base_option(info: Info) -> str:
+    name = own_base_file(info)
+    return f" --data {name}" if name else ""
+
+
+def _making_again(info: Info, contents: Contents) -> str:
+    trained = info.source_model.get("settings")
+    trees: dict[str, Any] = {"kind": info.kind, "rows": info.rows, "recipe": dict(info.recipe), "base": dict(info.base)}
+    trees |= {"source_model": trained} if trained else {}
+    parts = ["## Make it again"]
+    if "synthesis" in info.recipe:
+        parts += [
+            _fenced("console", [f"featuregen remake {contents.data}"]),
+            "makes the set again from nothing but what the file records, and compares.",
+        ]
+    parts += [
+        f"All settings are in the file (`featuregen info {contents.data} --json`), these among them:",
+        _fenced("yaml", yaml.safe_dump(trees, sort_keys=False, width=110).splitlines()),
+    ]
+    return "\n\n".join(parts)
+
+
+def _credits(info: Info) -> str:
+    licence, citation = licence_of(info), base_citation(info)
+    text = markdown_escape(licence.text)
+    named = f"[{text}]({licence.url})" if licence.url else text
+    parts = [
+        "## Licence and citation",
+        f"The images are made from those of {markdown_escape(info.base.get('name', 'an unknown base set'))}, whose "
+        f"licence is: {named}.",
+    ]
+    if citation:
+        parts.append(f"The base set: {markdown_escape(citation)}")
+    if PAPER in info.citation:
+        parts += ["The method:", _fenced("bibtex", BIBTEX.splitlines())]
+    return "\n\n".join(parts)
+
+
+def _fenced(language: str, lines: list[str]) -> str:
+    """A block of code, which nothing inside it can end."""
+    fence = "```"
+    while any(fence in line for line in lines):
+        fence += "`"
+    return "\n".join([f"{fence}{language}", *lines, fence])

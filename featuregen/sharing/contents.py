@@ -1,0 +1,98 @@
+"""The names in the folder, and what card and Croissant say of them alike."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from featuregen.report import KIND_NAMES
+from featuregen.store import PAPER, Info
+
+CARD = "README.md"
+CROISSANT = "croissant.json"
+RESULTS = "results.json"
+
+BIBTEX = """\
+@inproceedings{ilyas2019adversarial,
+  title     = {Adversarial Examples Are Not Bugs, They Are Features},
+  author    = {Ilyas, Andrew and Santurkar, Shibani and Tsipras, Dimitris and Engstrom, Logan and Tran, Brandon and
+               Madry, Aleksander},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {32},
+  year      = {2019},
+  url       = {https://arxiv.org/abs/1905.02175}
+}"""
+
+# By their names on the Hugging Face hub.
+_LICENCES = {
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "cc-by-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "cc-by-sa-3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
+    "cc-by-sa-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "mit": "https://opensource.org/license/mit",
+}
+
+MEANINGS = {
+    "images": "the pixels",
+    "index": "row of the base image in the base set; −1 unknown",
+    "labels": "the label to train on",
+    "norm": "L2 distance from the base image, of the stored pixels in [0, 1]; NaN unknown",
+    "objective": "what was minimised, at the stored image: distance of the features relative to those of the base "
+    "image, or cross-entropy; NaN unknown",
+    "source_labels": "the true label of the base image; −1 unknown",
+    "source_pred": "the class the source model sees in the stored image; −1 unknown",
+    "start_index": "row of the image that the pixels started from; −1 for noise, or unknown",
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of the folder by name; an empty name where there is none."""
+
+    data: str
+    weights: str
+    preview: str
+    results: str
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The base set's licence as recorded, its name on the hub (`other` if it has none there), and its page."""
+
+    text: str
+    hub: str
+    url: str
+
+
+def title_of(info: Info) -> str:
+    return f"{KIND_NAMES.get(info.kind, info.kind)} of {info.base.get('name', 'an unknown base set')}"
+
+
+def licence_of(info: Info) -> Licence:
+    text = str(info.base.get("licence") or "not recorded")
+    name = re.sub(r"\s+", "-", text.strip().lower())
+    known = name in _LICENCES
+    return Licence(text, name if known else "other", _LICENCES[name] if known else "")
+
+
+def base_citation(info: Info) -> str:
+    return info.citation.removesuffix(PAPER).strip()
+
+
+def own_base_file(info: Info) -> str:
+    """The name of the file that holds the base set, where it is no set that featuregen knows by name."""
+    data = info.config.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str) or not name.lower().endswith(".npz"):
+        return ""
+    plain = PurePath(name).name
+    # It is shown in commands to copy, and the file may be a stranger's.
+    return plain if re.fullmatch(r"\w[\w.-]*", plain, re.ASCII) else "base-set.npz"
+
+
+def unique_classes(info: Info) -> list[str]:
+    """Their names, numbered where two are the same."""
+    names = list(info.classes)
+    return names if len({*names}) == len(names) else [f"{number} {name}" for number, name in enumerate(names)]
