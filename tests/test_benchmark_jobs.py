@@ -106,7 +106,7 @@ def test_what_leaves_the_line_is_told() -> None:
 
 @pytest.mark.skipif(resident("VmHWM") is None, reason="this system does not tell a process' peak")
 def test_a_point_is_measured_and_drawn(tmp_path: Path) -> None:
-    # In this process earlier tests left memory to use again; in one of its own, as the benchmark has it, the peak grows.
+    # Earlier tests left this process memory to use again; in one of its own, as the benchmark has it, the peak grows.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seconds, peak = pool.apply(cost_growth.cost, (cost_growth.Point(rows=64, batch=64),))
     assert seconds > 0 and peak > 1
