@@ -19,10 +19,16 @@ from featuregen.images.split import Rows, Split
 from featuregen.rows import read_rows
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Whatever the name says, nothing else is decoded: for PostScript, say, Pillow would run Ghostscript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# A picture's pixels, which a few bytes may claim to hold.
+_LARGEST_PICTURE = 1 << 24
 # What is read for a single row.
-_LARGEST_CHUNK = 1 << 28
+_LARGEST_CHUNK = 1 << 26
 # Into one byte, at best, by deflate.
 _PACKED = 1032
+# Those that come with HDF5 and h5py; any other number has HDF5 look for a library of that name and run it.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 # What h5py raises on bytes it cannot make sense of.
 _BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 
@@ -93,10 +99,13 @@ class FolderImages:
 
 def opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        picture = Image.open(path, formats=_FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         told = f"{path} is no picture that can be read ({words(error)})"
         raise UserError(f"{told}; get it again, or remove it.") from None
+    if math.prod(picture.size) > _LARGEST_PICTURE:
+        raise UserError(f"{path} claims {_sides(picture.size)} pixels, more than a base set has; make it smaller.")
+    return picture
 
 
 def _sides(size: tuple[int, int]) -> str:
@@ -164,7 +173,10 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
         raise UserError(
             f"{path}: {name} is stored in chunks of {chunk >> 20} MiB, of which a row takes one; rechunk it."
         )
-    packed = layout.get_layout() == h5py.h5d.CHUNKED and layout.get_nfilters() > 0
+    filters = {layout.get_filter(number)[0] for number in range(layout.get_nfilters())}
+    if filters - _FILTERS:
+        raise UserError(f"{path}: {name} is packed by a filter that is not read; use gzip, lzf, shuffle or fletcher32.")
+    packed = layout.get_layout() == h5py.h5d.CHUNKED and bool(filters)
     held = array.get_storage_size() * (_PACKED if packed else 1)
     if held < dtype.itemsize * math.prod(shape):
         raise UserError(f"{path}: {name} claims shape {shape}, and the file does not hold that many values.")
