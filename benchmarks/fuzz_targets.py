@@ -32,7 +32,7 @@ from featuregen.store.merging import merge_shards
 from featuregen.whole import partial_path
 
 Files = dict[str, bytes]
-ROWS, SHAPE, CLASSES = 10, (1, 5, 5), ("nought", "one", "two")
+ROWS, SHAPE, CLASSES = 10, (1, 8, 8), ("nought", "one", "two")
 CPU = torch.device("cpu")
 
 
@@ -81,11 +81,16 @@ def _written(write: Callable[[Path], object], name: str = "x") -> bytes:
 # Datasets ------------------------------------------------------------------------------------------
 
 
+@cache
+def _digits() -> Base:
+    return load_images(Data("digits"))
+
+
 def header(**changes: Any) -> Header:
     plain = {
-        "kind": "det", "rows": ROWS, "image_shape": SHAPE, "dtype": "float32", "classes": CLASSES,
+        "kind": "det", "rows": ROWS, "image_shape": SHAPE, "dtype": "float32", "classes": _digits().classes,
         "recipe": {"seed": 7, "synthesis": {"norm": "l2", "eps": 0.5, "steps": 3, "step_size": 0.1, "schedule": "constant"}},
-        "base": {"name": "toy", "split": "train", "rows": 20, "sha256": "00", "licence": "free"},
+        "base": _digits().record(),
         "source_model": {"architecture": "convnet", "weights_sha256": "ab"},
         "software": {"torch": "2", "device": "cpu", "threads": 1, "batch": "4"}, "citation": "Someone, 2026.",
         "config": to_dict(load_config("digits")),
@@ -94,13 +99,13 @@ def header(**changes: Any) -> Header:
 
 
 def columns(dtype: str = "float32") -> dict[str, Any]:
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (ROWS, *SHAPE), np.uint8)
-    labels, index = np.arange(ROWS) % 3, np.arange(ROWS)
+    """The base images themselves, with the labels of D_det."""
+    index, split = np.arange(ROWS), _digits().train
+    pixels, own = split.images[:ROWS].transpose(0, 3, 1, 2), split.labels[:ROWS]
+    stored = np.ascontiguousarray(pixels if dtype == "uint8" else (pixels / 255).astype("<f4"))
     return {
-        "images": pixels if dtype == "uint8" else (pixels / 255).astype("<f4"), "labels": (labels + 1) % 3,
-        "source_labels": labels, "index": index, "start_index": index, "norm": np.full(ROWS, 0.25, "<f4"),
-        "objective": np.full(ROWS, 0.5, "<f4"), "source_pred": (labels + 1) % 3,
+        "images": stored, "labels": (own + 1) % 10, "source_labels": own, "index": index, "start_index": index,
+        "norm": np.zeros(ROWS, "<f4"), "objective": np.full(ROWS, 0.5, "<f4"), "source_pred": (own + 1) % 10,
     }  # fmt: skip
 
 

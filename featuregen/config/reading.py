@@ -23,6 +23,8 @@ _T = typing.TypeVar("_T")
 # A few lines of YAML can stand for more than any memory holds, by aliases of aliases.
 _MOST_VALUES = 100_000
 _LONGEST_WORD = 100
+# Levels of containers in a record.
+_DEEPEST = 50
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
@@ -69,6 +71,19 @@ def _values(node: Any, counted: dict[int, int]) -> int:
         inside = [item for pair in node.value for item in (pair if isinstance(pair, tuple) else (pair,))]
         counted[id(node)] = 1 + sum(_values(item, counted) for item in inside)
     return counted[id(node)]
+
+
+def nested_deeply(tree: Any) -> bool:
+    """Whether plain containers lie in each other deeper than any record's, so that going through them may fail."""
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [
+            inside
+            for node in level
+            if isinstance(node, (dict, list))
+            for inside in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
 
 
 def closest(word: object, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuregen.errors import UserError
+from featuregen.heaps import oversized_names
 from featuregen.images.arrays import ARRAYS, labels_of, numbered, words
 from featuregen.images.split import Rows, Split
 from featuregen.rows import read_rows
@@ -117,6 +118,8 @@ def _sides(size: tuple[int, int]) -> str:
 
 def read_hdf5(path: Path) -> tuple[Split, Split]:
     """x_train, y_train, x_test, y_test, named and laid out as in a Keras-style `.npz`, pixels in uint8."""
+    if oversized_names(path):
+        raise UserError(f"{path} is damaged: its table of names does not add up; get it again.")
     try:
         with h5py.File(path, "r", locking=False) as root:
             # Labels first, whose number the images' is held against.
