@@ -50,6 +50,10 @@ class Target:
     modules: tuple[str, ...]
     decoys: Callable[[], Files] = dict
 
+    @property
+    def hdf5(self) -> bool:
+        return any(name.endswith(".h5") for name in self.mutations)
+
 
 def input_of(target: Target, seed: int, number: int) -> Files:
     """The same for the same three, whoever asks."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # Beyond what the process had before: pages touched, and addresses asked for, whether touched or not.
-TOUCHED, ASKED, PER_BYTE = 96 << 20, 1 << 30, 16
+TOUCHED, ASKED, PER_BYTE = 96 << 20, 512 << 20, 16
 # What is asked for beyond this fails, and is known by the words of the failure.
 CEILING = 4 << 30
 FAILURES = ("memory", "allocate")

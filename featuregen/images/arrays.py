@@ -17,6 +17,8 @@ from featuregen.errors import UserError
 from featuregen.images.split import Split
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# Bytes that may always be unpacked, and how many into each of a file's own.
+_UNPACKED, _PACKED = 1 << 25, 100
 WANTED = f"arrays {', '.join(ARRAYS)}"
 
 
@@ -46,9 +48,9 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any
         start = stream.tell()
     if dtype.hasobject:
         raise UserError(f"{path}: {name} holds Python objects; save plain numbers.")
-    # Before anything is allocated: what the header claims must be there, and deflate packs 1032 bytes into one at best.
+    # Before anything is allocated: what the header claims must be there, packed no tighter than pictures ever are.
     claimed, packed = start + math.prod(shape) * dtype.itemsize, min(info.compress_size, path.stat().st_size)
-    if claimed != info.file_size or min(shape, default=0) < 0 or claimed > 1032 * packed:
+    if claimed != info.file_size or min(shape, default=0) < 0 or claimed > max(_UNPACKED, _PACKED * packed):
         raise UserError(f"{path}: {name} claims shape {shape}, and the file does not hold that many values.")
     with archive.open(info) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
@@ -60,7 +62,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         shape, _, dtype = read(stream)
     # It is read as a piece of Python, and its parser runs out of memory, or of depth, by its own count.
-    except (SyntaxError, tokenize.TokenError, MemoryError, TypeError) as error:
+    except (SyntaxError, tokenize.TokenError, MemoryError, TypeError, LookupError) as error:
         raise ValueError(f"the head of an array is broken: {words(error)}") from None
     return shape, dtype
 

@@ -26,6 +26,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _LARGEST_PICTURE = 1 << 24
 # What is read for a single row.
 _LARGEST_CHUNK = 1 << 26
+# Bytes of labels as int64, which packed ones could be far more than the file's.
+_MOST_LABELS = 1 << 25
 # Into one byte, at best, by deflate.
 _PACKED = 1032
 # Those that come with HDF5 and h5py; any other number has HDF5 look for a library of that name and run it.
@@ -169,6 +171,8 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
             raise UserError(f"{path}: {name} is {dtype} of shape {shape}; give uint8 (N,H,W) or (N,H,W,C), C 1 or 3.")
         if shape[:1] != root[f"y_{name[2:]}"].shape[:1]:
             raise UserError(f"{path}: {name} has {shape[0]} images and not as many labels; give a label per image.")
+    elif 8 * math.prod(shape) > max(_MOST_LABELS, path.stat().st_size):
+        raise UserError(f"{path}: {name} claims shape {shape}, more labels than a file of its size has images.")
     if 0 in shape:
         raise UserError(f"{path}: {name} is empty.")
     chunk = math.prod(layout.get_chunk()) * dtype.itemsize if layout.get_layout() == h5py.h5d.CHUNKED else 0
