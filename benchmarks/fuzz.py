@@ -34,7 +34,7 @@ from scoreboard import exit_code, hardware
 from side_by_side import save
 
 from featuregen.config import closest
-from featuregen.errors import UserError
+from featuregen.errors import UserError, plain
 
 # Whose lines are counted: a tracer makes every input several times as slow.
 COVERED = 1500
@@ -131,7 +131,7 @@ def fuzz(options: argparse.Namespace) -> int:
         record["targets"][name] = found = measured(known[name], options)
         print(line(name, found), flush=True)
         for number, outcome, words in found["bad"][:20]:
-            print(f"  {name}:{number} {outcome}: {words}")
+            print(plain(f"  {name}:{number} {outcome}: {words}"))
         save(options.out, record)
     return int(any(found["violations"] for found in record["targets"].values()))
 
@@ -141,7 +141,7 @@ def again(only: str, seed: int) -> int:
     if name not in targets() or not number.isdecimal():
         raise UserError(f"--only {only} names no input; give it as dataset:17.")
     (verdict,) = here(targets()[name], [int(number)], seed)
-    print(f"{only} {verdict.outcome}: {verdict.words}")
+    print(plain(f"{only} {verdict.outcome}: {verdict.words}"))
     return int(verdict.bad)
 
 

@@ -105,7 +105,7 @@ def load_config(
     try:
         tree = _parse(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split()).rstrip('.')}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where} must hold settings as 'key: value' lines.")
     tree.setdefault("name", Path(where).stem)
