@@ -113,7 +113,11 @@ def rearranged(data: bytes, random: Random) -> bytes:
     if kind == 0:
         del members[name]
     elif kind == 1:
-        members[random.choice(("../decoy/x", "/etc/x", "a" * 60_000, "", "archive/code/x.py", "archive/constants.pkl", name + "\0"))] = members.pop(name)
+        members[
+            random.choice(
+                ("../decoy/x", "/etc/x", "a" * 60_000, "", "archive/code/x.py", "archive/constants.pkl", name + "\0")
+            )
+        ] = members.pop(name)
     elif kind == 2:
         members[name] = bytes(random.choice((10**6, 5 * 10**7)))
         return _zipped(members, zipfile.ZIP_DEFLATED)
@@ -137,7 +141,12 @@ def directory(data: bytes, random: Random) -> bytes:
 
 
 ZIP: tuple[Mutation, ...] = (rearranged, directory, directory)
-TORCH: tuple[Mutation, ...] = (*ZIP, *(inside(pickled, "data.pkl"),) * 5, inside(BYTES[0], "data.pkl"), inside(BYTES[1], ""))
+TORCH: tuple[Mutation, ...] = (
+    *ZIP,
+    *(inside(pickled, "data.pkl"),) * 5,
+    inside(BYTES[0], "data.pkl"),
+    inside(BYTES[1], ""),
+)
 OLD_TORCH: tuple[Mutation, ...] = (pickled,) * 4
 
 
@@ -156,13 +165,21 @@ _SHAPES = (
 def numpy_header(data: bytes, random: Random) -> bytes:
     version = random.choice(((1, 0),) * 5 + ((2, 0), (3, 0), (9, 9)))
     old = data[10 : 10 + struct.unpack_from("<H", data, 8)[0]].decode("latin-1")
-    fields = {"descr": old.split("'descr': ")[1].split(", 'fortran")[0], "order": "False", "shape": old.split("'shape': ")[1].split(", }")[0]}
+    fields = {
+        "descr": old.split("'descr': ")[1].split(", 'fortran")[0],
+        "order": "False",
+        "shape": old.split("'shape': ")[1].split(", }")[0],
+    }
     fields[random.choice(("descr", "shape"))] = random.choice(_DESCRIPTIONS + _SHAPES)
     if random.random() < 0.3:
         fields["order"] = random.choice(("True", "None", "1", "'x'", "__import__('os').system('true')"))
-    text = f"{{'descr': {fields['descr']}, 'fortran_order': {fields['order']}, 'shape': {fields['shape']}, }}\n".encode("latin-1")
+    text = f"{{'descr': {fields['descr']}, 'fortran_order': {fields['order']}, 'shape': {fields['shape']}, }}\n".encode(
+        "latin-1"
+    )
     if random.random() < 0.15:
-        text = random.choice((b"(" * 5000, b"[]", b"{}", b"{" * 90, b"-" * 9000 + b"1", b"\xff" * 20, b"{'descr': open}", b""))
+        text = random.choice(
+            (b"(" * 5000, b"[]", b"{}", b"{" * 90, b"-" * 9000 + b"1", b"\xff" * 20, b"{'descr': open}", b"")
+        )
     length = random.choice((len(text),) * 8 + (0, 65535, 2**31))
     head = struct.pack("<H", length & 0xFFFF) if version[0] == 1 else struct.pack("<I", length)
     return b"\x93NUMPY" + bytes(version) + head + text + data[10 + struct.unpack_from("<H", data, 8)[0] :]
@@ -233,7 +250,9 @@ def picture(data: bytes, random: Random) -> bytes:
     if random.random() < 0.2:
         bomb = random.choice((b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"eXIf", b"acTL"))
         parts.insert(1, (bomb, b"x\0\0" + zlib.compress(bytes(10**7), 9)))
-    whole = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts)
+    whole = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
     return data[:8] + b"".join(whole)
 
 

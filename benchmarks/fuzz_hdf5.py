@@ -49,7 +49,10 @@ def _seal(root: h5py.File) -> None:
     members = [root.get(name, getlink=True) for name in root]
     if not all(isinstance(link, h5py.HardLink) for link in members):
         return
-    if not all(isinstance(root[name], h5py.Dataset) and 0 < root[name].id.get_storage_size() and (root[name].size or 0) < 10**5 for name in root):
+    if not all(
+        isinstance(root[name], h5py.Dataset) and root[name].id.get_storage_size() > 0 and (root[name].size or 0) < 10**5
+        for name in root
+    ):
         return
     try:
         attributes = attributes_of(root, root.filename)
@@ -69,7 +72,13 @@ def _attribute(root: h5py.File, name: str, random: Random) -> None:
     if kind < 0.55 and isinstance(old, str) and old[:1] in "[{":
         _put(root, name, json.dumps(changed(json.loads(old), random)))
     elif kind < 0.75:
-        _put(root, name, random.choice((*ODD, "[" * 50_000, "{" * 50_000, "9" * 5000, np.arange(5), np.zeros(9000, "u1"), b"\xff\xfe")))
+        _put(
+            root,
+            name,
+            random.choice(
+                (*ODD, "[" * 50_000, "{" * 50_000, "9" * 5000, np.arange(5), np.zeros(9000, "u1"), b"\xff\xfe")
+            ),
+        )
     elif kind < 0.9:
         shape, dtype = random.choice(_SHAPES), random.choice(_TYPES)
         _create(lambda: root.attrs.create(name, h5py.Empty(dtype) if shape is None else np.zeros(_small(shape), dtype)))
@@ -140,7 +149,9 @@ def _other(root: h5py.File, name: str, random: Random) -> None:
     if shape is None:
         _create(lambda: root.create_dataset(name, data=h5py.Empty(dtype)))
         return
-    how: dict[str, Any] = {"chunks": tuple(max(1, min(length, 10**9)) for length in shape)} if layout < 0.3 and shape else {}
+    how: dict[str, Any] = (
+        {"chunks": tuple(max(1, min(length, 10**9)) for length in shape)} if layout < 0.3 and shape else {}
+    )
     if layout > 0.3 and shape:
         how = random.choice((
             {"chunks": _small(shape)}, {"fletcher32": True}, {"compression": "gzip", "compression_opts": 9},
@@ -179,11 +190,19 @@ def _filters(root: h5py.File, name: str, random: Random) -> None:
     number = random.choice((1, 2, 3, 4, 5, 6, 305, 32000, 32001, 32015, 65000))
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk(_small(shape) or (1,))
-    _create(lambda: properties.set_filter(number, h5py.h5z.FLAG_OPTIONAL, tuple(random.choice((0, 1, 9, 2**31)) for _ in range(random.randrange(4)))))
+    _create(
+        lambda: properties.set_filter(
+            number, h5py.h5z.FLAG_OPTIONAL, tuple(random.choice((0, 1, 9, 2**31)) for _ in range(random.randrange(4)))
+        )
+    )
     space = h5py.h5s.create_simple(shape or (1,))
     made = h5py.h5d.create(root.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, properties)
     content = np.zeros(_small(shape) or (1,), dtype).tobytes()
-    _create(lambda: made.write_direct_chunk((0,) * max(1, len(shape)), random.choice((content, _DEFLATED, content[:5])), random.choice((0, 1))))
+    _create(
+        lambda: made.write_direct_chunk(
+            (0,) * max(1, len(shape)), random.choice((content, _DEFLATED, content[:5])), random.choice((0, 1))
+        )
+    )
 
 
 def _more(root: h5py.File, name: str, random: Random) -> None:
@@ -191,5 +210,19 @@ def _more(root: h5py.File, name: str, random: Random) -> None:
     _create(lambda: root[name].attrs.__setitem__("unit", "metre"))
 
 
-_LIES: tuple[Lie, ...] = (_gone, _link, _outside, _outside, _group, _other, _other, _other, _bomb, _values, _values, _filters, _more)
+_LIES: tuple[Lie, ...] = (
+    _gone,
+    _link,
+    _outside,
+    _outside,
+    _group,
+    _other,
+    _other,
+    _other,
+    _bomb,
+    _values,
+    _values,
+    _filters,
+    _more,
+)
 HDF5: tuple[Mutation, ...] = (lying,)

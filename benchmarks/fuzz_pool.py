@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import encodings.cp437
-import encodings.idna
-import encodings.raw_unicode_escape
-import encodings.unicode_escape
 import io
 import multiprocessing
 import os
@@ -24,7 +20,7 @@ from pathlib import Path
 import torch
 import typer
 from fuzz_targets import Target, input_of
-from fuzz_traps import FAILURES, PER_BYTE, ASKED, TOUCHED, Memory, Traps, limit_memory
+from fuzz_traps import ASKED, FAILURES, PER_BYTE, TOUCHED, Memory, Traps, limit_memory
 
 from featuregen.cli.mistakes import guarded
 

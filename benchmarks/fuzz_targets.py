@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import torch
 from fuzz_archives import NPZ, OLD_TORCH, PICTURES, TORCH, safetensors
-from fuzz_bytes import BYTES, YAML, Mutation, changed_json
+from fuzz_bytes import BYTES, YAML, Mutation
 from fuzz_hdf5 import HDF5
 from PIL import Image
 
@@ -27,7 +27,8 @@ from featuregen.images import Base, Split, load_images
 from featuregen.interop import released
 from featuregen.models import build_model, load_model, read_model_record, save_model
 from featuregen.pipeline.files import recorded_config
-from featuregen.store import COLUMNS, FeatureDataset, Header, Writer, check_sums, compare
+from featuregen.runtime import RowRandom
+from featuregen.store import FeatureDataset, Header, Writer, check_sums, compare
 from featuregen.store.merging import merge_shards
 from featuregen.whole import partial_path
 
@@ -63,7 +64,9 @@ def input_of(target: Target, seed: int, number: int) -> Files:
     # First where the format is known, on what is whole; then where it is not.
     known = target.mutations[name]
     changes = [random.choice(known) for _ in range(random.choice((0, 1, 1, 2)))] if known else []
-    changes += [random.choice(BYTES) for _ in range(0 if changes and random.random() < 0.7 else random.choice((1, 1, 2, 3)))]
+    changes += [
+        random.choice(BYTES) for _ in range(0 if changes and random.random() < 0.7 else random.choice((1, 1, 2, 3)))
+    ]
     for change in changes:
         if not files[name]:
             break
@@ -102,23 +105,27 @@ def header(**changes: Any) -> Header:
     return Header(**(plain | changes))
 
 
-def columns(dtype: str = "float32") -> dict[str, Any]:
-    """The base images themselves, with the labels of D_det."""
-    index, split = np.arange(ROWS), _digits().train
-    pixels, own = split.images[:ROWS].transpose(0, 3, 1, 2), split.labels[:ROWS]
-    stored = np.ascontiguousarray(pixels if dtype == "uint8" else (pixels / 255).astype("<f4"))
+def columns(head: Header, first: int = 0) -> dict[str, Any]:
+    """The base images themselves, with the labels and starts of the kind."""
+    index, split = np.arange(first, first + ROWS), _digits().train
+    pixels, own = split.images[index].transpose(0, 3, 1, 2), split.labels[index]
+    drawn = {"det": (own + 1) % 10, "rand": RowRandom(head.recipe.get("seed", 0), "target").integers(index, 10)}
+    labels = drawn.get(head.kind, own)
     return {
-        "images": stored, "labels": (own + 1) % 10, "source_labels": own, "index": index, "start_index": index,
-        "norm": np.zeros(ROWS, "<f4"), "objective": np.full(ROWS, 0.5, "<f4"), "source_pred": (own + 1) % 10,
+        "images": np.ascontiguousarray(pixels if head.dtype == "uint8" else (pixels / 255).astype("<f4")),
+        "labels": labels, "source_labels": own, "index": index,
+        "start_index": np.full(ROWS, -1) if head.kind.endswith("-noise") else index,
+        "norm": np.zeros(ROWS, "<f4"), "objective": np.full(ROWS, 0.5, "<f4"), "source_pred": labels,
     }  # fmt: skip
 
 
 def dataset(**changes: Any) -> bytes:
     head = header(**changes)
+    first = head.recipe.get("shard", {}).get("first", 0)
 
     def write(path: Path) -> None:
         with Writer.open(path, head) as writer:
-            writer.append(columns(head.dtype))
+            writer.append(columns(head, first))
             writer.finish("2026-01-02T03:04:05Z")
 
     return _written(write, "a.h5")
@@ -163,13 +170,16 @@ def _merge(folder: Path) -> None:
 def _shards() -> Files:
     marks = ({"number": number, "of": 2, "rows": 2 * ROWS, "first": ROWS * (number - 1)} for number in (1, 2))
     recipes = ({"seed": 7, "synthesis": {"norm": "none"}, "shard": mark} for mark in marks)
-    return {name: dataset(recipe=recipe, kind="robust-noise") for name, recipe in zip(("a.h5", "b.h5"), recipes, strict=True)}
+    return {
+        name: dataset(recipe=recipe, kind="robust-noise")
+        for name, recipe in zip(("a.h5", "b.h5"), recipes, strict=True)
+    }
 
 
 def _journal() -> Files:
     def write(path: Path) -> None:
         writer = Writer.open(path.with_name("a.h5"), header())
-        whole = columns()
+        whole = columns(header())
         for rows in (slice(0, 4), slice(4, 7)):
             writer.append({name: values[rows] for name, values in whole.items()})
         writer.close()
@@ -181,7 +191,7 @@ def _journal() -> Files:
 def _go_on(folder: Path) -> None:
     with Writer.open(folder / "a.h5", header()) as writer:
         done = writer.rows_done
-        writer.append({name: values[done:] for name, values in columns().items()})
+        writer.append({name: values[done:] for name, values in columns(header()).items()})
         writer.finish()
 
 
@@ -219,7 +229,9 @@ def _halfway() -> Files:
     model(torch.rand(2, 1, 8, 8)).sum().backward()
     optimizer.step()
     told = {"epochs": [[{"loss": 1.0}], [], [0.5]], "seconds": 1.0}
-    return {"a.halfway": _written(lambda path: Halfway(path, 0).save(model, optimizer, CPU, told, {"x": torch.ones(3)}))}
+    return {
+        "a.halfway": _written(lambda path: Halfway(path, 0).save(model, optimizer, CPU, told, {"x": torch.ones(3)}))
+    }
 
 
 def _resume(folder: Path) -> None:
@@ -237,7 +249,9 @@ def _torch(content: Any, **how: Any) -> bytes:
 
 def _checkpoints() -> tuple[Files, ...]:
     """Every part of a robustness checkpoint, on a net too small to be one: a real one takes 90 MB."""
-    net = {f"module.model.{name}": tensor for name, tensor in torch.nn.Linear(3, 4).state_dict(prefix="linear.").items()}
+    net = {
+        f"module.model.{name}": tensor for name, tensor in torch.nn.Linear(3, 4).state_dict(prefix="linear.").items()
+    }
     state = net | {f"module.normalizer.new_{name}": torch.full((3, 1, 1), 0.5) for name in ("mean", "std")}
     content = {
         "model": state, "optimizer": None, "epoch": 3, "nat_prec1": torch.tensor(0.5), "adv_prec1": np.float64(0.25),
@@ -333,7 +347,10 @@ def _read_set(folder: Path) -> None:
 def _image_sets() -> tuple[Files, ...]:
     arrays = _arrays()
     whole = ({"a.npz": _npz(arrays)}, {"b.npz": _npz(arrays, np.savez_compressed)})
-    stored = [{"c.h5": _hdf5(arrays)}, {"d.h5": _hdf5(arrays, chunks=True, compression="gzip", shuffle=True, fletcher32=True)}]
+    stored = [
+        {"c.h5": _hdf5(arrays)},
+        {"d.h5": _hdf5(arrays, chunks=True, compression="gzip", shuffle=True, fletcher32=True)},
+    ]
     return (*whole, *stored, *map(_folder, (".png", ".png", ".jpg", ".webp", ".bmp")))
 
 
@@ -342,7 +359,8 @@ _TORCH = ("interop/torch_files.py", "interop/pickles.py")
 _CONFIG = ("config/reading.py", "config/settings.py", "config/attacks.py")
 
 
-def _targets() -> dict[str, Target]:
+@cache
+def targets() -> dict[str, Target]:
     sets = _image_sets()
     pictures = {name: PICTURES if name.endswith(".png") else () for files in sets[4:] for name in files}
     all_targets = (
@@ -364,11 +382,3 @@ def _targets() -> dict[str, Target]:
                ("images/arrays.py", "images/stored.py", "images/sources.py"), _decoys),
     )  # fmt: skip
     return {target.name: target for target in all_targets}
-
-
-@cache
-def targets() -> dict[str, Target]:
-    return _targets()
-
-
-__all__ = ["COLUMNS", "Target", "changed_json", "input_of", "targets"]

@@ -37,7 +37,10 @@ class Traps:
     """
 
     def __init__(self, folder: Path, decoys: Path) -> None:
-        self._own, self._readable = str(folder), (str(folder), sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
+        self._own, self._readable = (
+            str(folder),
+            (str(folder), sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])),
+        )
         self.caught: list[str] = []
         self._armed = False
         libc = ctypes.CDLL(None, use_errno=True)

@@ -221,7 +221,9 @@ def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]
         return chosen
     if hint is str:
         if value is None or isinstance(value, (bool, list, dict)):
-            raise UserError(f"{label} is {_SHOWN.repr(value)}; give a word, in quotes if YAML takes it for something else.")
+            raise UserError(
+                f"{label} is {_SHOWN.repr(value)}; give a word, in quotes if YAML takes it for something else."
+            )
         return str(value)
     number = _number(value)
     if number is None or (hint is int and number != int(number)):
