@@ -1,6 +1,6 @@
 """Does any file from a stranger bring down what opens it?
 
-    python benchmarks/fuzz.py [--targets dataset,checkpoint] [--inputs 5000] [--seed 0] [--out fuzz.json] [--only dataset:17]
+    python benchmarks/fuzz.py [--targets dataset,checkpoint] [--inputs 5000] [--seed 0] [--out fuzz.json]
 
 Claim to check: whatever is done to a valid file, opening, verifying or importing it runs no code, opens no other file,
 touches little more memory than the file is large, and ends well or in one sentence with exit code 1 or 2. Inputs are

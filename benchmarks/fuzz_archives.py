@@ -18,21 +18,31 @@ _NUMBERS = tuple(struct.pack("<Q", number & (2**64 - 1)) for number in INTERESTI
 # Pieces of programs that real pickles of weights never have.
 SNIPPETS = (
     b"cos\nsystem\n(Vtrue\ntR", b"c__builtin__\neval\n(V1\ntR", b"cbuiltins\ngetattr\n", b"cbuiltins\nexec\n(V1\ntR",
-    b"(Vtrue\nios\nsystem\n", b"(cos\nsystem\nVtrue\no", b"cos\nsystem\n(Vtrue\nt\x81", b"csubprocess\nPopen\n(Vtrue\ntR",
-    b"ctorch\nload\n(V../decoy/decoy.pt\ntR", b"cnumpy\nload\n(V../decoy/decoy.npz\ntR", b"cio\nopen\n(V../decoy/decoy.bin\ntR",
-    b"ctorch._utils\n_rebuild_tensor_v2\n}b", b"ccollections\nOrderedDict\n)R}b", b"cdill._dill\n_import_module\n(Vos\ntR",
+    b"(Vtrue\nios\nsystem\n", b"(cos\nsystem\nVtrue\no", b"cos\nsystem\n(Vtrue\nt\x81",
+    b"csubprocess\nPopen\n(Vtrue\ntR",
+    b"ctorch\nload\n(V../decoy/decoy.pt\ntR", b"cnumpy\nload\n(V../decoy/decoy.npz\ntR",
+    b"cio\nopen\n(V../decoy/decoy.bin\ntR",
+    b"ctorch._utils\n_rebuild_tensor_v2\n}b", b"ccollections\nOrderedDict\n)R}b",
+    b"cdill._dill\n_import_module\n(Vos\ntR",
     b"cdill._dill\n_create_function\n(tR", b"c_codecs\nencode\n(Vabc\nVrot13\ntR", b"c_codecs\nencode\n(Vabc\nVzip\ntR",
     b"cnumpy\ndtype\n(Vf8\nK\x00K\x01tR", b"cnumpy\ndtype\n(VO\ntR", b"cnumpy._core.multiarray\nscalar\n(N)R",
     b"cnumpy.core.multiarray\n_reconstruct\n(tR", b"ctorch\nSize\n(J\xff\xff\xff\x7ftR", b"ctorch\nFloatStorage\n",
-    b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nJ\xff\xff\xff\x7ftQ", b"(Vstorage\nctorch\nByteStorage\nV../x\nVcpu\nK\x04tQ",
+    b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nJ\xff\xff\xff\x7ftQ",
+    b"(Vstorage\nctorch\nByteStorage\nV../x\nVcpu\nK\x04tQ",
     b"P../decoy/decoy.bin\n", b"(Vfile\nV../decoy/decoy.bin\ntQ", b"\x82\x01", b"\x83\x01\x00", b"\x84\x01\x00\x00\x00",
-    b"r\xff\xff\xff\x7f", b"q\xff", b"j\xff\xff\xff\x7f", b"h\xff", b"g9\n", b"p-1\n", b"0" * 20, b"1", b"2" * 50, b"(" * 2000,
-    b"]" * 500 + b"a" * 499, b"\x85" * 5000, b"}" * 900 + b"K\x01" + b"s" * 0, b"\x8b\xff\xff\xff\x7f", b"\x8a\xff" + b"\xff" * 255,
+    b"r\xff\xff\xff\x7f", b"q\xff", b"j\xff\xff\xff\x7f", b"h\xff", b"g9\n", b"p-1\n", b"0" * 20, b"1", b"2" * 50,
+    b"(" * 2000,
+    b"]" * 500 + b"a" * 499, b"\x85" * 5000, b"}" * 900 + b"K\x01" + b"s" * 0, b"\x8b\xff\xff\xff\x7f",
+    b"\x8a\xff" + b"\xff" * 255,
     b"\x8b\x00\x00\x00\x01", b"X\xff\xff\xff\x7f", b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f",
-    b"\x8e\xff\xff\xff\xff\x00\x00\x00\x00", b"\x96\xff\xff\xff\xff\x00\x00\x00\x00", b"\x97\x98", b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"\x95\x00\x00\x00\x40\x00\x00\x00\x00", b"I" + b"9" * 5000 + b"\n", b"L" + b"9" * 5000 + b"L\n", b"F1e999\n", b"Fnan\n", b"I01\n",
-    b"S'\\x41'\n", b"S'unterminated\n", b"V\\ud800\n", b"\x8c\x02\xff\xfe", b"\x8c\x02os\x8c\x06system\x93", b"\x80\xff",
-    b"\x80\x02", b".", b"N", b"NR", b"Nb", b")\x81", b"}(tb", b"]N\x90", b"\x8f", b"\x8f(N\x90", b"\x91", b"N)\x92", b"t", b"u", b"e", b"s", b"a",
+    b"\x8e\xff\xff\xff\xff\x00\x00\x00\x00", b"\x96\xff\xff\xff\xff\x00\x00\x00\x00", b"\x97\x98",
+    b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"\x95\x00\x00\x00\x40\x00\x00\x00\x00", b"I" + b"9" * 5000 + b"\n", b"L" + b"9" * 5000 + b"L\n", b"F1e999\n",
+    b"Fnan\n", b"I01\n",
+    b"S'\\x41'\n", b"S'unterminated\n", b"V\\ud800\n", b"\x8c\x02\xff\xfe", b"\x8c\x02os\x8c\x06system\x93",
+    b"\x80\xff",
+    b"\x80\x02", b".", b"N", b"NR", b"Nb", b")\x81", b"}(tb", b"]N\x90", b"\x8f", b"\x8f(N\x90", b"\x91", b"N)\x92",
+    b"t", b"u", b"e", b"s", b"a",
 )  # fmt: skip
 
 
@@ -153,12 +163,16 @@ OLD_TORCH: tuple[Mutation, ...] = (pickled,) * 4
 # Arrays of numpy -----------------------------------------------------------------------------------
 
 _DESCRIPTIONS = (
-    "'|O'", "'<f8'", "'|u1'", "'>i4'", "'S0'", "'U1000000000'", "'V0'", "'V1000000000'", "[('a', '<f8', (1000000000,))]",
-    "'<M8[ns]'", "'c16'", "'f2'", "'?'", "5", "None", "[]", "'" + "a" * 500 + "'", "('<f8', (10**6,))", "[('x', '|O')]", "'" + ",".join(["f8"] * 2000) + "'",
+    "'|O'", "'<f8'", "'|u1'", "'>i4'", "'S0'", "'U1000000000'", "'V0'", "'V1000000000'",
+    "[('a', '<f8', (1000000000,))]",
+    "'<M8[ns]'", "'c16'", "'f2'", "'?'", "5", "None", "[]", "'" + "a" * 500 + "'", "('<f8', (10**6,))",
+    "[('x', '|O')]", "'" + ",".join(["f8"] * 2000) + "'",
 )  # fmt: skip
 _SHAPES = (
-    "()", "(0,)", "(-1,)", "(12, 4, 5, 3)", "(1000000000000,)", "(2**62, 4)", "(4611686018427387904, 4)", "(-1, -1)", "(12.0,)",
-    "[12]", "12", "(True,)", "('a',)", "(" * 200 + ")" * 200, "(" + "1," * 3000 + ")", "(9" + "9" * 400 + ",)", "(12, 0, 5)", "(0, 1000000000000)",
+    "()", "(0,)", "(-1,)", "(12, 4, 5, 3)", "(1000000000000,)", "(2**62, 4)", "(4611686018427387904, 4)", "(-1, -1)",
+    "(12.0,)",
+    "[12]", "12", "(True,)", "('a',)", "(" * 200 + ")" * 200, "(" + "1," * 3000 + ")", "(9" + "9" * 400 + ",)",
+    "(12, 0, 5)", "(0, 1000000000000)",
 )  # fmt: skip
 
 
@@ -225,9 +239,12 @@ def safetensors(key: str) -> tuple[Mutation, ...]:
 
 _FOREIGN = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\n(x) (w) file closefile\nshowpage\n%%EOF\n",
-    b"P6\n30000 30000\n255\n", b"P5 99999999 1 255 ", b"GIF89a\xff\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00\xff\xff\xff\xff\x00\x02\x02D\x01\x00;",
-    b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 20000, 20000, 1, 24, 0, 0, 0, 0, 0, 0), b"8BPS\x00\x01" + bytes(6) + b"\x00\x03" + b"\x00\x00\x75\x30" * 2 + b"\x00\x08\x00\x03" + bytes(14),
-    b"/* XPM */\nstatic char * x[] = {\n\"4 5 1 1\",\n", b"II*\x00\x08\x00\x00\x00\xff\xff", b"SIMPLE  =                    T",
+    b"P6\n30000 30000\n255\n", b"P5 99999999 1 255 ",
+    b"GIF89a\xff\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00\xff\xff\xff\xff\x00\x02\x02D\x01\x00;",
+    b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 20000, 20000, 1, 24, 0, 0, 0, 0, 0, 0),
+    b"8BPS\x00\x01" + bytes(6) + b"\x00\x03" + b"\x00\x00\x75\x30" * 2 + b"\x00\x08\x00\x03" + bytes(14),
+    b"/* XPM */\nstatic char * x[] = {\n\"4 5 1 1\",\n", b"II*\x00\x08\x00\x00\x00\xff\xff",
+    b"SIMPLE  =                    T",
 )  # fmt: skip
 
 

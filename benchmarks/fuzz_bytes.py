@@ -138,9 +138,11 @@ def changed_json(data: bytes, random: Random) -> bytes:
 _YAML = (
     b"&a [*a, *a]", b"*a", b"&a", b"<<: *a", b"!!python/object/apply:os.system ['true']", b"!!python/name:os.system",
     b"!!binary aGk=", b"!!set {a, b}", b"!!timestamp 2026-13-45", b"2026-13-45", b"? [a]\n: b", b"{", b"}", b"[" * 3000,
-    b"- " * 2000, b"|", b"---", b"...", b"%YAML 9.9", b"0o17", b"1_000", b"1:30:00", b".inf", b".nan", b"~", b"0x" + b"f" * 300,
+    b"- " * 2000, b"|", b"---", b"...", b"%YAML 9.9", b"0o17", b"1_000", b"1:30:00", b".inf", b".nan", b"~",
+    b"0x" + b"f" * 300,
     b"1e999", b"8/0", b"\xff\xfe", b"\xf0\x9f\x98\x80", b"\x00", b"\x1b[2J", b"\t", b"9" * 5000, b"''", b"\"\\x", b"#",
-    b"a: &x [1]\nb: [*x, *x, *x]\n", b"!!float x", b"!!int ''", b"!!null", b"!!omap [a: 1]", b"0b", b"-", b"\xe2\x80\xa8",
+    b"a: &x [1]\nb: [*x, *x, *x]\n", b"!!float x", b"!!int ''", b"!!null", b"!!omap [a: 1]", b"0b", b"-",
+    b"\xe2\x80\xa8",
     b"&b0 [l, o, l]\nc: &b1 [*b0, *b0, *b0, *b0, *b0, *b0]\nd: &b2 [*b1, *b1, *b1, *b1, *b1, *b1]\n"
     b"e: &b3 [*b2, *b2, *b2, *b2, *b2, *b2]\nf: &b4 [*b3, *b3, *b3, *b3, *b3, *b3]\n",
 )  # fmt: skip

@@ -16,7 +16,8 @@ from featuregen.store.format import content_digest, record_digest
 from featuregen.store.reader import attributes_of
 
 _SHAPES: tuple[tuple[int, ...] | None, ...] = (
-    (), (0,), (1,), (2**31,), (10**12,), (2**60,), (10, 0), (1, 1, 1, 1), (10, 1, 5, 5), (2**40, 1, 5, 5), (10,) * 6, None,
+    (), (0,), (1,), (2**31,), (10**12,), (2**60,), (10, 0), (1, 1, 1, 1), (10, 1, 5, 5), (2**40, 1, 5, 5), (10,) * 6,
+    None,
 )  # fmt: skip
 _TYPES: tuple[Any, ...] = (
     "<i8", ">i8", "<i4", "u1", "<f2", "<f4", "<f8", "c8", "S3", "V5", h5py.string_dtype(), h5py.vlen_dtype("i4"),

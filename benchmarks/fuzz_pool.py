@@ -81,9 +81,13 @@ def judged(target: Target, number: int, files: dict[str, bytes], place: Path, tr
 def _opened(target: Target, folder: Path) -> tuple[str, str]:
     """Through the very function that turns errors into sentences and exit codes for the commands."""
     told, shown = io.StringIO(), io.StringIO()
+
+    def open_it() -> None:
+        target.open(folder)
+
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(shown):
-            guarded(lambda: target.open(folder))()
+            guarded(open_it)()
     except typer.Exit as end:
         lines = [line for line in told.getvalue().split("\n") if line.startswith(("error: ", "failed: "))]
         return "refused", lines[0] if len(lines) == 1 and end.exit_code in (1, 2) else f"no sentence: {told.getvalue()}"
