@@ -66,7 +66,7 @@ def _decoys() -> Files:
     }  # fmt: skip
 
 
-_STORE = ("store/reader.py", "store/format.py", "store/heaps.py")
+_STORE = ("store/reader.py", "store/format.py", "heaps.py")
 _TORCH = ("interop/torch_files.py", "interop/pickles.py")
 _CONFIG = ("config/reading.py", "config/settings.py", "config/attacks.py")
 
