@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import multiprocessing
@@ -121,7 +122,9 @@ def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:
     for name, content in target.decoys().items():
         (decoys / name).write_bytes(content)
     traps = Traps(place / "input", decoys)
-    # Whatever is imported late is so by now; a second time, for what a first error imports.
+    # Whatever is imported late is so by now, and what errors import, and the names of zip archives and pickles.
+    for name in ("cp437", "idna", "raw_unicode_escape", "unicode_escape"):
+        codecs.lookup(name)
     for files in (*target.seeds, {name: b"?" for name in target.seeds[0]}):
         judged(target, -1, files, place, traps)
     limit_memory()
