@@ -15,6 +15,7 @@ first inputs. Linux only. Exit code 1 if anything happens that must not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import subprocess
@@ -86,7 +87,8 @@ def covered(target: Target, inputs: int, seed: int) -> dict[str, float]:
 
 def here(target: Target, numbers: Iterable[int], seed: int) -> list[Verdict]:
     """In this very process, which a crash would end."""
-    with tempfile.TemporaryDirectory() as name:
+    # Every input changes into its own folder, which is gone afterwards.
+    with contextlib.chdir(Path.cwd()), tempfile.TemporaryDirectory() as name:
         place = Path(name)
         decoys = place / "decoy"
         decoys.mkdir()
