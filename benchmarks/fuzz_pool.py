@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import typer
 from fuzz_targets import Target, input_of
-from fuzz_traps import ASKED, FAILURES, PER_BYTE, TOUCHED, Memory, Traps, limit_memory
+from fuzz_traps import ASKED, PER_BYTE, STARVED, TOUCHED, Memory, Traps, limit_memory
 
 from featuregen.cli.mistakes import guarded
 
@@ -71,7 +71,7 @@ def judged(target: Target, number: int, files: dict[str, bytes], place: Path, tr
     if outcome == "refused" and (problem := _no_sentence(words)):
         outcome, words = problem, words[:_LONGEST]
     # HDF5 asks for as much as a lying header says, and gives it back untouched when it finds that nothing is there.
-    greedy = not target.hdf5 and (asked > ASKED or (outcome == "refused" and _starved(words)))
+    greedy = not target.hdf5 and (asked > ASKED or (outcome == "refused" and STARVED.search(words)))
     if greedy or touched > TOUCHED + PER_BYTE * size:
         outcome, words = "memory", f"{touched >> 20} MiB touched, {asked >> 20} MiB asked for; {words}"
     if traps.caught:
@@ -106,10 +106,6 @@ def _no_sentence(words: str) -> str:
     if len(words) > _LONGEST:
         return "endless sentence"
     return "" if words.isprintable() else "unprintable sentence"
-
-
-def _starved(words: str) -> bool:
-    return any(word in words for word in FAILURES)
 
 
 def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import struct
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 TOUCHED, ASKED, PER_BYTE = 96 << 20, 512 << 20, 16
 # What is asked for beyond this fails, and is known by the words of the failure.
 CEILING = 4 << 30
-FAILURES = ("memory", "allocate")
+STARVED = re.compile(r"\bmemory\b|\ballocat")
 
 _RUNS = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.", "socket.", "urllib.",
