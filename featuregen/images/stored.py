@@ -171,8 +171,6 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
             raise UserError(f"{path}: {name} is {dtype} of shape {shape}; give uint8 (N,H,W) or (N,H,W,C), C 1 or 3.")
         if shape[:1] != root[f"y_{name[2:]}"].shape[:1]:
             raise UserError(f"{path}: {name} has {shape[0]} images and not as many labels; give a label per image.")
-    elif 8 * math.prod(shape) > max(_MOST_LABELS, path.stat().st_size):
-        raise UserError(f"{path}: {name} claims shape {shape}, more labels than a file of its size has images.")
     if 0 in shape:
         raise UserError(f"{path}: {name} is empty.")
     chunk = math.prod(layout.get_chunk()) * dtype.itemsize if layout.get_layout() == h5py.h5d.CHUNKED else 0
@@ -187,6 +185,8 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
     held = array.get_storage_size() * (_PACKED if packed else 1)
     if held < dtype.itemsize * math.prod(shape):
         raise UserError(f"{path}: {name} claims shape {shape}, and the file does not hold that many values.")
+    if name.startswith("y_") and 8 * math.prod(shape) > max(_MOST_LABELS, path.stat().st_size):
+        raise UserError(f"{path}: {name} claims shape {shape}, more labels than a file of its size has images.")
     return shape
 
 
