@@ -1,15 +1,18 @@
 """Is every job, stopped at any moment, finished by the same command to the same result?
 
-    python benchmarks/kills.py [--jobs train,make] [--kills 20] [--seed 0] [--out kills.json]
+    python benchmarks/kills.py [--jobs train,make] [--stops 20] [--seed 0] [--out kills.json]
 
 Claim to check: however often a job is stopped, its results are those of an undisturbed run, and no other file is left.
-Every job is run to its end once. Then it is run in an empty folder again and again, each run stopped: half of them
-right before a file operation drawn by lot, so that the first lock, every stage and the last rename come up; half at a
-moment drawn evenly from the time that the undisturbed run took. Three signals in five are SIGKILL, the others SIGTERM
-and SIGINT (Ctrl-C). A run that ends by itself is looked at: the same files, and in them the same arrays, weights,
-records and numbers, whatever time and seconds they tell. Then the folder is emptied, and on it goes until so many runs
-have been stopped; the last one is finished. Imports are over before the clock starts. All on scikit-learn's digits with
-tiny recipes, every training saved after every epoch. Exit code 1 if any result differs or any file is left.
+Every job is run to its end once. Then it is run in an empty folder again and again, each run stopped in a way drawn by
+lot: in five of seven by a signal (SIGKILL in three, SIGTERM, SIGINT, which is Ctrl-C), half of them right before a file
+operation drawn by lot, so that the first lock, every stage and the last rename come up, half at a moment drawn evenly
+from the time that the undisturbed run took; or by a disk on which no file gets larger than a size drawn by lot, or a
+system that gives no more memory than a share, drawn by lot, of what the undisturbed run took. A run that ends by itself
+is looked at: the same files, and in them the same arrays, weights, records and numbers, whatever time and seconds they
+tell. Then the folder is emptied, and on it goes until so many runs have been stopped; the last one is finished. Imports
+are over before the clock starts. All on scikit-learn's digits with tiny recipes, every training saved after every
+epoch. Exit code 1 if any result differs, any file is left, or a run ends otherwise than with one sentence and its code
+(a run without memory may end anyhow).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from processes import Command
+from processes import Command, Limits
 from safetensors import safe_open
 from scoreboard import exit_code, hardware
 from side_by_side import save
@@ -55,13 +58,11 @@ honesty: {eps: [1.0], rows: 50}
 """
 # What a run of the same settings may say otherwise.
 _PASSING = {"seconds", "timings", "software", "created", "file", "config"}
-_SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# Before featuregen answers a signal, and once it has ended, typer or Python does.
-_CODES = {
-    signal.SIGKILL: {-signal.SIGKILL},
-    signal.SIGTERM: {143, 130, -signal.SIGTERM},
-    signal.SIGINT: {130, 1, -signal.SIGINT},
-}
+_WAYS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "full disk", "out of memory")
+# Before featuregen answers a signal, typer does.
+_CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143, 130}, "SIGINT": {130}, "full disk": {2}}
+# Room for what a command says, which goes to files as well.
+_SMALLEST_FILE = 2000
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,20 @@ JOBS: dict[str, Job] = {
             "--out", out / "flips",
         ]
     ),
+    "transfer": Job(
+        lambda out, given: [
+            "transfer", *_config(given), "--models", "convnet:8,convnet:4", "--seeds", "1", "--out", out,
+        ]
+    ),
+    "merge": Job(lambda out, given: ["merge", *sorted(given.glob("shard-*.h5")), "--out", out / "det.h5"]),
+    "share": Job(lambda out, given: ["share", given / "det.h5", "--out", out / "folder"]),
     "remake": Job(lambda out, given: ["remake", given / "det.h5", "--out", out / "again.h5"]),
+    "import": Job(
+        lambda out, given: [
+            "import", given / "released", "--kind", "det", *_config(given), "--data", "digits", "--within", "1.1",
+            "--out", out / "det.h5",
+        ]
+    ),
     "export": Job(
         lambda out, given: ["export", given / "det.h5", "--format", "imagefolder", "--out", out / "pictures"]
     ),
@@ -104,8 +118,11 @@ def given_files(folder: Path) -> Path:
     folder.mkdir()
     (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
     _finished(Command(folder, "train", *_config(folder), "--out", folder / "standard.safetensors"))
-    words = ["make-dataset", "det", *_config(folder), "--source", folder / "standard.safetensors"]
-    _finished(Command(folder, *words, "--out", folder / "det.h5"))
+    det = ["make-dataset", "det", *_config(folder), "--source", folder / "standard.safetensors", "--out"]
+    _finished(Command(folder, *det, folder / "det.h5"))
+    for number in (1, 2):
+        _finished(Command(folder, *det, folder / f"shard-{number}.h5", "--shard", f"{number}/2"))
+    _finished(Command(folder, "export", folder / "det.h5", "--format", "madry", "--out", folder / "released"))
     return folder
 
 
@@ -156,30 +173,33 @@ def differing(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
 
 @dataclass
 class Record:
-    """`seconds` and `operations` are those of the undisturbed run; `wrong` is what differed or was left over."""
+    """The first four are the undisturbed run's, the last what differed, was left over or ended as it should not."""
 
     seconds: float = 0.0
     operations: int = 0
+    memory: int = 0
+    largest_file: int = 0
     stopped: dict[str, int] = field(default_factory=dict)
     before_operations: int = 0
     finished: int = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
-    def kills(self) -> int:
+    def stops(self) -> int:
         return sum(self.stopped.values())
 
 
-def tried(job: Job, given: Path, room: Path, kills: int, draw: Random) -> Record:
+def tried(job: Job, given: Path, room: Path, stops: int, draw: Random) -> Record:
     undisturbed, out, record = room / "undisturbed", room / "out", Record()
     undisturbed.mkdir()
     started = time.perf_counter()
     run = _finished(Command(room, *job.words(undisturbed, given)))
-    record.seconds, record.operations = time.perf_counter() - started, run.operations
+    record.seconds, record.operations, record.memory = time.perf_counter() - started, run.operations, run.memory
+    record.largest_file = max(path.stat().st_size for path in undisturbed.rglob("*"))
     wanted = results_of(undisturbed)
     while True:
         out.mkdir(exist_ok=True)
-        last = record.kills >= kills
+        last = record.stops >= stops
         words = job.words(out, given)
         if not last and _was_stopped(room, words, record, draw):
             continue
@@ -193,22 +213,26 @@ def tried(job: Job, given: Path, room: Path, kills: int, draw: Random) -> Record
 
 
 def _was_stopped(room: Path, words: list[str | Path], record: Record, draw: Random) -> bool:
-    """One run that gets a signal at a moment drawn by lot, unless it ends before."""
-    number = draw.choice(_SIGNALS)
-    at_operation = draw.random() < 0.5
-    if at_operation:
-        run = Command(room, *words, stop=(draw.randrange(record.operations), number))
+    """One run that is stopped in a way drawn by lot, unless it ends before."""
+    way, at_operation = draw.choice(_WAYS), False
+    if way == "full disk":
+        largest = _SMALLEST_FILE * max(1, record.largest_file / _SMALLEST_FILE) ** draw.random()
+        run = Command(room, *words, limits=Limits(file=int(largest)))
+        code = run.wait()
+    elif way == "out of memory":
+        run = Command(room, *words, limits=Limits(memory=1 + int(draw.random() * record.memory)))
+        code = run.wait()
+    elif at_operation := draw.random() < 0.5:
+        run = Command(room, *words, stop=(draw.randrange(record.operations), signal.Signals[way]))
         code = run.wait()
     else:
         run = Command(room, *words)
-        code = run.stop_after(draw.random() * record.seconds, number)
+        code = run.stop_after(draw.random() * record.seconds, signal.Signals[way])
     if code == 0:
         return False
-    if code not in _CODES[number]:
-        record.wrong.append(
-            f"exit code {code} after {number.name}: {(run.err.strip().splitlines() or ['nothing'])[-1]}"
-        )
-    record.stopped[number.name] = record.stopped.get(number.name, 0) + 1
+    if way in _CODES and code not in _CODES[way]:
+        record.wrong.append(f"exit code {code} after {way}: {(run.err.strip().splitlines() or ['nothing'])[-1]}")
+    record.stopped[way] = record.stopped.get(way, 0) + 1
     record.before_operations += at_operation
     return True
 
@@ -219,7 +243,7 @@ def _was_stopped(room: Path, words: list[str | Path], record: Record, draw: Rand
 def read_options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--jobs", default=",".join(JOBS), help="which (default: all)")
-    parser.add_argument("--kills", type=int, default=25, help="of each job, at least so many")
+    parser.add_argument("--stops", type=int, default=25, help="of each job, at least so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON with the counts, rewritten after every job")
     options = parser.parse_args(words)
@@ -227,14 +251,14 @@ def read_options(words: Sequence[str] | None) -> argparse.Namespace:
     for name in options.jobs:
         if name not in JOBS:
             raise UserError(f"--jobs has no '{name}'; {closest(name, JOBS)}")
-    if options.kills < 1:
-        raise UserError(f"--kills is {options.kills}; give at least 1.")
+    if options.stops < 1:
+        raise UserError(f"--stops is {options.stops}; give at least 1.")
     return options
 
 
 def compare(options: argparse.Namespace) -> int:
     command = (
-        f"python benchmarks/kills.py --jobs {','.join(options.jobs)} --kills {options.kills} --seed {options.seed}"
+        f"python benchmarks/kills.py --jobs {','.join(options.jobs)} --stops {options.stops} --seed {options.seed}"
     )
     told: dict[str, Any] = {"command": command, "hardware": hardware(device("cpu"), ()), "jobs": {}}
     print(f"{'job':10} {'seconds':>8} {'stopped':>8} {'finished':>9}  wrong", flush=True)
@@ -244,11 +268,11 @@ def compare(options: argparse.Namespace) -> int:
             note(f"stopping {name}")
             room = Path(folder) / name
             room.mkdir()
-            record = tried(JOBS[name], given, room, options.kills, Random(f"{options.seed} {name}"))
+            record = tried(JOBS[name], given, room, options.stops, Random(f"{options.seed} {name}"))
             told["jobs"][name] = asdict(record)
             save(options.out, told)
             wrong = "; ".join(dict.fromkeys(record.wrong)) or "nothing"
-            print(f"{name:10} {record.seconds:8.1f} {record.kills:8} {record.finished:9}  {wrong}", flush=True)
+            print(f"{name:10} {record.seconds:8.1f} {record.stops:8} {record.finished:9}  {wrong}", flush=True)
     return 1 if any(job["wrong"] for job in told["jobs"].values()) else 0
 
 

@@ -16,7 +16,7 @@ import pytest
 import shard_throughput
 import torch
 import where_time_goes
-from racing import resident
+from processes import resident
 
 from featuregen.config import Model, Synthesis
 from featuregen.errors import UserError

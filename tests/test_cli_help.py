@@ -135,5 +135,5 @@ def test_threads_wait_briefly_unless_told_otherwise(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     seen: list[str | None] = []
-    monkeypatch.setattr(cli, "app", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    monkeypatch.setattr(cli, "app", lambda words: seen.append(os.environ.get("GOMP_SPINCOUNT")))
     assert cli.main() == 0 and seen == [expected]

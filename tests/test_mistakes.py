@@ -9,6 +9,7 @@ import pytest
 import torch
 import typer
 
+from featuregen import cli
 from featuregen.cli import mistakes
 from featuregen.cli.mistakes import guarded
 
@@ -86,3 +87,14 @@ def test_a_call_that_makes_a_signal_its_own_mistake_has_been_stopped(
         for each, handler in before.items():
             signal.signal(each, handler)
     assert caught.value.exit_code == code and capsys.readouterr().err.startswith("stopped; ")
+
+
+def test_ctrl_c_before_a_command_begins_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "heed_termination", lambda: None)
+    assert cli.main(["info"]) == 130 and capsys.readouterr().err.startswith("stopped; ")

@@ -52,17 +52,27 @@ class OneLineErrors(TyperGroup):
 def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
+        def alone() -> None:
             _check_alone(command.__name__)
             command(*args, **kwargs)
-        except (Exception, KeyboardInterrupt) as error:
-            code = _explained(error)
-            # What no user did is a bug, or a machine too small: its traceback is needed.
-            if code is None:
-                raise
-            raise typer.Exit(code) from None
+
+        if code := ended(alone):
+            raise typer.Exit(code)
 
     return run
+
+
+def ended(work: Callable[[], None]) -> int:
+    """The exit code of some work, once it is said why it ended, if it did not simply end."""
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        code = _explained(error)
+        # What no user did is a bug, or a machine too small: its traceback is needed.
+        if code is None:
+            raise
+        return code
+    return 0
 
 
 def _explained(error: BaseException) -> int | None:
