@@ -9,7 +9,8 @@ operation drawn by lot, so that the first lock, every stage and the last rename 
 from the time that the undisturbed run took; or by a disk on which no file gets larger than a size drawn by lot, or a
 system that gives no more memory than a share, drawn by lot, of what the undisturbed run took. A run that ends by itself
 is looked at: the same files, and in them the same arrays, weights, records and numbers, whatever time and seconds they
-tell. Then the folder is emptied, and on it goes until so many runs have been stopped; the last one is finished. Imports
+tell. Then the folder is emptied, and on it goes until so many runs have been stopped; the last one is finished. At last
+two runs are started together, in an empty folder: one may refuse, the result is the same. Imports
 are over before the clock starts. All on scikit-learn's digits with tiny recipes, every training saved after every
 epoch. Exit code 1 if any result differs, any file is left, or a run ends otherwise than with one sentence and its code
 (a run without memory may end anyhow).
@@ -63,6 +64,8 @@ _WAYS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "full disk", "out
 _CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143, 130}, "SIGINT": {130}, "full disk": {2}}
 # Room for what a command says, which goes to files as well.
 _SMALLEST_FILE = 2000
+# So often two runs are started together.
+RACES = 5
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ class Record:
     stopped: dict[str, int] = field(default_factory=dict)
     before_operations: int = 0
     finished: int = 0
+    refused_of_two: int = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -209,7 +213,21 @@ def tried(job: Job, given: Path, room: Path, stops: int, draw: Random) -> Record
         record.wrong += differing(wanted, results_of(out))
         shutil.rmtree(out)
         if last:
-            return record
+            break
+    for _ in range(RACES):
+        out.mkdir()
+        _race(room, job.words(out, given), record)
+        record.wrong += differing(wanted, results_of(out))
+        shutil.rmtree(out)
+    return record
+
+
+def _race(room: Path, words: list[str | Path], record: Record) -> None:
+    runs = [Command(room, *words) for _ in range(2)]
+    codes = sorted(run.wait() for run in runs)
+    if codes not in ([0, 0], [0, 2]):
+        record.wrong.append(f"exit codes {codes} of two at once: {' '.join(run.err for run in runs)}")
+    record.refused_of_two += codes == [0, 2]
 
 
 def _was_stopped(room: Path, words: list[str | Path], record: Record, draw: Random) -> bool:
