@@ -10,55 +10,36 @@ from the time that the undisturbed run took; or by a disk on which no file gets 
 system that gives no more memory than a share, drawn by lot, of what the undisturbed run took. A run that ends by itself
 is looked at: the same files, and in them the same arrays, weights, records and numbers, whatever time and seconds they
 tell. Then the folder is emptied, and on it goes until so many runs have been stopped; the last one is finished. At last
-two runs are started together, in an empty folder: one may refuse, the result is the same. Imports
-are over before the clock starts. All on scikit-learn's digits with tiny recipes, every training saved after every
-epoch. Exit code 1 if any result differs, any file is left, or a run ends otherwise than with one sentence and its code
-(a run without memory may end anyhow).
+two runs are started together in an empty folder, five times: one may refuse, the result is the same. Imports are over
+before the clock starts. All on scikit-learn's digits with tiny recipes, every training saved after every epoch. Exit
+code 1 if any result differs, any file is left, or a run ends otherwise than with one sentence and its code (a run
+without memory may end anyhow).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from processes import Command, Limits
-from safetensors import safe_open
 from scoreboard import exit_code, hardware
 from side_by_side import save
+from stoppable import JOBS, Job, differing, finished, given_files, results_of
 from torch import device
 
 from featuregen.config import closest
 from featuregen.errors import UserError
 from featuregen.runtime import note
-from featuregen.store import read_info
 
-CONFIG = """
-model: {architecture: convnet, width: 8}
-runtime: {device: cpu, precision: fp32, convolution: direct, threads: 1, save_every: 0}
-sources:
-  standard: {epochs: 3, batch_size: 64, lr: 0.1}
-  robust: {epochs: 3, batch_size: 64, lr: 0.1, attack: {norm: l2, eps: 0.5, steps: 1}}
-synthesis:
-  robust: &features {steps: 3, step_size: 0.3, batch_size: 64, rows: 300}
-  det: {steps: 3, step_size: 0.3, norm: l2, eps: 1.0, batch_size: 64, rows: 300}
-fresh:
-  robust: &fresh {epochs: 2, batch_size: 20, lr: 0.1}
-  det: *fresh
-evaluation: {seeds: 2, l2: [0.5], headline: 0.5, linf: [], steps: 2}
-honesty: {eps: [1.0], rows: 50}
-"""
-# What a run of the same settings may say otherwise.
-_PASSING = {"seconds", "timings", "software", "created", "file", "config"}
 _WAYS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "full disk", "out of memory")
 # Before featuregen answers a signal, typer does.
 _CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143, 130}, "SIGINT": {130}, "full disk": {2}}
@@ -66,112 +47,6 @@ _CODES = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143, 130}, "SIGINT": {130}, 
 _SMALLEST_FILE = 2000
 # So often two runs are started together.
 RACES = 5
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command, given the folder for what it makes and one with the files it needs."""
-
-    words: Callable[[Path, Path], list[str | Path]]
-
-
-JOBS: dict[str, Job] = {
-    "train": Job(lambda out, given: ["train", "--robust", *_config(given), "--out", out / "robust.safetensors"]),
-    "make": Job(lambda out, given: ["make-dataset", "det", *_config(given), "--out", out / "det.h5"]),
-    "evaluate": Job(lambda out, given: ["evaluate", given / "det.h5", "--out", out]),
-    "reproduce": Job(lambda out, given: ["reproduce", *_config(given), "--out", out]),
-    "attack": Job(
-        lambda out, given: [
-            "attack", given / "standard.safetensors", "--attack", "pgd", "--eps", "0.5", "--rows", "300",
-            "--out", out / "pgd.h5",
-        ]
-    ),
-    "flips": Job(
-        lambda out, given: [
-            "flips", given / "standard.safetensors", "--attacks", "fgsm,pgd", "--eps", "0.5", "--rows", "200",
-            "--out", out / "flips",
-        ]
-    ),
-    "transfer": Job(
-        lambda out, given: [
-            "transfer", *_config(given), "--models", "convnet:8,convnet:4", "--seeds", "1", "--out", out,
-        ]
-    ),
-    "merge": Job(lambda out, given: ["merge", *sorted(given.glob("shard-*.h5")), "--out", out / "det.h5"]),
-    "share": Job(lambda out, given: ["share", given / "det.h5", "--out", out / "folder"]),
-    "remake": Job(lambda out, given: ["remake", given / "det.h5", "--out", out / "again.h5"]),
-    "import": Job(
-        lambda out, given: [
-            "import", given / "released", "--kind", "det", *_config(given), "--data", "digits", "--within", "1.1",
-            "--out", out / "det.h5",
-        ]
-    ),
-    "export": Job(
-        lambda out, given: ["export", given / "det.h5", "--format", "imagefolder", "--out", out / "pictures"]
-    ),
-}  # fmt: skip
-
-
-def _config(given: Path) -> list[str | Path]:
-    return ["--config", given / "tiny.yaml"]
-
-
-def given_files(folder: Path) -> Path:
-    """The config, a model and a dataset, which several jobs need."""
-    folder.mkdir()
-    (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
-    _finished(Command(folder, "train", *_config(folder), "--out", folder / "standard.safetensors"))
-    det = ["make-dataset", "det", *_config(folder), "--source", folder / "standard.safetensors", "--out"]
-    _finished(Command(folder, *det, folder / "det.h5"))
-    for number in (1, 2):
-        _finished(Command(folder, *det, folder / f"shard-{number}.h5", "--shard", f"{number}/2"))
-    _finished(Command(folder, "export", folder / "det.h5", "--format", "madry", "--out", folder / "released"))
-    return folder
-
-
-def _finished(run: Command) -> Command:
-    if run.wait() != 0:
-        raise UserError(f"A run ended with an error of its own: {run.err.strip().splitlines()[-1]}")
-    return run
-
-
-# Results -------------------------------------------------------------------------------------------
-
-
-def results_of(folder: Path) -> dict[str, str]:
-    """What lies there, by its name: whatever of it two equal runs have in common."""
-    return {path.relative_to(folder).as_posix(): _essence(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _essence(path: Path) -> str:
-    if path.suffix == ".h5":
-        return read_info(path).content_sha256
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return _lasting(json.loads(file.metadata()["featuregen"]))
-    if path.suffix == ".json":
-        return _lasting(json.loads(path.read_text(encoding="utf-8")))
-    # The page tells the timings.
-    return "" if path.suffix == ".html" else path.read_bytes().hex()
-
-
-def _lasting(tree: Any) -> str:
-    return json.dumps(_without(tree), sort_keys=True)
-
-
-def _without(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _without(value) for key, value in tree.items() if key not in _PASSING}
-    return [_without(value) for value in tree] if isinstance(tree, list) else tree
-
-
-def differing(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
-    odd = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    odd += [f"{name} is left over" for name in sorted(found.keys() - wanted.keys())]
-    return odd + [f"{name} differs" for name in sorted(wanted) if name in found and wanted[name] != found[name]]
-
-
-# Killing -------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -197,7 +72,7 @@ def tried(job: Job, given: Path, room: Path, stops: int, draw: Random) -> Record
     undisturbed, out, record = room / "undisturbed", room / "out", Record()
     undisturbed.mkdir()
     started = time.perf_counter()
-    run = _finished(Command(room, *job.words(undisturbed, given)))
+    run = finished(Command(room, *job.words(undisturbed, given)))
     record.seconds, record.operations, record.memory = time.perf_counter() - started, run.operations, run.memory
     record.largest_file = max(path.stat().st_size for path in undisturbed.rglob("*"))
     wanted = results_of(undisturbed)
@@ -208,7 +83,7 @@ def tried(job: Job, given: Path, room: Path, stops: int, draw: Random) -> Record
         if not last and _was_stopped(room, words, record, draw):
             continue
         if last:
-            _finished(Command(room, *words))
+            finished(Command(room, *words))
         record.finished += 1
         record.wrong += differing(wanted, results_of(out))
         shutil.rmtree(out)
@@ -248,7 +123,9 @@ def _was_stopped(room: Path, words: list[str | Path], record: Record, draw: Rand
         code = run.stop_after(draw.random() * record.seconds, signal.Signals[way])
     if code == 0:
         return False
-    if way in _CODES and code not in _CODES[way]:
+    if run.hung:
+        record.wrong.append(f"it hung after {way}: {' '.join(run.err.split())}")
+    elif way in _CODES and code not in _CODES[way]:
         record.wrong.append(f"exit code {code} after {way}: {(run.err.strip().splitlines() or ['nothing'])[-1]}")
     record.stopped[way] = record.stopped.get(way, 0) + 1
     record.before_operations += at_operation

@@ -18,6 +18,7 @@ from typing import Any
 
 _OUT, _ERR, _COUNT, _BEGUN = "stdout.txt", "stderr.txt", "operations.txt", "begun"
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
+_PATIENCE = 120.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The last two are otherwise imported when digits are first read, and an optimizer first made.
@@ -103,10 +104,12 @@ class Command:
         # No daemon, or it could have no children; joined or killed by whoever starts it.
         self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._said, limits, stop))
         self.process.start()
+        # Whether it did not end by itself in all the time that it was given.
+        self.hung = False
 
     def stop_when(self, moment: Callable[[], bool], number: int) -> int:
         """The exit code after a signal sent as soon as the moment has come."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + _PATIENCE
         while not moment():
             assert self.process.is_alive(), f"it ended before the moment came: {self.err}"
             assert time.monotonic() < deadline, "the moment never came"
@@ -126,8 +129,9 @@ class Command:
         return self.wait()
 
     def wait(self) -> int:
-        self.process.join(120)
+        self.process.join(_PATIENCE)
         if self.process.exitcode is None:
+            self.hung = True
             self.process.kill()
             self.process.join()
         assert self.process.exitcode is not None
