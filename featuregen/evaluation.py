@@ -43,7 +43,7 @@ def score(
     """
     lean = frozen(model, Machine(images.device, convolution=convolution)) if isinstance(model, Classifier) else model
     right = _right(model, images, labels, settings.batch_size)
-    clean = right.float().mean().item()
+    clean = _share(right)
     if attacked is not None:
         images, labels, right = images[attacked], labels[attacked], right[attacked]
     return Scores(
@@ -92,7 +92,7 @@ def fooled(model: nn.Module, images: Tensor, changed: Tensor, labels: Tensor, ba
         return float("nan")
     right = _right(model, images, labels, batch_size)
     still = _right(model, changed, labels, batch_size)
-    return (~still[right]).float().mean().item()
+    return _share(~still[right])
 
 
 def _right(model: nn.Module, images: Pictures, labels: Tensor, batch_size: int) -> Tensor:
@@ -127,9 +127,14 @@ def judged(seen: Tensor, true: Tensor, stored: Tensor) -> dict[str, float]:
     differ = true != stored
     if not differ.any():
         return {"true": float("nan"), "stored": float("nan"), "neither": float("nan")}
-    as_true = (seen == true)[differ].float().mean().item()
-    as_stored = (seen == stored)[differ].float().mean().item()
+    as_true = _share((seen == true)[differ])
+    as_stored = _share((seen == stored)[differ])
     return {"true": as_true, "stored": as_stored, "neither": max(0.0, 1 - as_true - as_stored)}
+
+
+def _share(which: Tensor) -> float:
+    """Exact, so that shares of the same images compare; nan where there are none."""
+    return int(which.sum()) / len(which) if len(which) else float("nan")
 
 
 def _name(eps: float) -> str:
