@@ -37,7 +37,7 @@ def facts(info: Info) -> list[tuple[str, ...]]:
     meaning = "adversarial examples, with true labels" if info.kind == ATTACKED else rule.meaning if rule else ""
     rows = [
         ("kind", f"`{_code(info.kind)}`" + (f": {meaning}" if meaning else "")),
-        ("rows", f"{info.rows:,}, made from the {_text(base.get('rows'))} of {_text(base.get('name'))}, "
+        ("rows", f"{info.rows:,}, made from the {_count(base.get('rows'))} of {_text(base.get('name'))}, "
                  f"{_text(base.get('split'))}"),
         ("images", f"{shape}, {info.dtype}, {len(info.classes)} classes"),
         ("made", _made(info)),
@@ -140,6 +140,10 @@ def _distance(info: Info) -> str:
     if np.isnan(norm).all():
         return "not recorded"
     return f"L2 {np.nanmean(norm):.3g} on average, {np.nanmax(norm):.3g} at most"
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else _text(value)
 
 
 def _text(value: object) -> str:
