@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cli_runs import done, refused
+from cli_runs import done, model, refused
 from image_files import make_arrays, save
 from PIL import Image
 
@@ -139,8 +139,9 @@ def test_images_of_ones_own(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     ran(line)
     card = Path("out/mine-det-share/README.md").read_text(encoding="utf-8")
     assert "license: cc-by-4.0\n" in card and "The base set: A. Author: My Images, 2026." in card
-    cited = json.loads(Path("out/mine-det-share/croissant.json").read_text(encoding="utf-8"))["license"]
-    assert cited == "https://creativecommons.org/licenses/by/4.0/"
+    croissant = json.loads(Path("out/mine-det-share/croissant.json").read_text(encoding="utf-8"))
+    assert croissant["license"] == "https://creativecommons.org/licenses/by/4.0/"
+    assert croissant["description"].endswith("The base set: A. Author: My Images, 2026.")
     commands = re.findall(r"^featuregen .+$", card, re.MULTILINE)
     assert [line.split()[1] for line in commands] == ["evaluate", "verify", "remake"]
     base.rename(Path("out/mine-det-share") / name)
@@ -153,3 +154,21 @@ def test_images_of_ones_own(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     without = done(*commands[1].replace(f"--data {name}", "").split()[1:])
     assert "mine-det.h5 is not held against its base images; with --data it will be. No " in without.err
     assert "success recomputed" in without.out and "distance" not in without.out
+
+
+def test_the_card_of_adversarial_examples_names_only_what_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are of test images, which nothing is to be trained on."""
+    done("attack", model("standard"), "--attack", "fgsm", "--eps", "8/255", "--rows", "20", "--out", tmp_path / "a.h5")
+    folder = Path(done("share", tmp_path / "a.h5", "--source", model("standard")).out.strip())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "# Adversarial examples of digits" in card and "(eps 0.0313725, " in card
+    assert "| accuracy left | " in card and "| success |" not in card
+    monkeypatch.chdir(folder)
+    commands = re.findall(r"^featuregen .+$", card, re.MULTILINE)
+    assert [line.split()[1] for line in commands] == ["verify", "remake"]
+    for line in commands:
+        ran(line)
+    done("share", tmp_path / "a.h5", "--without-source", "--out", tmp_path / "without")
+    assert "featuregen remake" not in (tmp_path / "without" / "README.md").read_text(encoding="utf-8")

@@ -120,9 +120,18 @@ def _loading(info: Info, contents: Contents) -> str:
             'images, labels = data["images"][:], data["labels"][:]  # values as stored',
             'names = data.features["labels"].names',
         ]),
-        "Fresh models trained on it alone, tested on the untouched test set, clean and attacked:",
-        _fenced("console", [f"featuregen evaluate {name}{_base_option(contents)}"]),
+        *_training(info, contents),
     ])  # fmt: skip
+
+
+def _training(info: Info, contents: Contents) -> list[str]:
+    """Attacked test images are not to be trained on."""
+    if info.base.get("split", "train") != "train":
+        return []
+    return [
+        "Fresh models trained on it alone, tested on the untouched test set, clean and attacked:",
+        _fenced("console", [f"featuregen evaluate {contents.data}{_base_option(contents)}"]),
+    ]
 
 
 def _verifying(contents: Contents) -> str:
@@ -154,7 +163,7 @@ def _making_again(info: Info, contents: Contents) -> str:
     trees: dict[str, Any] = {"kind": info.kind, "rows": info.rows, "recipe": dict(info.recipe), "base": dict(info.base)}
     trees |= {"source_model": trained} if trained else {}
     parts = ["## Make it again"]
-    if "synthesis" in info.recipe:
+    if _can_be_remade(info, bool(contents.weights)):
         parts += [
             _fenced("console", [f"featuregen remake {contents.data}{_base_option(contents)}"]),
             "makes the set again from nothing but what the file records, and compares.",
@@ -164,6 +173,14 @@ def _making_again(info: Info, contents: Contents) -> str:
         _fenced("yaml", yaml.safe_dump(trees, sort_keys=False, width=110).splitlines()),
     ]
     return "\n\n".join(parts)
+
+
+def _can_be_remade(info: Info, weights: bool) -> bool:
+    """From this folder: a source model that is not in it can be trained again, but not one that was attacked."""
+    if "synthesis" in info.recipe:
+        return weights or "settings" in info.source_model
+    attacked = "attack" in info.recipe and info.base.get("split") in ("train", "test")
+    return attacked and weights and "found_on" not in info.recipe
 
 
 def _credits(info: Info, contents: Contents) -> str:

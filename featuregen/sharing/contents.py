@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from featuregen.config import ATTACKED
 from featuregen.report import KIND_NAMES
 from featuregen.store import PAPER, Info
 
@@ -75,7 +76,8 @@ class Contents:
 
 
 def title_of(info: Info) -> str:
-    return f"{KIND_NAMES.get(info.kind, info.kind)} of {info.base.get('name', 'an unknown base set')}"
+    kind = "Adversarial examples" if info.kind == ATTACKED else KIND_NAMES.get(info.kind, info.kind)
+    return f"{kind} of {info.base.get('name', 'an unknown base set')}"
 
 
 def licence_of(text: str) -> Licence:

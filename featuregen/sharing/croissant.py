@@ -58,12 +58,14 @@ def write_croissant(path: Path, info: Info, contents: Contents, files: Mapping[s
 def _metadata(info: Info, contents: Contents, files: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
     licence = contents.licence
     cited = BIBTEX if PAPER in info.citation else contents.citation
+    description = f"{title_of(info)}: {info.rows} images with labels, made with featuregen. README.md says how."
+    based = f" The base set: {contents.citation}" if contents.citation else ""
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": title_of(info),
-        "description": f"{title_of(info)}: {info.rows} images with labels, made with featuregen. README.md says how.",
+        "description": description + based,
         "license": licence.url or f"licence of the base set: {licence.text}",
         **({"citeAs": cited} if cited else {}),
         **_dates(info),

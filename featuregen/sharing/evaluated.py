@@ -70,5 +70,8 @@ def _judged(kind: str, results: Results) -> str:
         for judge, shares in row["judges"].items()
     ]
     return "\n".join(
-        ["What others see in the rows whose label is not their true class:\n", *(f"- {each}" for each in seen)]
+        [
+            "What the source model and others see in the rows whose label is not their true class:\n",
+            *(f"- {each}" for each in seen),
+        ]
     )
