@@ -397,11 +397,19 @@ def test_no_source_to_be_found_says_what_to_do(copy: Path) -> None:
             "--without-source leaves out the model that --source x.safetensors names; give one of the two.",
         ),
         ("det.h5 --data mnist.txt", "No image set 'mnist.txt'"),
+        ("det.h5 --results nowhere.json", "Cannot read nowhere.json: No such file or directory."),
+        (
+            "det.h5 --results text.h5",
+            "text.h5 does not hold the results of `featuregen reproduce` or `featuregen evaluate",
+        ),
+        ("det.h5 --results other.json", "other.json has no results of det.h5, whose content is "),
     ],
 )
 def test_wrong_words(copy: Path, words: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy.parent)
     Path("text.h5").write_text("text", encoding="utf-8")
+    other = {"format": "featuregen-evaluation", "version": 1, "models": [{"key": "det", "content_sha256": "00"}]}
+    Path("other.json").write_text(json.dumps(other), encoding="utf-8")
     shutil.copy(copy, "a[1].h5")
     before = trace(copy.parent)
     assert why in refused("share", *words.split())
