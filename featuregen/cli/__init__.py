@@ -35,6 +35,8 @@ Start here:
     featuregen make-robust-dataset
 
     featuregen evaluate datasets_out/digits-robust.h5
+
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
 """,
 )
 
