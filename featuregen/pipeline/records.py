@@ -118,9 +118,16 @@ def channel_statistics(images: Pictures) -> tuple[list[float], list[float]]:
     """In blocks, since in float64 the whole set would take four times its own memory."""
     parts = [slice(first, first + _BLOCK) for first in range(0, len(images), _BLOCK)]
     count = math.prod(images.shape) / images.shape[1]
-    mean = torch.stack([images[part].sum((0, 2, 3), dtype=torch.float64) for part in parts]).sum(0) / count
+    # One place for all sums, made before any block: a small result kept behind each block would keep the C library from
+    # using that block's memory again.
+    sums = torch.empty((len(parts), images.shape[1]), dtype=torch.float64, device=images.device)
+    for own, part in zip(sums, parts, strict=True):
+        own.copy_(images[part].sum((0, 2, 3), dtype=torch.float64))
+    mean = sums.sum(0) / count
     centre = mean.view(-1, 1, 1)
-    squares = torch.stack([(images[part].double() - centre).square().sum((0, 2, 3)) for part in parts]).sum(0)
+    for own, part in zip(sums, parts, strict=True):
+        own.copy_((images[part].double() - centre).square_().sum((0, 2, 3)))
+    squares = sums.sum(0)
     # A constant channel has no spread to divide by.
     return mean.tolist(), (squares / (count - 1)).sqrt().clamp_min(1e-3).tolist()
 
