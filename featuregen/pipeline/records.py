@@ -20,7 +20,8 @@ from featuregen.runtime import Machine, note, software
 from featuregen.store import Info
 from featuregen.training import TrainingLog
 
-_BLOCK = 1000
+# Rows, and numbers, of which a few copies are held at once.
+_BLOCK, _BLOCK_NUMBERS = 1000, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def about_model(trained: Trained) -> dict[str, Any]:
 
 def channel_statistics(images: Pictures) -> tuple[list[float], list[float]]:
     """In blocks, since in float64 the whole set would take four times its own memory."""
-    parts = [slice(first, first + _BLOCK) for first in range(0, len(images), _BLOCK)]
+    step = max(1, min(_BLOCK, _BLOCK_NUMBERS // math.prod(images.shape[1:])))
+    parts = [slice(first, first + step) for first in range(0, len(images), step)]
     count = math.prod(images.shape) / images.shape[1]
     # One place for all sums, made before any block: a small result kept behind each block would keep the C library from
     # using that block's memory again.
