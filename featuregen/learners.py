@@ -24,7 +24,7 @@ def check_shares(batch: int, ranks: Ranks, title: str) -> None:
         )
 
 
-def check_start(epochs: int, ranks: Ranks, title: str) -> None:
+def agree(epochs: int, ranks: Ranks, title: str) -> None:
     """Processes on machines that do not see the same files would learn on from different epochs."""
     if (first := ranks.told(epochs)) != epochs:
         raise UserError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchrun_runs import in_proc, stopped_at, torchrun
 
 from featuregen.errors import UserError
-from featuregen.learners import own_seed, own_starts, twin
+from featuregen.learners import agree, own_seed, own_starts, twin
 from featuregen.models import load_model, read_model_record, weights_sha256
 from featuregen.ranks import ALONE, Ranks, launched, threads_each
 
@@ -166,6 +166,13 @@ def test_the_mean_of_both_gradients_is_that_of_one_process(trained: Path, name: 
     assert said(trained, 0)[name][0][:2] == pytest.approx([log.epochs[0].loss, log.epochs[0].accuracy], abs=1e-5)
 
 
+def test_processes_that_would_go_on_from_different_epochs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "told", lambda self, value: 3)
+    agree(3, Ranks(1, 2), "it")
+    with pytest.raises(UserError, match="process 1 finds 0 epochs to go on from and the first one 3; give all of them"):
+        agree(0, Ranks(1, 2), "it")
+
+
 def test_what_each_process_draws_for_itself_differs() -> None:
     """The units that drop out, and where attacks start."""
     two = Ranks(0, 2), Ranks(1, 2)
@@ -214,8 +221,8 @@ def test_training_together_is_recorded_and_found_again(tmp_path: Path) -> None:
 
 
 def training(out: Path) -> list[str | Path]:
-    """Epochs of a second or so, each of them saved, random starts and an order of its own for each."""
-    settings = ("epochs=6", "attack.steps=20", "attack.random_start=true")
+    """Epochs that can be told apart, each of them saved, random starts and an order of its own for each."""
+    settings = ("epochs=5", "attack.steps=8", "attack.random_start=true")
     words = ["runtime.save_every=0", *(f"sources.robust.{setting}" for setting in settings)]
     pairs = [part for word in words for part in ("--set", word)]
     return ["train", "--robust", "--config", tiny(), "--out", out, *pairs]
@@ -245,6 +252,6 @@ def test_a_training_of_which_one_is_killed_goes_on_to_the_same_weights(
     assert not out.exists()
     ran = torchrun("-m", "featuregen", *training(out))
     assert ran.returncode == 0, ran.stderr
-    assert re.search(r"holds [1-5] epochs: going on from there", ran.stderr)
+    assert re.search(r"holds [1-4] epochs: going on from there", ran.stderr)
     assert digest_of(out) == undisturbed
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors"}
