@@ -1,6 +1,6 @@
 """Does memory stay flat when a base set on disk outgrows the memory that a process may take?
 
-    python benchmarks/streaming.py [--gib 1,4] [--limit 2] [--runs 2] [--folder DIR] [--out streaming.json]
+    python benchmarks/streaming.py [--gib 0.5,2.5] [--limit 2] [--runs 1] [--folder DIR] [--out streaming.json]
 
 Claim to check: a base set in HDF5 costs its disk and no memory. Drawn images of 64×64 in colour, half of them for
 training and half for testing, so many GiB in all, one set for each size; as float32, as models see them, four times as
@@ -151,16 +151,16 @@ def show(found: dict[str, Any], sizes: Sequence[float]) -> None:
 
 def read_options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--gib", default="1,4", help="sizes of the set, ascending (default: 1,4)")
+    parser.add_argument("--gib", default="0.5,2.5", help="sizes of the set, ascending (default: 0.5,2.5)")
     parser.add_argument("--limit", type=float, default=2.0, help="GiB that a command may take (default: 2)")
-    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="on a disk with room; default: the system's for such files")
     parser.add_argument("--out", type=Path, help="JSON with every peak")
     options = parser.parse_args(words)
     try:
         options.sizes = [float(size) for size in options.gib.split(",")]
     except ValueError:
-        raise UserError(f"--gib is '{options.gib}'; give sizes such as 1,4.") from None
+        raise UserError(f"--gib is '{options.gib}'; give sizes such as 0.5,2.5.") from None
     if len(options.sizes) < 2 or sorted(set(options.sizes)) != options.sizes or not 0 < options.sizes[0] < math.inf:
         raise UserError(f"--gib is '{options.gib}'; give at least two sizes above 0, ascending.")
     if options.runs < 1 or not 0 < options.limit < math.inf:

@@ -107,7 +107,7 @@ def test_growth_and_failures_are_told(
     size = [0.0]
     monkeypatch.setattr(streaming, "alone", alone)
     monkeypatch.setattr(streaming, "write_set", lambda path, gib: (size.__setitem__(0, gib), path.touch()))
-    assert streaming.main(["--runs", "1", "--folder", str(tmp_path), "--out", str(tmp_path / "all.json")]) == wanted
+    assert streaming.main(["--gib", "1,4", "--folder", str(tmp_path), "--out", str(tmp_path / "all.json")]) == wanted
     record = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert record["peak_mib"]["train"] == {"1": [900.0], "4": [peak]} and not record["largest_can_be_held"]
     assert len(record["failed"]) == (4 if code else 0)
