@@ -28,7 +28,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from racing import resident
+from processes import resident
 from scoreboard import exit_code, hardware
 from side_by_side import save
 from torch import device

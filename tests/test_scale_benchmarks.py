@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import shard_throughput
 import streaming
-from racing import resident
+from processes import resident
 
 # Shards in two processes ---------------------------------------------------------------------------
 
