@@ -48,6 +48,8 @@ SIDE, CLASSES, BLOCK = 64, 10, 1000
 ROW_BYTES = SIDE * SIDE * 3
 GIB = 2**30
 SHARE = 0.1
+# 500 rows are drawn of the half that is for training.
+LEAST = 0.02
 
 
 def write_set(path: Path, gib: float) -> None:
@@ -161,8 +163,9 @@ def read_options(words: Sequence[str] | None) -> argparse.Namespace:
         options.sizes = [float(size) for size in options.gib.split(",")]
     except ValueError:
         raise UserError(f"--gib is '{options.gib}'; give sizes such as 0.5,2.5.") from None
-    if len(options.sizes) < 2 or sorted(set(options.sizes)) != options.sizes or not 0 < options.sizes[0] < math.inf:
-        raise UserError(f"--gib is '{options.gib}'; give at least two sizes above 0, ascending.")
+    ascending = len(options.sizes) > 1 and sorted(set(options.sizes)) == options.sizes
+    if not ascending or not all(LEAST <= size < math.inf for size in options.sizes):
+        raise UserError(f"--gib is '{options.gib}'; give at least two sizes, ascending, from {LEAST} on.")
     if options.runs < 1 or not 0 < options.limit < math.inf:
         raise UserError(f"--runs {options.runs} --limit {options.limit:g}: give at least one run, and a limit above 0.")
     if resident("VmHWM") is None:
