@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,25 @@ class Halfway:
         """What `save` was given besides, once network, optimizer and generators are as they were then."""
         if not self._path.exists():
             return None
-        try:
+        with self.understood():
             content = self._path.read_bytes()
             tensors, told = load(content), _told(content)
             network.load_state_dict(_part(tensors, "network"))
             _fill(optimizer, _part(tensors, "optimizer"))
             _set_random(_part(tensors, "random"), device)
-        except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())
+            note(f"{self._path} holds {len(told['epochs'][0])} epochs: going on from there.")
+        return told, _part(tensors, "others")
+
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """What cannot be made sense of in it, in a sentence."""
+        try:
+            yield
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"{self._path} cannot be gone on from ({reason}); delete it, and training starts again."
             ) from None
-        note(f"{self._path} holds {len(told['epochs'][0])} epochs: going on from there.")
-        return told, _part(tensors, "others")
 
     def save(
         self,

@@ -144,7 +144,8 @@ def _train(
     log: list[list[Epoch]] = [[] for _ in models]
     spent = 0.0
     if halfway and (found := halfway.resume(network, optimizer, device)):
-        log, spent = _taken_up(*found, choice)
+        with halfway.understood():
+            log, spent = _taken_up(*found, choice)
     agree(len(log[0]), ranks, title)
     for epoch in progress(range(len(log[0]), recipe.epochs), title, recipe.epochs - len(log[0])):
         orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(pool))) for seed in seeds]

@@ -20,6 +20,7 @@ ROOMS = (
     "whole",
     "columns",
     "config",
+    "heaps",
     "rows",
     "ranks",
     "runtime",

@@ -23,7 +23,7 @@ from featuregen.cli.options import (
     common,
     given,
 )
-from featuregen.errors import CheckFailed, UserError
+from featuregen.errors import CheckFailed, UserError, plain
 
 
 def evaluate(
@@ -159,7 +159,7 @@ def verify(
         print(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=2))
     else:
         for check in checks:
-            print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+            print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {plain(check.detail)}")
     failed = [check.name for check in checks if not check.ok]
     if failed:
         raise CheckFailed(f"{file}: {', '.join(failed)}")
@@ -175,34 +175,44 @@ def models() -> None:
     print(architecture_table())
 
 
+def _made(recipe: Any) -> str:
+    """How a dataset was made, which a stranger's file may tell in any way it likes."""
+    from featuregen.report import attack_words
+
+    if "imported" in recipe:
+        return "elsewhere, imported from the authors' layout"
+    try:
+        if "attack" in recipe:
+            return f"{attack_words(recipe['attack'])}, seed {recipe.get('seed')}"
+        steps = recipe.get("synthesis", {})
+        ball = "" if steps.get("norm", "none") == "none" else f", {steps['norm']} eps {steps['eps']:g}"
+        return (
+            f"{steps.get('steps')} steps of {steps.get('step_size')} ({steps.get('schedule')}){ball}, "
+            f"seed {recipe.get('seed')}"
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return "by a recipe that featuregen does not know"
+
+
 def describe(found: Any) -> str:
     """A dataset in a few lines."""
     from featuregen.config import ATTACKED
-    from featuregen.report import attack_words
     from featuregen.synthesis import RULES
 
-    recipe, base, source = found.recipe.get("synthesis", {}), found.base, found.source_model
-    ball = "" if recipe.get("norm", "none") == "none" else f", {recipe['norm']} eps {recipe['eps']:g}"
+    base, source = found.base, found.source_model
     known = {kind: rule.meaning for kind, rule in RULES.items()} | {ATTACKED: "adversarial examples, with true labels"}
-    if "imported" in found.recipe:
-        made = "elsewhere, imported from the authors' layout"
-    elif "attack" in found.recipe:
-        made = f"{attack_words(found.recipe['attack'])}, seed {found.recipe.get('seed')}"
-    else:
-        made = f"{recipe.get('steps')} steps of {recipe.get('step_size')} ({recipe.get('schedule')}){ball}, "
-        made += f"seed {found.recipe.get('seed')}"
     weights = f"{source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}"
     success = f"{found.success_rate:.1%} of rows are seen by the source as the label they carry"
     shard, part = found.recipe.get("shard"), ""
     if isinstance(shard, dict):
         part = f" (shard {shard.get('number')} of {shard.get('of')}, {shard.get('rows')} rows in all)"
     channels, height, width = found.image_shape
-    return "\n".join([
+    return "\n".join(map(plain, [
         f"{found.kind}: {known.get(found.kind, 'unknown kind')}",
         f"  rows     {found.rows}{part} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",
-        f"  made     {made}",
+        f"  made     {_made(found.recipe)}",
         f"  source   {weights if source else 'not recorded'}",
         f"  success  {'not recorded' if math.isnan(found.success_rate) else success}",
         f"  content  {found.content_sha256}",
-    ])  # fmt: skip
+    ]))  # fmt: skip

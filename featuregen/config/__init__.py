@@ -1,6 +1,6 @@
 """Frozen typed settings, read from `configs/*.yaml`, overridden from the command line."""
 
-from featuregen.config.reading import closest, config_names, from_dict, load_config, with_overrides
+from featuregen.config.reading import closest, config_names, from_dict, load_config, nested_deeply, with_overrides
 from featuregen.config.recipes import RECIPES, attack_values, recipe_values
 from featuregen.config.settings import (
     ATTACKED,
@@ -59,6 +59,7 @@ __all__ = [
     "fresh_recipe",
     "from_dict",
     "load_config",
+    "nested_deeply",
     "recipe_values",
     "source_models",
     "source_seeds",

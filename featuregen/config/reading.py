@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -18,13 +20,26 @@ from featuregen.config.settings import ATTACKED, KINDS, Config, check_consistenc
 from featuregen.errors import UserError
 
 _T = typing.TypeVar("_T")
+# A few lines of YAML can stand for more than any memory holds, by aliases of aliases.
+_MOST_VALUES = 100_000
+_LONGEST_WORD = 100
+# Levels of containers in a record.
+_DEEPEST = 50
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
 
 def _parse(text: str) -> Any:
     try:
-        _refuse_doubled_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_doubled_keys(root)
+        if _values(root, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"by its aliases it stands for more than {_MOST_VALUES:,} values")
         return yaml.safe_load(text)
-    except ValueError as error:  # a date such as 2026-13-45
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    # A date such as 2026-13-45, or a tag such as !!int before what is none.
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise yaml.YAMLError(str(error)) from None
 
 
@@ -40,16 +55,41 @@ def _refuse_doubled_keys(root: Any) -> None:
             waiting += node.value
             continue
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        doubled = [key for key in keys if keys.count(key) > 1]
-        if doubled:
-            raise yaml.YAMLError(f"'{doubled[0]}' is given twice in one place")
+        doubled = next((key for key, times in Counter(keys).items() if times > 1), None)
+        if doubled is not None:
+            raise yaml.YAMLError(f"'{doubled}' is given twice in one place")
         waiting += [value for _, value in node.value]
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def _values(node: Any, counted: dict[int, int]) -> int:
+    """How many values a node stands for, where each alias stands for all that it names."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in counted:
+        # What holds itself stands for more than can be counted.
+        counted[id(node)] = _MOST_VALUES + 1
+        inside = [item for pair in node.value for item in (pair if isinstance(pair, tuple) else (pair,))]
+        counted[id(node)] = 1 + sum(_values(item, counted) for item in inside)
+    return counted[id(node)]
+
+
+def nested_deeply(tree: Any) -> bool:
+    """Whether plain containers lie in each other deeper than any record's, so that going through them may fail."""
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [
+            inside
+            for node in level
+            if isinstance(node, (dict, list))
+            for inside in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
+
+
+def closest(word: object, known: Iterable[str]) -> str:
     """A hint for a mistyped word: the nearest known one, or all of them."""
     names = list(known)
-    match = difflib.get_close_matches(word, names, n=1)
+    match = difflib.get_close_matches(str(word)[:_LONGEST_WORD], names, n=1)
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(names)}."
 
 
@@ -65,7 +105,7 @@ def load_config(
     try:
         tree = _parse(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split()).rstrip('.')}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where} must hold settings as 'key: value' lines.")
     tree.setdefault("name", Path(where).stem)
@@ -142,7 +182,7 @@ def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, flo
         return None if value is None else _build(inner, value, key, where, limits)
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{label} is '{value}'; {closest(str(value), args)}")
+            raise UserError(f"{label} is {_SHOWN.repr(value)}; {closest(value, args)}")
         return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
@@ -154,7 +194,7 @@ def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, flo
         kinds = (*KINDS, ATTACKED) if key == "fresh" else KINDS
         for kind in value:
             if kind not in kinds:
-                raise UserError(f"{label}.{kind} is no kind of dataset; {closest(str(kind), kinds)}")
+                raise UserError(f"{label}.{kind} is no kind of dataset; {closest(kind, kinds)}")
         return {k: _build(args[1], v, f"{key}.{k}", where) for k, v in value.items()}
     return _build_scalar(hint, value, label, limits or {})
 
@@ -162,12 +202,12 @@ def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, flo
 def _build_dataclass(kind: type, value: Any, key: str, where: str) -> Any:
     label = f"{where}: {key}" if key else where
     if not isinstance(value, Mapping):
-        raise UserError(f"{label} must hold settings as 'key: value' pairs; got {value!r}.")
+        raise UserError(f"{label} must hold settings as 'key: value' pairs; got {_SHOWN.repr(value)}.")
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind)}
     for name in value:
         if name not in known:
-            raise UserError(f"{where}: unknown setting '{f'{key}.' if key else ''}{name}'; {closest(str(name), known)}")
+            raise UserError(f"{where}: unknown setting '{f'{key}.' if key else ''}{name}'; {closest(name, known)}")
     prefix = f"{key}." if key else ""
     return kind(**{n: _build(hints[n], v, f"{prefix}{n}", where, known[n].metadata) for n, v in value.items()})
 
@@ -177,16 +217,18 @@ def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]
         # What stands behind an attack's --set comes here as text, as its numbers do.
         chosen = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
         if not isinstance(chosen, bool):
-            raise UserError(f"{label} is {value!r}; give true or false.")
+            raise UserError(f"{label} is {_SHOWN.repr(value)}; give true or false.")
         return chosen
     if hint is str:
         if value is None or isinstance(value, (bool, list, dict)):
-            raise UserError(f"{label} is {value!r}; give a word, in quotes if YAML takes it for something else.")
+            raise UserError(
+                f"{label} is {_SHOWN.repr(value)}; give a word, in quotes if YAML takes it for something else."
+            )
         return str(value)
     number = _number(value)
     if number is None or (hint is int and number != int(number)):
         wanted = "a whole number" if hint is int else "a number such as 0.5, 5e-4 or 8/255"
-        raise UserError(f"{label} is {value!r}; give {wanted}.")
+        raise UserError(f"{label} is {_SHOWN.repr(value)}; give {wanted}.")
     if "low" in limits and number < limits["low"]:
         raise UserError(f"{label} is {value}; it must be at least {limits['low']:g}.")
     if "above" in limits and number <= limits["above"]:
@@ -198,7 +240,7 @@ def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]
 
 def _number(value: Any) -> float | int | None:
     """YAML leaves `5e-4` and `8/255` as strings; people mean numbers."""
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, int):
         return value if value.bit_length() < 1024 else None

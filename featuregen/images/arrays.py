@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from featuregen.errors import UserError
 from featuregen.images.split import Split
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# Bytes that may always be unpacked, and how many into each of a file's own.
+_UNPACKED, _PACKED = 1 << 25, 100
 WANTED = f"arrays {', '.join(ARRAYS)}"
 
 
@@ -41,20 +44,27 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        shape, dtype = _header(stream)
         start = stream.tell()
     if dtype.hasobject:
         raise UserError(f"{path}: {name} holds Python objects; save plain numbers.")
-    # Before anything is allocated: what the header claims must be there, and deflate packs 1032 bytes into one at best.
+    # Before anything is allocated: what the header claims must be there, packed no tighter than pictures ever are.
     claimed, packed = start + math.prod(shape) * dtype.itemsize, min(info.compress_size, path.stat().st_size)
-    if claimed != info.file_size or min(shape, default=0) < 0 or claimed > 1032 * packed:
+    if claimed != info.file_size or min(shape, default=0) < 0 or claimed > max(_UNPACKED, _PACKED * packed):
         raise UserError(f"{path}: {name} claims shape {shape}, and the file does not hold that many values.")
     with archive.open(info) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = read(stream)
+    # It is read as a piece of Python, and its parser runs out of memory, or of depth, by its own count.
+    except (SyntaxError, tokenize.TokenError, MemoryError, TypeError, LookupError) as error:
+        raise ValueError(f"the head of an array is broken: {words(error)}") from None
+    return shape, dtype
 
 
 def words(error: Exception) -> str:

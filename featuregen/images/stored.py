@@ -14,15 +14,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuregen.errors import UserError
+from featuregen.heaps import oversized_names
 from featuregen.images.arrays import ARRAYS, labels_of, numbered, words
 from featuregen.images.split import Rows, Split
 from featuregen.rows import read_rows
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Whatever the name says, nothing else is decoded: for PostScript, say, Pillow would run Ghostscript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# A picture's pixels, which a few bytes may claim to hold.
+_LARGEST_PICTURE = 1 << 24
 # What is read for a single row.
-_LARGEST_CHUNK = 1 << 28
+_LARGEST_CHUNK = 1 << 26
+# Bytes of labels as int64, which packed ones could be far more than the file's.
+_MOST_LABELS = 1 << 25
 # Into one byte, at best, by deflate.
 _PACKED = 1032
+# Those that come with HDF5 and h5py; any other number has HDF5 look for a library of that name and run it.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 # What h5py raises on bytes it cannot make sense of.
 _BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 
@@ -93,10 +102,13 @@ class FolderImages:
 
 def opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        picture = Image.open(path, formats=_FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         told = f"{path} is no picture that can be read ({words(error)})"
         raise UserError(f"{told}; get it again, or remove it.") from None
+    if math.prod(picture.size) > _LARGEST_PICTURE:
+        raise UserError(f"{path} claims {_sides(picture.size)} pixels, more than a base set has; make it smaller.")
+    return picture
 
 
 def _sides(size: tuple[int, int]) -> str:
@@ -108,6 +120,8 @@ def _sides(size: tuple[int, int]) -> str:
 
 def read_hdf5(path: Path) -> tuple[Split, Split]:
     """x_train, y_train, x_test, y_test, named and laid out as in a Keras-style `.npz`, pixels in uint8."""
+    if oversized_names(path):
+        raise UserError(f"{path} is damaged: its table of names does not add up; get it again.")
     try:
         with h5py.File(path, "r", locking=False) as root:
             # Labels first, whose number the images' is held against.
@@ -157,6 +171,8 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
             raise UserError(f"{path}: {name} is {dtype} of shape {shape}; give uint8 (N,H,W) or (N,H,W,C), C 1 or 3.")
         if shape[:1] != root[f"y_{name[2:]}"].shape[:1]:
             raise UserError(f"{path}: {name} has {shape[0]} images and not as many labels; give a label per image.")
+    elif 8 * math.prod(shape) > max(_MOST_LABELS, path.stat().st_size):
+        raise UserError(f"{path}: {name} claims shape {shape}, more labels than a file of its size has images.")
     if 0 in shape:
         raise UserError(f"{path}: {name} is empty.")
     chunk = math.prod(layout.get_chunk()) * dtype.itemsize if layout.get_layout() == h5py.h5d.CHUNKED else 0
@@ -164,7 +180,10 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
         raise UserError(
             f"{path}: {name} is stored in chunks of {chunk >> 20} MiB, of which a row takes one; rechunk it."
         )
-    packed = layout.get_layout() == h5py.h5d.CHUNKED and layout.get_nfilters() > 0
+    filters = {layout.get_filter(number)[0] for number in range(layout.get_nfilters())}
+    if filters - _FILTERS:
+        raise UserError(f"{path}: {name} is packed by a filter that is not read; use gzip, lzf, shuffle or fletcher32.")
+    packed = layout.get_layout() == h5py.h5d.CHUNKED and bool(filters)
     held = array.get_storage_size() * (_PACKED if packed else 1)
     if held < dtype.itemsize * math.prod(shape):
         raise UserError(f"{path}: {name} claims shape {shape}, and the file does not hold that many values.")

@@ -134,6 +134,8 @@ class Reader(pickle._Unpickler):
         pickle.SETITEM[0]: _put_item,
         **dict.fromkeys((op[0] for op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1)), _other),
         **dict.fromkeys((op[0] for op in (pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER)), _other),
+        # It would be made as long as a number in the file says, before anything is read into it.
+        pickle.BYTEARRAY8[0]: _other,
     }
 
 

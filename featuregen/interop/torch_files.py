@@ -102,7 +102,19 @@ def _read_zip(file: Any, size: int) -> Any:
         return Reader(io.BytesIO(member("data.pkl")), find).load()
 
 
-def _read_old(file: Any, size: int) -> Any:
+class _Bounded:
+    """A file that is asked for no more than it holds, since Python sets aside what is asked for."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file, self._size = file, size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        return bytes(self._file.read(max(0, min(count, self._size - self._file.tell()))))
+
+
+def _read_old(opened: Any, size: int) -> Any:
+    file = _Bounded(opened, size)
     buffers = _Buffers(size)
 
     def find(dtype: torch.dtype, key: str, count: int) -> Tensor:

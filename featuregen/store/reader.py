@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import to_dict
+from featuregen.config import canonical_json, nested_deeply, to_dict
 from featuregen.errors import UserError
+from featuregen.heaps import broken_text, oversized_names
 from featuregen.store.format import (
     ATTRIBUTES,
     COLUMNS,
@@ -30,7 +31,6 @@ from featuregen.store.format import (
     column_dtype,
     value_problem,
 )
-from featuregen.store.heaps import damaged_heap
 from featuregen.store.journal import MAGIC
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -114,18 +114,21 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """An open file of this format, its columns checked; errors while it is read become one sentence."""
     path = Path(path)
     head = _head(path)
-    if damaged_heap(path):
-        ours = Damaged if FORMAT.encode() in head else UserError
-        raise ours(f"{path} is damaged: the table of its texts does not add up; get it again, or make it again.")
+    ours = Damaged if FORMAT.encode() in head else UserError
+    if oversized_names(path):
+        raise ours(f"{path} is damaged: its table of names does not add up; get it again, or make it again.")
     try:
         with h5py.File(path, "r", locking=False) as root:
+            if name := broken_text(path, _texts(root)):
+                told = f"{path} is damaged: the text of '{name}' is not where it says"
+                raise ours(f"{told}; get it again, or make it again.")
             _check_format(root, path)
             check_columns(root, path)
             yield root
     except UserError:
         raise
     except READ_ERRORS as error:
-        if FORMAT.encode() in head:
+        if ours is Damaged:
             raise Damaged(f"{path} is damaged: {_phrase(error)}; get it again, or make it again.") from None
         raise UserError(f"{path} cannot be read as HDF5: {_phrase(error)}.") from None
 
@@ -213,12 +216,22 @@ def attributes_of(root: h5py.File, path: Path) -> dict[str, Attribute]:
     return {str(name): _attribute(root, str(name), path) for name in root.attrs}
 
 
+def _texts(root: h5py.File) -> dict[str, int]:
+    """How many texts of any length each attribute has."""
+    found = ((str(name), root.attrs.get_id(name)) for name in root.attrs)
+    return {name: math.prod(raw.shape or ()) for name, raw in found if _of_any_length(raw.get_type())}
+
+
+def _of_any_length(kind: Any) -> bool:
+    return isinstance(kind, h5py.h5t.TypeStringID) and bool(kind.is_variable_str())
+
+
 def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
     try:
         raw = root.attrs.get_id(name)
         kind, shape = raw.get_type(), raw.shape
         plain = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID))
-        if not plain or shape is None or math.prod(shape) > 4096:
+        if not plain or shape is None or math.prod(shape) > 4096 or raw.get_storage_size() > path.stat().st_size:
             raise Damaged(f"{path}: attribute '{name}' is neither text nor a few numbers.")
         value = root.attrs[name]
     except KeyError:
@@ -267,8 +280,12 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
 def _parse(text: str, name: str, kind: type, path: Path) -> Any:
     try:
         value = json.loads(text)
+        # Neither NaN nor what nobody could write again.
+        canonical_json(value)
     except (ValueError, RecursionError):
         raise Damaged(f"{path}: attribute '{name}' is not valid JSON.") from None
+    if nested_deeply(value):
+        raise Damaged(f"{path}: attribute '{name}' is nested too deeply.")
     if not isinstance(value, kind):
         raise Damaged(f"{path}: attribute '{name}' must hold a JSON {'list' if kind is list else 'object'}.")
     return value
