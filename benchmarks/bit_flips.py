@@ -1,11 +1,13 @@
 """Flips single bits of a dataset file, one at a time, and asks `verify` each time.
 
-    python benchmarks/bit_flips.py datasets_out/digits/digits-det.h5 [--flips 1000] [--seed 0] [--out flips.json]
+    python benchmarks/bit_flips.py datasets_out/digits-det.h5 [--flips 1000] [--outside] [--out flips.json]
 
 Claim: `verify` reports every flip that changes an array or an attribute as plain h5py reads them, where a file that
 plain h5py can no longer read counts as changed; and a SHA256SUMS beside the file gives away every flip at all. The
 places are drawn by the seed, without repetition. Every flip is judged in a process beside this one, since HDF5 may
 crash on a damaged file or never return from it: that counts as changed for plain h5py, and as missed for `verify`.
+Nearly all of a large file is pixels; with `--outside`, flips are in what lies around the arrays: headers, attributes,
+indexes, names and unused space.
 Exit code 1 if a flip is missed.
 """
 
@@ -57,11 +59,29 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(broken)
 
 
-def drawn_bits(size: int, flips: int, seed: int) -> list[int]:
-    """Places in a file of `size` bytes."""
-    if not 0 < flips <= size * 8:
-        raise UserError(f"{flips} flips were asked for; the file has {size * 8} bits.")
-    return [int(bit) for bit in np.random.default_rng(seed).choice(size * 8, flips, replace=False)]
+def drawn_bits(path: Path, flips: int, seed: int, outside: bool = False) -> list[int]:
+    """Places in a file, or in what lies outside its arrays."""
+    drawn = np.ones(path.stat().st_size, dtype=bool)
+    if outside:
+        for start, size in _stored_arrays(path):
+            drawn[start : start + size] = False
+    places = np.flatnonzero(drawn)
+    if not 0 < flips <= len(places) * 8:
+        raise UserError(f"{flips} flips were asked for; there are {len(places) * 8} bits to choose from.")
+    chosen = np.random.default_rng(seed).choice(len(places) * 8, flips, replace=False)
+    return [int(places[bit // 8]) * 8 + int(bit % 8) for bit in chosen]
+
+
+def _stored_arrays(path: Path) -> Iterator[tuple[int, int]]:
+    """Offset and size of every piece that an array is stored in."""
+    with h5py.File(path, "r") as root:
+        for array in root.values():
+            if array.chunks is None:
+                yield array.id.get_offset(), array.id.get_storage_size()
+                continue
+            for number in range(array.id.get_num_chunks()):
+                chunk = array.id.get_chunk_info(number)
+                yield chunk.byte_offset, chunk.size
 
 
 def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -104,11 +124,17 @@ def _reported(path: Path) -> bool:
         return True
 
 
-def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[Flip]:
-    """Flip each bit in a copy of the file; the file itself stays as it is."""
-    data, good = path.read_bytes(), what_h5py_reads(path)
+def _sound(path: Path) -> dict[str, Any]:
+    """What plain h5py reads of a file that is as it should be."""
+    good = what_h5py_reads(path)
     if good is None or _reported(path):
         raise UserError(f"{path} does not pass `featuregen verify` as it is; give a sound file.")
+    return good
+
+
+def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[Flip]:
+    """Flip each bit in a copy of the file; the file itself stays as it is."""
+    data, good = path.read_bytes(), _sound(path)
     found: list[Flip] = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n", encoding="utf-8")
@@ -173,17 +199,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--outside", action="store_true", help="only in what lies around the arrays")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON with the counts and every flip that is missed")
     options = parser.parse_args(arguments)
     try:
         if not options.file.is_file():
             raise UserError(f"No file {options.file}; name a dataset.")
-        bits = drawn_bits(options.file.stat().st_size, options.flips, options.seed)
+        _sound(options.file)
+        bits = drawn_bits(options.file, options.flips, options.seed, options.outside)
         flips = judge(options.file, bits)
         missed = [flip.bit for flip in flips if flip.missed]
         if options.out:
-            record = {"bytes": options.file.stat().st_size, "seed": options.seed, **counted(flips), "bits": missed}
+            told = {"bytes": options.file.stat().st_size, "seed": options.seed, "outside": options.outside}
+            record = told | {**counted(flips), "bits": missed}
             write_whole(options.out, json.dumps(record, indent=1) + "\n")
     except UserError as error:
         note(f"error: {error}")

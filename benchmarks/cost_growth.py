@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from racing import resident
+from processes import resident
 from scoreboard import hardware
 from where_time_goes import noise_set
 

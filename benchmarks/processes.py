@@ -11,12 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 _OUT, _ERR, _COUNT, _BEGUN = "stdout.txt", "stderr.txt", "operations.txt", "begun"
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
+_PATIENCE = 120.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The last two are otherwise imported when digits are first read, and an optimizer first made.
@@ -26,18 +28,37 @@ _CONTEXT.set_forkserver_preload(["featuregen.cli", "featuregen.pipeline", "sklea
 Stop = tuple[int, signal.Signals]
 
 
-def _command(words: list[str], said: Path, largest_file: int, stop: Stop | None) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """What a run gets, in bytes: 0 for no limit; memory beyond what it holds once everything is imported."""
+
+    file: int = 0
+    memory: int = 0
+
+
+def resident(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None) -> None:
     for number, path in ((1, said / _OUT), (2, said / _ERR)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
-    if largest_file:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    held = resident("VmSize") or 0
+    if limits.file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
+    if limits.memory:
+        resource.setrlimit(resource.RLIMIT_AS, (held + limits.memory, held + limits.memory))
     # A shell that runs the tests in its background has them ignore it, and their children with them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
-    from featuregen.cli import app
+    from featuregen.cli import main
     from featuregen.cli.mistakes import heed_termination
 
     torch.set_num_threads(1)
@@ -46,9 +67,12 @@ def _command(words: list[str], said: Path, largest_file: int, stop: Stop | None)
     watch = _Watch(stop)
     sys.addaudithook(watch.look)
     try:
-        app(words)
+        sys.exit(main(words))
     finally:
-        (said / _COUNT).write_text(str(watch.operations), encoding="utf-8")
+        # What comes from here on is not what is tried.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        (said / _COUNT).write_text(f"{watch.operations} {(resident('VmPeak') or 0) - held}", encoding="utf-8")
 
 
 class _Watch:
@@ -74,16 +98,18 @@ class Command:
     With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0.
     """
 
-    def __init__(self, folder: Path, *words: str | Path, largest_file: int = 0, stop: Stop | None = None) -> None:
+    def __init__(self, folder: Path, *words: str | Path, limits: Limits = Limits(), stop: Stop | None = None) -> None:
         self._said = Path(tempfile.mkdtemp(prefix="said-", dir=folder))
         texts = [str(word) for word in words]
         # No daemon, or it could have no children; joined or killed by whoever starts it.
-        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._said, largest_file, stop))
+        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._said, limits, stop))
         self.process.start()
+        # Whether it did not end by itself in all the time that it was given.
+        self.hung = False
 
     def stop_when(self, moment: Callable[[], bool], number: int) -> int:
         """The exit code after a signal sent as soon as the moment has come."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + _PATIENCE
         while not moment():
             assert self.process.is_alive(), f"it ended before the moment came: {self.err}"
             assert time.monotonic() < deadline, "the moment never came"
@@ -103,8 +129,9 @@ class Command:
         return self.wait()
 
     def wait(self) -> int:
-        self.process.join(120)
+        self.process.join(_PATIENCE)
         if self.process.exitcode is None:
+            self.hung = True
             self.process.kill()
             self.process.join()
         assert self.process.exitcode is not None
@@ -121,7 +148,16 @@ class Command:
     @property
     def operations(self) -> int:
         """How often it has changed files, once it has ended by itself."""
-        return int((self._said / _COUNT).read_text(encoding="utf-8"))
+        return self._counted[0]
+
+    @property
+    def memory(self) -> int:
+        """Bytes it took at its peak, beyond what it held at its start, once it has ended by itself."""
+        return self._counted[1]
+
+    @property
+    def _counted(self) -> list[int]:
+        return [int(word) for word in (self._said / _COUNT).read_text(encoding="utf-8").split()]
 
 
 def has_rows(journal: Path) -> Callable[[], bool]:

@@ -22,6 +22,7 @@ import torch
 from contenders import Row
 from numpy.typing import NDArray
 from peers import contender, kind_of
+from processes import resident
 from torch import Tensor
 
 from featuregen.models import load_model
@@ -95,14 +96,6 @@ class Memory:
 
     def peak(self) -> int | None:
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else resident("VmHWM")
-
-
-def resident(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 class Stand:

@@ -1,6 +1,7 @@
 """A set made by two processes of torchrun, against the same set made by one.
 
     python benchmarks/shard_throughput.py [--processes 2] [--rows 512] [--steps 40] [--rounds 3] [--threads 1]
+        [--out shard_throughput.json]
 
 D_R of drawn images, 32×32, by a ResNet-9 of width 16 (untrained: arithmetic takes as long with any weights), through
 the command as a user types it. Rows per second of the steps: each command's time less that of the same command with no
@@ -8,7 +9,7 @@ steps, which starts, writes, merges and verifies all the same; beside it the rat
 Contenders take turns, `--rounds` times; told are medians, and the smallest and largest ratio of a round. All processes
 take `--threads` threads; a third row is one process with as many threads as all others have together, which is what a
 user would otherwise choose (its sums are rounded differently, so its digest is its own). Exit code 1 if the digests of
-the first two differ.
+the first two differ. `--out` keeps the seconds of every run.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import subjects
 import torch
-from scoreboard import processor
+from scoreboard import exit_code, hardware, processor
+from side_by_side import save
 
 from featuregen.config import Model
+from featuregen.errors import UserError
 from featuregen.models import build_model, save_model
 from featuregen.store import read_info
 
@@ -115,27 +119,56 @@ def told(found: dict[str, list[Times]], rows: int, steps: int) -> list[str]:
     return [*lines, f"{rows} rows of {steps} steps, {len(first)} rounds; {processor()}, {os.cpu_count()} cores"]
 
 
-def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def read_options(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON with the seconds of every run")
     options = parser.parse_args(words)
+    for name, least in (("processes", 2), ("threads", 1), ("rows", 10), ("batch", 1), ("steps", 1), ("rounds", 1)):
+        if (value := getattr(options, name)) < least:
+            raise UserError(f"--{name} is {value}; give at least {least}.")
+    if (batches := -(-options.rows // options.batch)) % options.processes:
+        raise UserError(
+            f"{options.rows} rows in batches of {options.batch} are {batches} batches, which {options.processes} "
+            "processes cannot share evenly; change --rows, --batch or --processes."
+        )
+    return options
+
+
+def compare(options: argparse.Namespace) -> int:
     count, threads = options.processes, options.threads
-    one = Contender(f"one process, {threads} thread(s)", 1, threads)
-    several = Contender(f"{count} processes, {threads} thread(s) each", count, threads)
+    one = Contender(f"one process, {threads} thread{'s' * (threads > 1)}", 1, threads)
+    several = Contender(f"{count} processes, {threads} thread{'s' * (threads > 1)} each", count, threads)
     wide = Contender(f"one process, {count * threads} threads", 1, count * threads)
-    with tempfile.TemporaryDirectory() as room:
+    with tempfile.TemporaryDirectory(prefix="throughput-") as room:
         folder = Path(room)
         prepared(folder, options.rows, options.batch)
         found = measured(folder, [one, several, wide], options.steps, options.rounds)
         same = digest(folder, one, options.steps) == digest(folder, several, options.steps)
+    names = ("processes", "threads", "rows", "batch", "steps", "rounds")
+    save(
+        options.out,
+        {
+            "command": " ".join(
+                ["python benchmarks/shard_throughput.py", *(f"--{name} {getattr(options, name)}" for name in names)]
+            ),
+            "hardware": hardware(torch.device("cpu"), ()),
+            "contenders": {name: [asdict(each) for each in times] for name, times in found.items()},
+            "same_digest": same,
+        },
+    )
     print("\n".join(told(found, options.rows, options.steps)))
     print(f"the same content digest: {'yes' if same else 'NO'}")
     return 0 if same else 1
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    return exit_code(lambda: compare(read_options(words)))
 
 
 if __name__ == "__main__":

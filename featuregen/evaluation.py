@@ -43,7 +43,7 @@ def score(
     """
     lean = frozen(model, Machine(images.device, convolution=convolution)) if isinstance(model, Classifier) else model
     right = _right(model, images, labels, settings.batch_size)
-    clean = right.float().mean().item()
+    clean = _share(right)
     if attacked is not None:
         images, labels, right = images[attacked], labels[attacked], right[attacked]
     return Scores(
@@ -70,12 +70,12 @@ def _under_attack(
     for eps in sorted(radii):
         attack = Attack(norm=norm, eps=eps, steps=settings.steps, restarts=settings.restarts)
         generator = RowRandom(seed, f"restarts {norm} {eps:g}").torch_generator(0, images.device)
-        held = []
+        held = torch.empty_like(standing, dtype=torch.bool)
         for part in _batches(len(standing), settings.batch_size):
             rows = standing[part]
             found = pgd(lean, images[rows], labels[rows], attack, generator=generator)
-            held.append(_right(model, found, labels[rows], settings.batch_size))
-        standing = standing[torch.cat(held)] if held else standing
+            held[part] = _right(model, found, labels[rows], settings.batch_size)
+        standing = standing[held]
         accuracy[_name(eps)] = len(standing) / len(images)
     return accuracy
 
@@ -83,7 +83,12 @@ def _under_attack(
 @torch.no_grad()
 def predict(model: nn.Module, images: Pictures, batch_size: int = 500) -> Tensor:
     model.eval()
-    return torch.cat([model(images[part]).argmax(1) for part in _batches(len(images), batch_size)])
+    # Made before any batch: a small result kept behind each of them would keep the C library from using their memory
+    # again, so that it grows with the images.
+    found = torch.empty(len(images), dtype=torch.int64, device=images.device)
+    for part in _batches(len(images), batch_size):
+        found[part] = model(images[part]).argmax(1)
+    return found
 
 
 def fooled(model: nn.Module, images: Tensor, changed: Tensor, labels: Tensor, batch_size: int = 500) -> float:
@@ -92,7 +97,7 @@ def fooled(model: nn.Module, images: Tensor, changed: Tensor, labels: Tensor, ba
         return float("nan")
     right = _right(model, images, labels, batch_size)
     still = _right(model, changed, labels, batch_size)
-    return (~still[right]).float().mean().item()
+    return _share(~still[right])
 
 
 def _right(model: nn.Module, images: Pictures, labels: Tensor, batch_size: int) -> Tensor:
@@ -106,7 +111,7 @@ def nearest_neighbour(
 
     In blocks of known images, since distances from all at once take several times their own memory.
     """
-    found = []
+    found = torch.empty(len(images), dtype=labels.dtype, device=labels.device)
     for part in _batches(len(images), batch_size):
         flat, left_out = images[part].flatten(1), own[part]
         least = torch.full_like(flat[:, 0], torch.inf)
@@ -118,8 +123,8 @@ def nearest_neighbour(
             size, place = distance.min(1)
             nearest = torch.where(size < least, place + block.start, nearest)
             least = torch.minimum(least, size)
-        found.append(labels[nearest])
-    return torch.cat(found)
+        found[part] = labels[nearest]
+    return found
 
 
 def judged(seen: Tensor, true: Tensor, stored: Tensor) -> dict[str, float]:
@@ -127,9 +132,14 @@ def judged(seen: Tensor, true: Tensor, stored: Tensor) -> dict[str, float]:
     differ = true != stored
     if not differ.any():
         return {"true": float("nan"), "stored": float("nan"), "neither": float("nan")}
-    as_true = (seen == true)[differ].float().mean().item()
-    as_stored = (seen == stored)[differ].float().mean().item()
+    as_true = _share((seen == true)[differ])
+    as_stored = _share((seen == stored)[differ])
     return {"true": as_true, "stored": as_stored, "neither": max(0.0, 1 - as_true - as_stored)}
+
+
+def _share(which: Tensor) -> float:
+    """Exact, so that shares of the same images compare; nan where there are none."""
+    return int(which.sum()) / len(which) if len(which) else float("nan")
 
 
 def _name(eps: float) -> str:

@@ -24,6 +24,15 @@ def check_shares(batch: int, ranks: Ranks, title: str) -> None:
         )
 
 
+def agree(epochs: int, ranks: Ranks, title: str) -> None:
+    """Processes on machines that do not see the same files would learn on from different epochs."""
+    if (first := ranks.told(epochs)) != epochs:
+        raise UserError(
+            f"{title}: process {ranks.number} finds {epochs} epochs to go on from and the first one {first}; give all "
+            "of them one --out, in a folder that they share."
+        )
+
+
 def own_seed(seed: int, ranks: Ranks) -> int:
     """For what is drawn anew in every process, such as which units drop out."""
     return seed if ranks.first else int(RowRandom(seed, "process").integers([ranks.number], 2**63)[0])

@@ -241,10 +241,18 @@ class RowDraws:
         return int(self._keys[0]) & (2**32 - 1)
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]  # it takes none when it runs
+    """Without the thread that watches over every bar: where memory runs out as it starts, it is waited for forever."""
+
+    monitor_interval = 0
+
+
 def progress(items: Iterable[_T], label: str, total: int | None = None) -> Iterator[_T]:
     """A bar on standard error; nothing when output goes to a file, or in a process that works for another."""
     hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None or not launched().first
-    yield from tqdm(items, desc=label, total=total, file=sys.stderr, disable=hidden, leave=False, mininterval=0.2)
+    yield from _Bar(
+        items, desc=label, total=total, file=sys.stderr, disable=hidden, leave=False, mininterval=0.2, miniters=1
+    )
 
 
 def note(message: str) -> None:

@@ -17,7 +17,7 @@ from featuregen.augment import augment
 from featuregen.config import Training, check_training
 from featuregen.errors import UserError
 from featuregen.halfway import Halfway
-from featuregen.learners import average_learnt, check_shares, own_seed, own_starts, reseed, shared_statistics
+from featuregen.learners import agree, average_learnt, check_shares, own_seed, own_starts, reseed, shared_statistics
 from featuregen.models import Classifier, Lean
 from featuregen.models.crowd import Crowd, crowds
 from featuregen.ranks import ALONE, Ranks
@@ -146,6 +146,7 @@ def _train(
     if halfway and (found := halfway.resume(network, optimizer, device)):
         with halfway.understood():
             log, spent = _taken_up(*found, choice)
+    agree(len(log[0]), ranks, title)
     for epoch in progress(range(len(log[0]), recipe.epochs), title, recipe.epochs - len(log[0])):
         orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(pool))) for seed in seeds]
         rows = pool[torch.stack(orders)].to(device)

@@ -13,10 +13,9 @@ import end_to_end
 import fewer_steps
 import numpy as np
 import pytest
-import shard_throughput
 import torch
 import where_time_goes
-from racing import resident
+from processes import resident
 
 from featuregen.config import Model, Synthesis
 from featuregen.errors import UserError
@@ -210,11 +209,3 @@ def test_a_race_on_images_of_another_size_is_refused(
     save_model(tmp_path / "large.safetensors", model, {})
     assert attack_race.main([str(tmp_path / "large.safetensors")]) == 2
     assert "give the images it was trained on" in capsys.readouterr().err
-
-
-def test_the_throughput_of_shards_is_that_of_the_steps_and_of_the_whole_command() -> None:
-    times = shard_throughput.Times
-    found = {"one": [times(12, 10), times(12, 10)], "two": [times(8, 5), times(8, 4)]}
-    _, one, two, _ = shard_throughput.told(found, rows=90, steps=7)
-    assert one.split() == ["one", "9.0", "1.00", "(1.00–1.00)", "1.00"]
-    assert two.split() == ["two", "20.0", "2.25", "(2.00–2.50)", "1.50"]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import h5py
 import pytest
+from bit_flips import Flip, counted, drawn_bits, flipped, judge, main, what_h5py_reads
 from cli_runs import dataset, done, run
 from store_files import attribute, header, one_sentence, write
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-from bit_flips import Flip, counted, drawn_bits, flipped, judge, main, what_h5py_reads
 
 from featuregen.errors import UserError
 from featuregen.store import SUMS, check_sums
@@ -29,12 +25,23 @@ def test_every_flip_that_matters_is_reported(tmp_path: Path, dtype: str, flips: 
     path = tmp_path / "a.h5"
     write(path, header(dtype=dtype))
     before = path.read_bytes()
-    found = judge(path, drawn_bits(len(before), flips, seed=3))
+    found = judge(path, drawn_bits(path, flips, seed=3))
     counts = counted(found)
     assert [flip for flip in found if flip.missed] == []
     assert counts["flips"] == flips and counts["changed"] == counts["changed and reported"] > flips / 20
     assert counts["harmless"] > flips / 20 and counts["missed by SHA256SUMS"] == 0
     assert path.read_bytes() == before
+
+
+def test_flips_outside_the_arrays_are_reported_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    bits = drawn_bits(path, FEW, seed=4, outside=True)
+    with h5py.File(path) as root:
+        chunks = [array.id.get_chunk_info(n) for array in root.values() for n in range(array.id.get_num_chunks())]
+    assert chunks and len(set(bits)) == FEW
+    assert not any(chunk.byte_offset <= bit // 8 < chunk.byte_offset + chunk.size for chunk in chunks for bit in bits)
+    assert [flip for flip in judge(path, bits) if flip.missed] == []
 
 
 def bit_of(path: Path, data: bytes) -> int:

@@ -24,11 +24,18 @@ COMMANDS = (
     "train",
     "evaluate",
     "reproduce",
+    "transfer",
+    "attack",
+    "attacks",
     "flips",
     "info",
     "preview",
     "verify",
+    "remake",
+    "diff",
     "share",
+    "import",
+    "export",
 )
 
 
@@ -61,6 +68,8 @@ def test_help_of_the_whole_has_examples_and_every_command() -> None:
     lines = shown()
     assert "featuregen reproduce" in examples(lines) and "featuregen make-robust-dataset" in examples(lines)
     told = "\n".join(lines)
+    assert "Exit codes: 0 done, 1 a check failed, 2 wrong use" in told
+    assert {*COMMANDS, "models"} == {*get_command(app).commands}  # type: ignore[attr-defined]  # a group, as below
     assert all(re.search(rf"│ {name} ", told) for name in (*COMMANDS, "models"))
 
 
@@ -135,5 +144,5 @@ def test_threads_wait_briefly_unless_told_otherwise(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     seen: list[str | None] = []
-    monkeypatch.setattr(cli, "app", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    monkeypatch.setattr(cli, "app", lambda words: seen.append(os.environ.get("GOMP_SPINCOUNT")))
     assert cli.main() == 0 and seen == [expected]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import torch
-import typer
 from cli_runs import dataset, model, refused, tiny
 
-from featuregen.cli.mistakes import guarded
 from featuregen.config import Model
 from featuregen.models import build_model, save_model
 
@@ -244,56 +240,3 @@ def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
     words = ("--config", tiny(), "--source", model("standard"))
     assert "is a folder" in refused("make-dataset", "det", *words, "--out", tmp_path / "it.h5")
     assert "--force" in refused("train", "--config", tiny(), "--out", tmp_path / "it.safetensors")
-
-
-# What is a bug, or a machine too small, stays visible ----------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "error",
-    [MemoryError(), RuntimeError("shapes"), torch.OutOfMemoryError("CUDA"), KeyError("x"), OSError("no number")],
-)
-def test_what_no_user_did_wrong_keeps_its_traceback(error: Exception) -> None:
-    @guarded
-    def command() -> None:
-        raise error
-
-    with pytest.raises(type(error)) as caught:
-        command()
-    assert caught.value is error
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("name", [None, "it.png"])
-def test_a_full_or_closed_disk_is_a_sentence(number: int, name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    @guarded
-    def command() -> None:
-        raise OSError(number, "No space", name)
-
-    with pytest.raises(typer.Exit) as caught:
-        command()
-    told = capsys.readouterr().err
-    assert caught.value.exit_code == 2 and told.startswith("error: ") and len(told.splitlines()) == 1
-    assert "No space" in told and (name or "a file") in told
-
-
-def test_a_closed_pipe_is_no_error_of_ours() -> None:
-    @guarded
-    def command() -> None:
-        raise BrokenPipeError(errno.EPIPE, "pipe")
-
-    with pytest.raises(BrokenPipeError):
-        command()
-
-
-def test_an_interrupt_counts_even_if_cleaning_up_after_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    @guarded
-    def command() -> None:
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise RuntimeError("cannot release un-acquired lock")
-
-    with pytest.raises(typer.Exit) as caught:
-        command()
-    assert caught.value.exit_code == 130 and capsys.readouterr().err.startswith("stopped; ")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import dataset, model, tiny
-from processes import Command
+from processes import Command, Limits
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from processes import Command
 )
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_broken(tmp_path: Path, words: str, limit: int) -> None:
     names = {"tiny": tiny(), "standard": model("standard"), "det": dataset("det"), "out": tmp_path / "o"}
-    command = Command(tmp_path, *(word.format(**names) for word in words.split()), largest_file=limit)
+    command = Command(tmp_path, *(word.format(**names) for word in words.split()), limits=Limits(file=limit))
     assert command.wait() == 2, command.err
     told = [line for line in command.err.splitlines() if not line.startswith(("training ", "note: "))]
     assert len(told) == 1 and told[0].startswith("error: ") and "large" in told[0], command.err

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.config import Attack, Augment, Model, Training
+from featuregen.config import Attack, Augment, Model, Training, load_config, with_overrides
 from featuregen.errors import UserError
 from featuregen.halfway import Halfway
 from featuregen.images import Base
 from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.pipeline import Workshop
 from featuregen.training import TrainingLog, train_together
 
 CPU = torch.device("cpu")
@@ -142,3 +143,13 @@ def test_a_damaged_state_is_a_sentence(few: tuple[Tensor, Tensor], tmp_path: Pat
 def test_models_in_turn_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a Halfway each"):
         learn(few, RECIPES["adversarial"], Halfway(tmp_path / "x", 0), seeds=(0, 1))
+
+
+def test_what_a_run_stopped_right_after_the_model_was_saved_has_left_goes(digits: Base, tmp_path: Path) -> None:
+    config = with_overrides(load_config("digits"), ["sources.standard.epochs=1", "model.width=4"])
+    shop = Workshop(config, tmp_path, digits)
+    path = shop.source("standard").path
+    left, made = path.with_suffix(".halfway"), path.read_bytes()
+    left.write_bytes(b"the last epoch but one")
+    shop.source("standard")
+    assert path.read_bytes() == made and list(path.parent.iterdir()) == [path]

@@ -167,7 +167,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.npz", r"No file nowhere\.npz: give an existing"),
+        ("nowhere.npz", r"No file nowhere\.npz: name the .npz file of the base set with --data"),
         ("cifer10", r"No image set 'cifer10': .* did you mean 'cifar10'\?"),
         ("CIFAR10", r"did you mean 'cifar10'\?"),
         ("fashion_mnist", r"did you mean 'fashion-mnist'\?"),

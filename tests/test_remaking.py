@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import dataset, done, model, refused, run, tiny
+from cli_runs import dataset, done, info, model, refused, run, tiny
 from store_files import BASE_ROWS, columns_of, edited, header, sealed, write
 
+import featuregen.engine
 from featuregen.store import compare
 
 
@@ -35,6 +36,18 @@ def test_the_record_is_enough(tmp_path: Path, kind: str) -> None:
     assert compare(path, tmp_path / f"{kind}-remade.h5").same
     again = done("remake", path, "--json")
     assert "training" not in again.err and again.json()["same"] is True
+
+
+def test_a_set_is_made_again_in_smaller_batches_where_memory_is_small(
+    sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(featuregen.engine, "bytes_per_image", lambda net: 100)
+    monkeypatch.setattr(featuregen.engine, "free_memory", lambda device: 4000)
+    ran = run("remake", sent, "--source", model("standard"))
+    assert "10 images at once instead of 40" in ran.err
+    # Rounding may differ, and if so that is told.
+    assert (ran.code, "the same, byte for byte" in ran.out) in ((0, True), (1, False))
+    assert info(sent.with_name("det-remade.h5"))["software"]["batch"] == "10"
 
 
 @pytest.mark.parametrize("place", ["here", "models", "named"])

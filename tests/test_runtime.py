@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from featuregen.errors import UserError
 from featuregen.runtime import RowDraws, RowRandom, autocast, progress, resolve_device
@@ -187,6 +188,11 @@ def test_devices_that_do_not_exist(name: str, message: str) -> None:
 def test_cuda_without_cuda(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' was asked for, .* use --device cpu"):
         resolve_device(name)
+
+
+def test_progress_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tqdm, "monitor", None)
+    assert list(progress(range(3), "three")) == [0, 1, 2] and tqdm.monitor is None
 
 
 def test_progress_passes_items_on_and_keeps_quiet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ from processes import Command
 
 from featuregen.errors import UserError
 from featuregen.sharing import header
-from featuregen.store import read_columns
+from featuregen.sharing.contents import Contents, licence_of, plain_name
+from featuregen.store import read_columns, read_info
 
 FILES = {"README.md", "SHA256SUMS", "croissant.json", "det-source.safetensors", "det.h5", "det.png"}
 
@@ -90,7 +91,7 @@ def test_the_card_says_what_it_is() -> None:
     assert {"adversarial-examples", "det"} <= {*top["tags"]}
     for said in (
         f"{100 * found['success_rate']:.1f} % of the rows",
-        "40, made from the 1438 of digits, train",
+        "40, made from the 1,438 of digits, train",
         "L2 1 of the base image",
         "white box",
         found["content_sha256"],
@@ -200,7 +201,7 @@ def test_results_that_list_this_very_set_are_told(copy: Path) -> None:
     folder = Path(done("share", copy, "--out", copy.with_name("with")).out.strip())
     section = card(folder)[1].split("## Evaluation")[1].split("## ")[0]
     assert section.count("\n| D") == 3 and "D\\_det" in section and "D\\_R" not in section
-    assert "360 test images, 3 seeds" in section and "robust model sees the true class in" in section
+    assert "360 test images, 3 seeds" in section and "robust model: the true class in" in section
     assert (folder / "results.json").read_bytes() == place.read_bytes()
     sums_hold(folder)
 
@@ -219,22 +220,26 @@ def test_a_broken_file_of_results_is_left_out_and_told(copy: Path, text: str) ->
         ("MIT", {"license": "mit"}),
         ("CC BY-SA 3.0", {"license": "cc-by-sa-3.0"}),
         (
-            "none stated by its authors",
+            "Research use only",
             {
                 "license": "other",
-                "license_name": "none-stated-by-its-authors",
-                "license_details": "none stated by its authors",
+                "license_name": "research-use-only",
+                "license_details": "Research use only",
             },
         ),
-        ("", {"license": "other", "license_name": "not-recorded", "license_details": "not recorded"}),
+        ("none stated by its authors", {"license": "unknown"}),
+        ("not stated in the .npz file", {"license": "unknown"}),
+        ("", {"license": "unknown"}),
     ],
 )
 def test_licences_as_the_hub_names_them(tmp_path: Path, licence: str, wanted: dict[str, str]) -> None:
     path = tmp_path / "a.h5"
-    store_files.write(path, store_files.header(base={"name": "toy", "licence": licence}))
-    from featuregen.store import read_info
-
-    tree = yaml.safe_load(header.yaml_header(read_info(path), "a.h5").strip().strip("-"))
+    store_files.write(path, store_files.header())
+    contents = Contents("a.h5", "", "", "", "", licence_of(licence), "")
+    text = header.yaml_header(read_info(path), contents).strip().strip("-")
+    # The same list stands at three columns; an anchor for it is not what every reader of cards follows.
+    assert text.count("'2': zwölf") == 3 or text.count("'2': \"zw\\xF6lf\"") == 3
+    tree = yaml.safe_load(text)
     assert {name: tree[name] for name in tree if name.startswith("license")} == wanted
 
 
@@ -293,7 +298,7 @@ def test_stopped_half_way(copy: Path, error: BaseException | None, monkeypatch: 
     monkeypatch.setattr("featuregen.sharing.folder.write_croissant", stopped)
     if error is None:
         # Another file under its name, once it was checked.
-        monkeypatch.setattr("featuregen.pipeline.share._results_of", lambda path, _: make("rand", path, "--force"))
+        monkeypatch.setattr("featuregen.pipeline.share._results_of", lambda path, *_: make("rand", path, "--force"))
     ran = run("share", copy)
     assert (ran.code, ran.out) == (130 if isinstance(error, KeyboardInterrupt) else 2, "")
     if error is None:
@@ -382,8 +387,9 @@ def test_no_source_to_be_found_says_what_to_do(copy: Path) -> None:
     ("words", "why"),
     [
         ("nowhere.h5", "nowhere.h5 does not exist; check its name."),
-        ("x.safetensors", "ending in .h5, and share it then."),
-        ("a[1].h5", "rename the file to letters, digits, '.', '-' and '_'"),
+        ("x.safetensors", "x.safetensors is no dataset; share takes one HDF5 file"),
+        ("models", "models is no dataset; share takes one HDF5 file"),
+        ("a[1].h5", "rename the file to letters, digits, '.', '-' and '_', ending in .h5, and share it then."),
         ("text.h5", "text.h5 is no HDF5 file; give a file that featuregen wrote."),
         ("det.h5 --source nowhere.safetensors", "No model file nowhere.safetensors: it does not exist."),
         (
@@ -391,11 +397,19 @@ def test_no_source_to_be_found_says_what_to_do(copy: Path) -> None:
             "--without-source leaves out the model that --source x.safetensors names; give one of the two.",
         ),
         ("det.h5 --data mnist.txt", "No image set 'mnist.txt'"),
+        ("det.h5 --results nowhere.json", "Cannot read nowhere.json: No such file or directory."),
+        (
+            "det.h5 --results text.h5",
+            "text.h5 does not hold the results of `featuregen reproduce` or `featuregen evaluate",
+        ),
+        ("det.h5 --results other.json", "other.json has no results of det.h5, whose content is "),
     ],
 )
 def test_wrong_words(copy: Path, words: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy.parent)
     Path("text.h5").write_text("text", encoding="utf-8")
+    other = {"format": "featuregen-evaluation", "version": 1, "models": [{"key": "det", "content_sha256": "00"}]}
+    Path("other.json").write_text(json.dumps(other), encoding="utf-8")
     shutil.copy(copy, "a[1].h5")
     before = trace(copy.parent)
     assert why in refused("share", *words.split())
@@ -419,23 +433,23 @@ def test_a_file_without_a_source_model(tmp_path: Path) -> None:
 def test_a_strangers_names_change_neither_card_nor_commands(tmp_path: Path) -> None:
     """Titles, classes and paths come from a file that anyone may have made."""
     from featuregen.sharing.card import write_card
-    from featuregen.sharing.contents import Contents
-    from featuregen.store import read_info
 
     path = tmp_path / "a.h5"
     head = store_files.header(
         kind="`x`|\n# y",
         classes=("\ud800", "---\nlicense: mit", "```\n<script>"),
-        base={"name": "|a|\n---\n", "licence": "```\n![](x)"},
+        base={"name": "|a|\n---\n"},
         recipe={"synthesis": "no settings", "note": "````\n## no heading"},
         source_model={"settings": [], "accuracy": 7, "weights_sha256": "`|\n"},
-        config={"data": {"name": "/x/'; touch it #.npz"}},
     )
     store_files.write(path, head)
-    write_card(tmp_path / "README.md", read_info(path), Contents("a.h5", "", "", ""), None)
+    contents = Contents("a.h5", "", "", "", plain_name("/x/'; touch it #.npz"), licence_of("```\n![](x)"), "")
+    write_card(tmp_path / "README.md", read_info(path), contents, None)
     top, text = card(tmp_path)
     assert top["license"] == "other" and top["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]["0"]
-    assert "touch" not in "".join(blocks(text, "console")) and "<script>" not in text
+    assert (
+        contents.base == "base-set.npz" and "touch" not in "".join(blocks(text, "console")) and "<script>" not in text
+    )
     assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
         "## Files", "## Columns", "## Load", "## Verify", "## Make it again", "## Limits", "## Licence and citation"
     ]  # fmt: skip

@@ -301,11 +301,15 @@ LARGE = TINY.replace("rows: 40", "rows: 0").replace("epochs: 2", "epochs: 1").re
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_base_set(tmp_path: Path) -> None:
-    """Source, dataset of all rows, fresh model: 12 and 120 MB of images, which as floats are 48 and 480."""
+    """Source, dataset of all rows, fresh model: 37 and 147 MB of images, which as floats are 147 and 590.
+
+    Fewer rows end before the C library holds as much memory as it will ever keep for batches that come and go. How much
+    that is varies from run to run by as much as is allowed here, so the lower of two peaks counts.
+    """
     config = tmp_path / "large.yaml"
     config.write_text(LARGE.replace("batch_size: 64", "batch_size: 500").replace("batch_size: 20", "batch_size: 500"))
     peaks = []
-    for rows in (4_000, 40_000):
+    for rows in (12_000, 48_000):
         draw, data = np.random.default_rng(0), tmp_path / f"{rows}.h5"
         with h5py.File(data, "w") as root:
             for part, count in (("train", rows), ("test", 100)):
@@ -313,7 +317,9 @@ def test_memory_does_not_grow_with_the_base_set(tmp_path: Path) -> None:
                 array = root.create_dataset(f"x_{part}", (count, 32, 32, 3), np.uint8, chunks=(10, 32, 32, 3))
                 for first in range(0, count, 1000):
                     array[first : first + 1000] = draw.integers(0, 256, (min(1000, count), 32, 32, 3), np.uint8)
-        words = [sys.executable, "-c", _MEASURED, str(config), str(data), str(tmp_path / f"out {rows}")]
-        peaks.append(json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+        outs = [str(tmp_path / f"{rows} {run}") for run in (1, 2)]
+        runs = [[sys.executable, "-c", _MEASURED, str(config), str(data), out] for out in outs]
+        told = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in runs]
+        peaks.append(min(map(json.loads, told)))
     print(f"peak memory: {[round(peak / 1e6) for peak in peaks]} MB")
     assert peaks[1] < peaks[0] + 60e6

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +16,12 @@ from learners import CASES, learnt, untrained
 from processes import has_rows
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchrun_runs import in_proc, stopped_at, torchrun
 
 from featuregen.errors import UserError
-from featuregen.learners import own_seed, own_starts, twin
-from featuregen.models import read_model_record
+from featuregen.learners import agree, own_seed, own_starts, twin
+from featuregen.models import load_model, read_model_record, weights_sha256
 from featuregen.ranks import ALONE, Ranks, launched, threads_each
-
-HERE = Path(__file__).parent
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-
-
-def environment() -> dict[str, str]:
-    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-
-
-def torchrun(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHRUN, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment())
 
 
 def making(out: Path, *more: str | Path) -> list[str | Path]:
@@ -65,31 +50,16 @@ def test_two_processes_make_the_file_that_one_makes(tmp_path: Path) -> None:
     assert ran.stdout.count(str(out)) == 1 and ran.stderr.count("training standard model") == 1
 
 
-def children(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in tasks.read_text(encoding="utf-8").split()]
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
-@pytest.mark.parametrize("victim", [1, 2])
+@in_proc
+@pytest.mark.parametrize("victim", [0, 1])
 def test_one_killed_ends_the_other_and_the_same_command_goes_on(tmp_path: Path, victim: int) -> None:
     slow = ("--steps", "300", "--source", model("standard"))
     done(*making(tmp_path / "one" / "it.h5", *slow))
     out = tmp_path / "two" / "it.h5"
-    journal = out.with_name(f"it.shard-0{victim}-of-02.h5.partial")
-    command = [*TORCHRUN, "-m", "featuregen", *map(str, making(out, *slow))]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
-    deadline = time.monotonic() + 120
-    moment = has_rows(journal)
-    while not moment():
-        assert running.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    ranks = children(running.pid)
-    os.kill(owner(ranks, victim - 1), signal.SIGKILL)
-    running.communicate(timeout=120)
-    assert running.returncode != 0 and not out.exists()
-    assert not [each for each in ranks if Path(f"/proc/{each}").exists()], "the other one still works"
+    journal = out.with_name(f"it.shard-0{victim + 1}-of-02.h5.partial")
+    stopped_at(has_rows(journal), victim, *making(out, *slow))
+    assert not out.exists()
     ran = torchrun("-m", "featuregen", *making(out, *slow))
     assert ran.returncode == 0, ran.stderr
     assert info(out)["content_sha256"] == info(tmp_path / "one" / "it.h5")["content_sha256"]
@@ -97,13 +67,6 @@ def test_one_killed_ends_the_other_and_the_same_command_goes_on(tmp_path: Path, 
     before = out.stat().st_mtime_ns
     again = torchrun("-m", "featuregen", *making(out, *slow))
     assert (again.returncode, again.stdout) == (0, ran.stdout) and out.stat().st_mtime_ns == before
-
-
-def owner(processes: list[int], rank: int) -> int:
-    """Which of them has that number."""
-    wanted = f"RANK={rank}".encode()
-    (found,) = (each for each in processes if wanted in Path(f"/proc/{each}/environ").read_bytes().split(b"\0"))
-    return found
 
 
 def test_a_mistake_is_told_once(tmp_path: Path) -> None:
@@ -170,7 +133,7 @@ def test_every_row_belongs_to_one_process() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("together")
-    ran = torchrun(HERE / "learners.py", out)
+    ran = torchrun(Path(__file__).parent / "learners.py", out)
     assert ran.returncode == 0, ran.stderr
     return out
 
@@ -201,6 +164,13 @@ def test_the_mean_of_both_gradients_is_that_of_one_process(trained: Path, name: 
     assert changed > 1e-3
     # Loss and accuracy are those of the whole batch.
     assert said(trained, 0)[name][0][:2] == pytest.approx([log.epochs[0].loss, log.epochs[0].accuracy], abs=1e-5)
+
+
+def test_processes_that_would_go_on_from_different_epochs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "told", lambda self, value: 3)
+    agree(3, Ranks(1, 2), "it")
+    with pytest.raises(UserError, match="process 1 finds 0 epochs to go on from and the first one 3; give all of them"):
+        agree(0, Ranks(1, 2), "it")
 
 
 def test_what_each_process_draws_for_itself_differs() -> None:
@@ -248,3 +218,40 @@ def test_training_together_is_recorded_and_found_again(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, ran.stdout) and "training" not in again.stderr
     done("train", "--robust", "--config", tiny(), "--out", tmp_path / "one.safetensors")
     assert len(list((tmp_path / "models").iterdir())) == 2
+
+
+def training(out: Path) -> list[str | Path]:
+    """Epochs that can be told apart, each of them saved, random starts and an order of its own for each."""
+    settings = ("epochs=5", "attack.steps=8", "attack.random_start=true")
+    words = ["runtime.save_every=0", *(f"sources.robust.{setting}" for setting in settings)]
+    pairs = [part for word in words for part in ("--set", word)]
+    return ["train", "--robust", "--config", tiny(), "--out", out, *pairs]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the weights that two processes come to."""
+    out = tmp_path_factory.mktemp("undisturbed") / "it.safetensors"
+    ran = torchrun("-m", "featuregen", *training(out))
+    assert ran.returncode == 0, ran.stderr
+    return digest_of(out)
+
+
+def digest_of(path: Path) -> str:
+    return weights_sha256(load_model(path, torch.device("cpu"))[0])
+
+
+@pytest.mark.slow
+@in_proc
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_training_of_which_one_is_killed_goes_on_to_the_same_weights(
+    tmp_path: Path, undisturbed: str, victim: int
+) -> None:
+    out = tmp_path / "it.safetensors"
+    stopped_at(lambda: any(tmp_path.glob("models/*.halfway")), victim, *training(out))
+    assert not out.exists()
+    ran = torchrun("-m", "featuregen", *training(out))
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"holds [1-4] epochs: going on from there", ran.stderr)
+    assert digest_of(out) == undisturbed
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -14,7 +15,7 @@ from featuregen.cli.exchange import export_file, import_released, share
 from featuregen.cli.flipping import flips
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
 from featuregen.cli.merging import merge
-from featuregen.cli.mistakes import OneLineErrors, guarded, heed_termination
+from featuregen.cli.mistakes import OneLineErrors, ended, guarded, heed_termination
 from featuregen.cli.reading import evaluate, info, models, preview, verify
 from featuregen.cli.repeating import diff, remake
 from featuregen.cli.training import train
@@ -34,6 +35,8 @@ Start here:
     featuregen make-robust-dataset
 
     featuregen evaluate datasets_out/digits-robust.h5
+
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
 """,
 )
 
@@ -47,15 +50,14 @@ app.command("import")(guarded(import_released))
 app.command("export")(guarded(export_file))
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without × or ─ gets a question mark instead of a traceback.
             stream.reconfigure(errors="replace")
     _wait_briefly()
     heed_termination()
-    app()
-    return 0
+    return ended(lambda: app(words))
 
 
 def _wait_briefly() -> None:

@@ -86,7 +86,7 @@ def attack(
 
     featuregen attack m.safetensors --attack smallest --norm l2 --target next
 
-    featuregen attack m.safetensors --attack fgsm --eps 0.1 --from other.safetensors
+    featuregen attack m.safetensors --attack fgsm --from other.safetensors
 
     featuregen attack m.safetensors --sanity --eps 8/255 --from other.safetensors
     """

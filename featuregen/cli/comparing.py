@@ -51,7 +51,7 @@ def transfer(
 
         featuregen transfer --models convnet:8,convnet:24,convnet:48
 
-        featuregen transfer --config cifar10-cpu --models resnet9:16,resnet9:8,preactresnet18:16,convnet:32
+        featuregen transfer --config cifar10-cpu --models resnet9:16,resnet9:8
     """
     values = common(None, seed, device, precision) | {"evaluation.seeds": seeds}
     settings = settings_of(config, data, set_, values)

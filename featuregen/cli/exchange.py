@@ -113,6 +113,16 @@ def share(
         bool, typer.Option("--without-source", help="Leave the source model out, and have the card say so.")
     ] = False,
     data: DataOption = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Results for the card, from `reproduce` or `evaluate --json`. Default: results.json beside FILE."
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="The base set's licence, where featuregen does not know it; such as 'CC BY 4.0'.")
+    ] = None,
+    citation: Annotated[str | None, typer.Option(help="What to cite for the base set, likewise.")] = None,
     force: ForceOption = False,
 ) -> None:
     """Write a folder ready to send, or to upload to the Hugging Face hub.
@@ -124,11 +134,17 @@ def share(
 
         featuregen share det.h5 --source standard.safetensors --out to-send
 
-        featuregen share mine.h5 --data mine.npz --without-source
+        featuregen share det.h5 --results evaluation.json
+
+        featuregen share mine.h5 --data mine.npz --licence "CC BY 4.0"
     """
     from featuregen.pipeline import share_file
 
-    print(share_file(file, out, data=data, source=source, with_source=not without_source, force=force))
+    path = share_file(
+        file, out, data=data, source=source, with_source=not without_source, results=results, licence=licence,
+        citation=citation, force=force,
+    )  # fmt: skip
+    print(path)
 
 
 def _export_dataset(file: Path, name: str, out: Path | None, force: bool) -> Path:

@@ -221,12 +221,15 @@ def _make(
 def _make_alone(
     settings: Any, folder: Path, kind: str, out: Path | None, source: Path | None, force: bool, part: Any
 ) -> tuple[Any, Any]:
-    from featuregen.pipeline import Workshop, dataset_path, make_shard
+    from featuregen.pipeline import Workshop, dataset_path, make_shard, tell_of_parts
 
     shop = Workshop(settings, folder)
     path = out or dataset_path(folder, shop.base.name, kind)
     given = shop.load_source(source) if source else None
-    return shop, make_shard(shop, kind, path, part, given, force) if part else shop.make(kind, path, given, force)
+    if part:
+        return shop, make_shard(shop, kind, path, part, given, force)
+    tell_of_parts(path)
+    return shop, shop.make(kind, path, given, force)
 
 
 def _with_start(kind: str, start: StartName | None) -> str:

@@ -24,6 +24,8 @@ _P = ParamSpec("_P")
 _PAUSE = 10.0
 # Others would have several processes do the same work and write the same files.
 _SHARED = ("make_dataset", "make_robust_dataset", "train")
+# Signals that came: inside a call of torch, what they raise can be lost, or come out as that call's own mistake.
+_asked: list[int] = []
 
 
 class Terminated(KeyboardInterrupt):
@@ -50,27 +52,37 @@ class OneLineErrors(TyperGroup):
 def guarded(command: Callable[_P, None]) -> Callable[_P, None]:
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
+        def alone() -> None:
             _check_alone(command.__name__)
             command(*args, **kwargs)
-        except (Exception, KeyboardInterrupt) as error:
-            code = _explained(error)
-            # What no user did is a bug, or a machine too small: its traceback is needed.
-            if code is None:
-                raise
-            raise typer.Exit(code) from None
+
+        if code := ended(alone):
+            raise typer.Exit(code)
 
     return run
 
 
+def ended(work: Callable[[], None]) -> int:
+    """The exit code of some work, once it is said why it ended, if it did not simply end."""
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        code = _explained(error)
+        # What no user did is a bug, or a machine too small: its traceback is needed.
+        if code is None:
+            raise
+        return code
+    return 0
+
+
 def _explained(error: BaseException) -> int | None:
     """Say what happened and give the exit code; None for what is no user's doing."""
-    if stopped := _interruption(error):
+    if code := _stop_code(error):
         if process_number() == 0:
             print(
                 "stopped; everything finished so far is kept, and the same command goes on from there", file=sys.stderr
             )
-        return 143 if isinstance(stopped, Terminated) else 130
+        return code
     if isinstance(error, UserError):
         _tell(str(error))
         return 2
@@ -87,18 +99,24 @@ def _explained(error: BaseException) -> int | None:
 
 def heed_termination() -> None:
     """Batch systems send SIGTERM some time before they kill: time enough to end as on Ctrl-C."""
+    signal.signal(signal.SIGTERM, _stop)
+    # A shell that runs the command in its background has it ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
 
-    def end(*_: object) -> None:
-        raise Terminated
 
-    signal.signal(signal.SIGTERM, end)
+def _stop(number: int, _: object) -> None:
+    _asked.append(number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
-def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Ctrl-C, also where a library's cleaning up failed because of it and raised something else."""
+def _stop_code(error: BaseException | None) -> int | None:
+    """130 or 143 for Ctrl-C and SIGTERM, also where a library's cleaning up failed and raised something else."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    return error if isinstance(error, KeyboardInterrupt) else None
+    if error:
+        return 143 if isinstance(error, Terminated) else 130
+    return 128 + _asked[-1] if _asked else None
 
 
 def process_number() -> int:

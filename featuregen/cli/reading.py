@@ -146,7 +146,7 @@ def verify(
 ) -> None:
     """Check a dataset: checksums, shapes, ranges, the ball, labels against the kind's rule, success.
 
-    Exit code 1 if a check fails.
+    What needs the base images is left out, and a note says so, where they are not here. Exit code 1 if a check fails.
 
         featuregen verify datasets_out/digits-det.h5
 

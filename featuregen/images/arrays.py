@@ -24,7 +24,7 @@ WANTED = f"arrays {', '.join(ARRAYS)}"
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
-        raise UserError(f"No file {path}: give an existing .npz file.")
+        raise UserError(f"No file {path}: name the .npz file of the base set with --data.")
     try:
         with zipfile.ZipFile(path) as archive:
             missing = [name for name in ARRAYS if f"{name}.npy" not in archive.namelist()]

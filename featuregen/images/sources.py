@@ -92,7 +92,9 @@ def load_images(data: config.Data) -> Base:
             f"{path} is no .npz file, no .h5 file and no folder: give one with {WANTED}, or one of {', '.join(KNOWN)}."
         )
     hint = closest(data.name.lower(), KNOWN)
-    raise UserError(f"No image set '{data.name}': give a known name, a .npz or HDF5 file, or a folder; {hint}")
+    raise UserError(
+        f"No image set '{data.name}': name a known set, a .npz or HDF5 file, or a folder with --data; {hint}"
+    )
 
 
 def size_of(data: config.Data) -> Size:

@@ -20,7 +20,7 @@ from featuregen.pipeline.plan import dry_plan, plan_of
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.remaking import Remade, remake
 from featuregen.pipeline.reproduce import reproduce
-from featuregen.pipeline.shards import make_shard, make_together, parse_shard
+from featuregen.pipeline.shards import make_shard, make_together, parse_shard, tell_of_parts
 from featuregen.pipeline.share import share_file
 from featuregen.pipeline.transfer import transfer
 from featuregen.pipeline.workshop import Workshop
@@ -54,6 +54,7 @@ __all__ = [
     "run_of",
     "share_file",
     "sweep_path",
+    "tell_of_parts",
     "transfer",
     "verify_file",
     "victims_in",

@@ -14,10 +14,11 @@ from featuregen.errors import UserError
 from featuregen.evaluation import predict
 from featuregen.images import PARTS, Base, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import read_model_record, weights_sha256
+from featuregen.models import load_model, read_model_record, weights_sha256
 from featuregen.pipeline.records import Examples, Trained
 from featuregen.pipeline.workshop import FRESH_SEED, Workshop
 from featuregen.ranks import ALONE, Ranks
+from featuregen.runtime import note, resolve_device, set_up
 from featuregen.store import (
     Check,
     FeatureDataset,
@@ -177,6 +178,7 @@ def _evaluate_dataset(path: Path, kind: str, shop: Workshop) -> dict[str, Any]:
         "content_sha256": data.sha256,
         "training": to_dict(recipe),
         "evaluation": to_dict(shop.config.evaluation),
+        "test_rows": len(shop.base.test),
         "runs": runs,
     }
 
@@ -200,17 +202,24 @@ def verify_file(path: Path, data: str | None = None, source: Path | None = None)
     checks = check_file(path) + check_sums(path)
     if all(check.ok for check in checks):
         config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
-        checks += verify_origin(path, config, load_images(config.data), source)
+        try:
+            base = load_images(config.data)
+        except UserError as error:
+            if data:
+                raise
+            # Nobody asked for it, and the rest can be checked without.
+            base = None
+            note(f"note: {path} is not held against its base images; with --data it will be. {error}")
+            checks.append(Check("base images", True, "not looked at, since they are not here"))
+        checks += verify_origin(path, config, base, source)
     return checks
 
 
-def verify_origin(path: Path, config: Config, base: Base, source: Path | None) -> list[Check]:
-    """An undamaged file against its base set, then against its source model."""
+def verify_origin(path: Path, config: Config, base: Base | None, source: Path | None) -> list[Check]:
+    """An undamaged file against its base set where that is here, then against its source model."""
     info = read_info(path)
-    checks = _check_base(path, info, config, base)
-    if source:
-        checks += _check_success(path, info, Workshop(config, path.parent, base), source)
-    return checks
+    checks = _check_base(path, info, config, base) if base else []
+    return checks + (_check_success(path, info, config, source) if source else [])
 
 
 def _check_base(path: Path, info: Info, config: Config, base: Base) -> list[Check]:
@@ -226,13 +235,20 @@ def _check_base(path: Path, info: Info, config: Config, base: Base) -> list[Chec
     return check_against_base(path, split.images, split.labels)
 
 
-def _check_success(path: Path, info: Info, shop: Workshop, source: Path) -> list[Check]:
+def _check_success(path: Path, info: Info, config: Config, source: Path) -> list[Check]:
     if not info.source_model:
         raise UserError(f"{path} records no source model to compare with; leave out --source.")
-    maker = shop.load_source(source)
-    digest, recorded = weights_sha256(maker.model), info.source_model.get("weights_sha256")
+    device = resolve_device(config.runtime.device)
+    set_up(config.runtime.threads)
+    model, _ = (load_checkpoint if is_checkpoint(source) else load_model)(source, device)
+    if (model.image_shape, model.classes) != (info.image_shape, len(info.classes)):
+        raise UserError(
+            f"{source} takes images of shape {model.image_shape} in {model.classes} classes, but {path} has "
+            f"{info.image_shape} in {len(info.classes)}; give its source model."
+        )
+    digest, recorded = weights_sha256(model), info.source_model.get("weights_sha256")
     columns = read_columns(path, ["labels", "source_pred"])
-    seen = predict(maker.model, FeatureDataset(path).images.to(shop.device)).cpu().numpy()
+    seen = predict(model, FeatureDataset(path).images.to(device)).cpu().numpy()
     differ = int((seen != columns["source_pred"]).sum())
     success = float(np.mean(seen == columns["labels"]))
     # Another machine may round a prediction on the border the other way: one row in two hundred, and no more.

@@ -83,24 +83,25 @@ def header_of(job: Job, base: Base, config: Config, machine: Machine, maker: Tra
 
 def fill(writer: Writer, job: Job, maker: Trained, base: Base, seed: int, machine: Machine, beside: int = 1) -> None:
     """Make the rows that are missing, and the file; `beside` is how many do so at once on this machine."""
-    if job.batch:
-        _check_memory(job, maker, machine, beside)
+    batch = _fitting(job, maker, machine, beside) if job.batch else (writer.batches or [0])[0]
     batches = synthesize(
         job.kind, job.recipe, maker.model, base.train, job.plan,
-        seed=seed, machine=machine, done=writer.rows_done, batch_size=job.batch or (writer.batches or [0])[0],
+        seed=seed, machine=machine, done=writer.rows_done, batch_size=batch,
     )  # fmt: skip
     for columns in batches:
         writer.append(columns)
     # The last batch of a shard may be its only one, and is padded to the size of all others.
-    sizes = [job.batch, *writer.batches] if job.batch else writer.batches
+    sizes = [batch, *writer.batches] if job.batch else writer.batches
     writer.finish(remarks={"batch": batches_in_words(sizes)})
 
 
-def _check_memory(job: Job, maker: Trained, machine: Machine, beside: int) -> None:
-    """Smaller batches would put rows in other places than in the other shards."""
+def _fitting(job: Job, maker: Trained, machine: Machine, beside: int) -> int:
+    """The job's batch, or for a set made again what fits: how far its images differ is told then."""
     fits = fitting_batch(frozen(maker.model, machine), job.batch, beside if machine.device.type == "cpu" else 1)
-    if fits < job.batch:
+    if fits < job.batch and job.mark:
+        # Some rows of the merged file would lie in other batches than those of a single run.
         raise UserError(
             f"synthesis.{job.kind}.batch_size is {job.recipe.batch_size}, which memory here is too small for, and all "
             f"shards are made in batches of one size; lower it to {fits} for all of them."
         )
+    return fits

@@ -20,7 +20,8 @@ from featuregen.runtime import Machine, note, software
 from featuregen.store import Info
 from featuregen.training import TrainingLog
 
-_BLOCK = 1000
+# Rows, and numbers, of which a few copies are held at once.
+_BLOCK, _BLOCK_NUMBERS = 1000, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,19 @@ def about_model(trained: Trained) -> dict[str, Any]:
 
 def channel_statistics(images: Pictures) -> tuple[list[float], list[float]]:
     """In blocks, since in float64 the whole set would take four times its own memory."""
-    parts = [slice(first, first + _BLOCK) for first in range(0, len(images), _BLOCK)]
+    step = max(1, min(_BLOCK, _BLOCK_NUMBERS // math.prod(images.shape[1:])))
+    parts = [slice(first, first + step) for first in range(0, len(images), step)]
     count = math.prod(images.shape) / images.shape[1]
-    mean = torch.stack([images[part].sum((0, 2, 3), dtype=torch.float64) for part in parts]).sum(0) / count
+    # One place for all sums, made before any block: a small result kept behind each block would keep the C library from
+    # using that block's memory again.
+    sums = torch.empty((len(parts), images.shape[1]), dtype=torch.float64, device=images.device)
+    for own, part in zip(sums, parts, strict=True):
+        own.copy_(images[part].sum((0, 2, 3), dtype=torch.float64))
+    mean = sums.sum(0) / count
     centre = mean.view(-1, 1, 1)
-    squares = torch.stack([(images[part].double() - centre).square().sum((0, 2, 3)) for part in parts]).sum(0)
+    for own, part in zip(sums, parts, strict=True):
+        own.copy_((images[part].double() - centre).square_().sum((0, 2, 3)))
+    squares = sums.sum(0)
     # A constant channel has no spread to divide by.
     return mean.tolist(), (squares / (count - 1)).sqrt().clamp_min(1e-3).tolist()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import re
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def make_shard(shop: Workshop, kind: str, path: Path, shard: Shard, source: Trai
     which = RULES[kind].source
     # First what costs nothing and may be refused.
     shop.job(kind, shard)
+    tell_of_parts(path, besides=shard.of)
     with in_turn(shop.out / "arithmetic.lock", "waiting for another run that measures this machine's arithmetic"):
         _ = shop.machine
     part = shard.path(path)
@@ -57,14 +59,43 @@ def in_turn(path: Path, busy: str) -> Iterator[None]:
         yield
 
 
+def parts_beside(whole: Path) -> dict[int, list[Path]]:
+    """Shards that lie beside a file, finished or not, by how many it was divided into."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*")):
+        name = path.name.removesuffix(".partial")
+        if told := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
+            shard = Shard(int(told[1]), int(told[2]))
+            if 1 <= shard.number <= shard.of and name == shard.path(whole).name:
+                found.setdefault(shard.of, []).append(path)
+    return found
+
+
+def tell_of_parts(whole: Path, besides: int = 0) -> None:
+    """Name the shards that nothing here goes on with, lest they lie there unnoticed."""
+    for of, paths in parts_beside(whole).items():
+        if of != besides:
+            more, ending = (f" and {len(paths) - 1} more", "") if len(paths) > 1 else ("", "s")
+            note(
+                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; go on from there with "
+                f"--shard i/{of} or torchrun, or delete what is not wanted"
+            )
+
+
 @dataclass(frozen=True)
 class Order:
-    """What the first process settles for all of them."""
+    """What the first process settles for all of them: of how many shards which are still to be made, too."""
 
     path: str
     source: str
     arithmetic: dict[str, str]
     finished: bool
+    shards: int
+    missing: list[int]
+
+    @property
+    def parts(self) -> list[Shard]:
+        return [Shard(number, self.shards) for number in range(1, self.shards + 1)]
 
 
 def make_together(
@@ -86,32 +117,50 @@ def make_together(
         shop = Workshop(config, folder, machine=Machine.computing(device, order.arithmetic))
         maker = shop.load_source(Path(order.source))
     path = Path(order.path)
-    shards = [Shard(number, ranks.count) for number in range(1, ranks.count + 1)]
-    if not order.finished:
-        own = shards[ranks.number]
+    for number in order.missing[ranks.number :: ranks.count]:
+        own = Shard(number, order.shards)
         shop.make(kind, own.path(path), maker, force, own, beside=ranks.beside)
+    if not order.finished:
         ranks.wait()
     if not ranks.first:
         return None
-    parts = [shard.path(path) for shard in shards]
     if not order.finished:
-        return shop, merge_shards(parts, path, force, remove=True)
-    # Left by a run that was stopped while it removed them.
-    for part in parts:
-        part.unlink(missing_ok=True)
-    return shop, shop.make(kind, path, maker)
+        info = merge_shards([part.path(path) for part in order.parts], path, force, remove=True)
+    else:
+        info = shop.make(kind, path, maker)
+        # Those left by a run that was stopped while it removed them.
+        for part in order.parts if info.software.get("shards") == str(order.shards) else ():
+            if shop.is_made(kind, part.path(path), maker, part):
+                part.path(path).unlink()
+    tell_of_parts(path)
+    return shop, info
 
 
 def _settle(
     shop: Workshop, count: int, kind: str, path: Path, source: Path | None, force: bool
 ) -> tuple[Order, Trained]:
     given = shop.load_source(source) if source else None
+    shards = count if force else _division(path, count)
     if force or not shop.is_made(kind, path, given):
         # Too many processes are refused before a source is trained.
-        shop.job(kind, Shard(1, count))
+        shop.job(kind, Shard(1, shards))
     maker = given or shop.source(RULES[kind].source)
     finished = not force and shop.is_made(kind, path, maker)
-    return Order(str(path), str(maker.path), shop.machine.arithmetic, finished), maker
+    order = Order(str(path), str(maker.path), shop.machine.arithmetic, finished, shards, [])
+    if not finished:
+        made = [not force and shop.is_made(kind, part.path(path), maker, part) for part in order.parts]
+        order.missing.extend(part.number for part, there in zip(order.parts, made, strict=True) if not there)
+    if shards != count and order.missing:
+        idle = max(0, count - len(order.missing))
+        rest = f"; {idle} of {count} processes {'have' if idle > 1 else 'has'} nothing to do" if idle else ""
+        note(f"note: going on with the {shards} shards of an earlier run, {len(order.missing)} of them to make{rest}")
+    return order, maker
+
+
+def _division(path: Path, count: int) -> int:
+    """That of the run before, if there are shards of one, whatever number of processes it had; most of them win."""
+    there = parts_beside(path)
+    return count if count in there or not there else max(there, key=lambda of: len(there[of]))
 
 
 def _say_how(ranks: Ranks, shop: Workshop) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from featuregen.config import with_overrides
 from featuregen.errors import CheckFailed, UserError
-from featuregen.images import load_images
+from featuregen.images import KNOWN, load_images
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import save_model
 from featuregen.pipeline.files import describe_model_file, recorded_config, verify_origin
@@ -17,7 +17,15 @@ from featuregen.pipeline.outputs import draw_preview
 from featuregen.pipeline.places import model_of
 from featuregen.pipeline.workshop import Workshop
 from featuregen.runtime import note
-from featuregen.sharing import Parcel, check_name, evaluation_section, file_sha256, write_folder
+from featuregen.sharing import (
+    Parcel,
+    base_citation,
+    check_name,
+    evaluation_section,
+    file_sha256,
+    results_about,
+    write_folder,
+)
 from featuregen.store import Check, Info, check_file, read_info
 
 
@@ -28,9 +36,16 @@ def share_file(
     data: str | None = None,
     source: Path | None = None,
     with_source: bool = True,
+    results: Path | None = None,
+    licence: str | None = None,
+    citation: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the folder, by default beside the file, and say where; a file that fails a check is not shared."""
+    """Write the folder, by default beside the file, and say where; a file that fails a check is not shared.
+
+    `results` is what `reproduce` or `evaluate --json` wrote, by default the results.json beside the file; `licence` and
+    `citation` are those of the base set, where it is none that featuregen knows.
+    """
     check_name(path)
     if source and not with_source:
         raise UserError(f"--without-source leaves out the model that --source {source} names; give one of the two.")
@@ -38,7 +53,8 @@ def share_file(
     _refuse_failing(path, check_file(path))
     info = read_info(path)
     model = _source_of(path, info, source) if with_source else None
-    config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
+    recorded = recorded_config(path)
+    config = with_overrides(recorded, (), {"data.name": data} if data else {})
     base = load_images(config.data)
     _refuse_failing(path, verify_origin(path, config, base, model))
     drawn = info.base.get("split", "train") == "train"
@@ -50,7 +66,10 @@ def share_file(
         digest,
         weights=(lambda target: _copy_weights(model, target)) if model else None,
         preview=(lambda picture: draw_preview(shop, path, picture)) if drawn else None,
-        results=_results_of(path, info),
+        results=_results_of(path, info, results),
+        base="" if recorded.data.name in KNOWN else config.data.name,
+        licence=licence or _licence_of(info),
+        citation=citation or base_citation(info),
     )
     return write_folder(parcel, out or path.with_name(f"{path.stem}-share"), force)
 
@@ -98,19 +117,29 @@ def _copy_weights(model: Path, target: Path) -> None:
         shutil.copyfile(model, target)
 
 
-def _results_of(path: Path, info: Info) -> dict[str, Any] | None:
-    """Those of the experiment that the dataset is part of, where they lie beside it."""
-    place = path.with_name("results.json")
-    if not place.is_file():
+def _licence_of(info: Info) -> str:
+    """As recorded; a file of images states none, but may hold a set that is known by its name."""
+    recorded, known = str(info.base.get("licence") or ""), KNOWN.get(str(info.base.get("name")))
+    return known.licence if known and (not recorded or recorded.startswith("not stated")) else recorded
+
+
+def _results_of(path: Path, info: Info, given: Path | None) -> dict[str, Any] | None:
+    """Those that were given, or those of the experiment that the dataset is part of, where they lie beside it."""
+    place = given or path.with_name("results.json")
+    if not given and not place.is_file():
         return None
     try:
-        results = json.loads(place.read_text(encoding="utf-8"))
-        if results["format"] != "featuregen-results" or results["version"] != 1:
-            return None
-        if all(made["content_sha256"] != info.content_sha256 for made in results["datasets"]):
-            return None
-        evaluation_section(info.kind, results)
+        results = results_about(info, json.loads(place.read_text(encoding="utf-8")))
+        if results:
+            evaluation_section(info, results)
+    except OSError as error:
+        raise UserError(f"Cannot read {place}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        note(f"note: {place} does not hold the results of `featuregen reproduce`, so the card has none")
+        what = f"{place} does not hold the results of `featuregen reproduce` or `featuregen evaluate --json`"
+        if given:
+            raise UserError(f"{what}; give such a file, or leave out --results.") from None
+        note(f"note: {what}, so the card has none")
         return None
-    return dict(results)
+    if given and not results:
+        raise UserError(f"{given} has no results of {path}, whose content is {info.content_sha256[:12]}; evaluate it.")
+    return dict(results) if results else None

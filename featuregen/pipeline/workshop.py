@@ -116,8 +116,8 @@ class Workshop:
         settings = [self._model_settings(data, recipe, seed, seeds) for seed in seeds]
         paths = [self._model_path(each) for each in settings]
         in_training, halfway = (paths[0].with_suffix(ending) for ending in (".training", ".halfway"))
-        # The former may be all that a run killed at its very end has left.
-        if self.ranks.told(in_training.exists() or not all(path.exists() for path in paths)):
+        # The first two may be all that a run stopped at its very end has left.
+        if self.ranks.told(in_training.exists() or halfway.exists() or not all(path.exists() for path in paths)):
             models = beginners(self.config.model, data, len(self.base.classes), seeds)
             with self._only_here(in_training):
                 # Another run may have finished them between the first look and the lock.

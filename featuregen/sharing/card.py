@@ -14,9 +14,6 @@ from featuregen.sharing.contents import (
     CROISSANT,
     MEANINGS,
     Contents,
-    base_citation,
-    licence_of,
-    own_base_file,
     title_of,
 )
 from featuregen.sharing.evaluated import evaluation_section
@@ -35,14 +32,14 @@ def write_card(path: Path, info: Info, contents: Contents, results: Mapping[str,
         _files(contents),
         _columns(info),
         _loading(info, contents),
-        _verifying(info, contents),
+        _verifying(contents),
         _making_again(info, contents),
-        evaluation_section(info.kind, results) if results else "",
+        evaluation_section(info, results) if results else "",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(info, bool(contents.weights))),
-        _credits(info),
+        _credits(info, contents),
     ]
     text = "\n\n".join(section for section in sections if section)
-    path.write_text(f"{yaml_header(info, contents.data)}\n{text}\n", encoding="utf-8")
+    path.write_text(f"{yaml_header(info, contents)}\n{text}\n", encoding="utf-8")
 
 
 def _intro(info: Info) -> str:
@@ -65,7 +62,7 @@ def _files(contents: Contents) -> str:
         (contents.data, "the dataset"),
         (contents.weights, "the source model that the images were made with, to check their success again"),
         (contents.preview, "ten of the rows: base image, start image where there is one, and result"),
-        (contents.results, "the whole experiment that the evaluation below is from"),
+        (contents.results, "all figures that the evaluation below is from"),
         (CROISSANT, "Croissant metadata"),
         (SUMS, "sha256 of every other file"),
     ]
@@ -81,10 +78,11 @@ def _columns(info: Info) -> str:
         more = f", {low} to {high}, channels first" if name == "images" else ""
         dtype = column_dtype(name, info.dtype).name
         rows.append((f"`{name}`", " × ".join(str(side) for side in shape), dtype, MEANINGS[name] + more))
-    classes = ", ".join(f"{number} {markdown_escape(name)}" for number, name in enumerate(info.classes[:100]))
+    classes = ", ".join(markdown_escape(name) for name in info.classes[:100])
     rest = f" and {len(info.classes) - 100} more" if len(info.classes) > 100 else ""
     return (
-        f"## Columns\n\n{_table(['column', 'shape', 'type', 'meaning'], rows)}\n\nClasses: {classes}{rest}.\n\n"
+        f"## Columns\n\n{_table(['column', 'shape', 'type', 'meaning'], rows)}\n\n"
+        f"Classes, from label 0 on: {classes}{rest}.\n\n"
         "Everything else is an attribute of the file's root, as text or JSON: `kind`, `recipe`, `base`, "
         "`source_model`, `classes`, `success_rate`, `config`, `software`, `created`, "
         "`citation`, `content_sha256`, `record_sha256`."
@@ -112,7 +110,8 @@ def _loading(info: Info, contents: Contents) -> str:
             '    images, labels = file["images"][:], file["labels"][:]  # as stored',
             '    recipe = json.loads(file.attrs["recipe"])',
         ]),
-        "With Hugging Face `datasets`, in this folder or, once it is on the hub, with the repository's name:",
+        "With Hugging Face `datasets` (`pip install datasets`), in this folder or, once it is on the hub, with the "
+        "repository's name:",
         _fenced("python", [
             "from pathlib import Path",
             "from datasets import load_dataset",
@@ -121,29 +120,42 @@ def _loading(info: Info, contents: Contents) -> str:
             'images, labels = data["images"][:], data["labels"][:]  # values as stored',
             'names = data.features["labels"].names',
         ]),
-        "Fresh models trained on it alone, tested on the untouched test set, clean and attacked:",
-        _fenced("console", [f"featuregen evaluate {name}{_base_option(info)}"]),
+        *_training(info, contents),
     ])  # fmt: skip
 
 
-def _verifying(info: Info, contents: Contents) -> str:
+def _training(info: Info, contents: Contents) -> list[str]:
+    """Attacked test images are not to be trained on."""
+    if info.base.get("split", "train") != "train":
+        return []
+    return [
+        "Fresh models trained on it alone, tested on the untouched test set, clean and attacked:",
+        _fenced("console", [f"featuregen evaluate {contents.data}{_base_option(contents)}"]),
+    ]
+
+
+def _verifying(contents: Contents) -> str:
     source = f" --source {contents.weights}" if contents.weights else ""
-    more = f", with the base set `{own_base_file(info)}`, which is not in this folder" if own_base_file(info) else ""
+    more = (
+        f" The base set `{contents.base}` is not in this folder; without it leave out `--data`, and all that needs no "
+        "base image is checked."
+        if contents.base
+        else ""
+    )
     return "\n\n".join([
         "## Verify",
         _fenced("console", [
             f"sha256sum -c {SUMS}",
-            f"featuregen verify {contents.data}{_base_option(info)}{source}",
+            f"featuregen verify {contents.data}{_base_option(contents)}{source}",
         ]),
         "The first says that no byte was lost on the way. The second recomputes digests, ranges, the rules of "
         "labels and starts, distances from the base images"
-        + (" and what the source model sees" if source else "") + f"{more}.",
+        + (" and what the source model sees" if source else "") + f".{more}",
     ])  # fmt: skip
 
 
-def _base_option(info: Info) -> str:
-    name = own_base_file(info)
-    return f" --data {name}" if name else ""
+def _base_option(contents: Contents) -> str:
+    return f" --data {contents.base}" if contents.base else ""
 
 
 def _making_again(info: Info, contents: Contents) -> str:
@@ -151,9 +163,9 @@ def _making_again(info: Info, contents: Contents) -> str:
     trees: dict[str, Any] = {"kind": info.kind, "rows": info.rows, "recipe": dict(info.recipe), "base": dict(info.base)}
     trees |= {"source_model": trained} if trained else {}
     parts = ["## Make it again"]
-    if "synthesis" in info.recipe:
+    if _can_be_remade(info, bool(contents.weights)):
         parts += [
-            _fenced("console", [f"featuregen remake {contents.data}"]),
+            _fenced("console", [f"featuregen remake {contents.data}{_base_option(contents)}"]),
             "makes the set again from nothing but what the file records, and compares.",
         ]
     parts += [
@@ -163,8 +175,16 @@ def _making_again(info: Info, contents: Contents) -> str:
     return "\n\n".join(parts)
 
 
-def _credits(info: Info) -> str:
-    licence, citation = licence_of(info), base_citation(info)
+def _can_be_remade(info: Info, weights: bool) -> bool:
+    """From this folder: a source model that is not in it can be trained again, but not one that was attacked."""
+    if "synthesis" in info.recipe:
+        return weights or "settings" in info.source_model
+    attacked = "attack" in info.recipe and info.base.get("split") in ("train", "test")
+    return attacked and weights and "found_on" not in info.recipe
+
+
+def _credits(info: Info, contents: Contents) -> str:
+    licence, citation = contents.licence, contents.citation
     text = markdown_escape(licence.text)
     named = f"[{text}]({licence.url})" if licence.url else text
     parts = [

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from featuregen.config import ATTACKED
 from featuregen.report import KIND_NAMES
 from featuregen.store import PAPER, Info
 
@@ -33,6 +34,8 @@ _LICENCES = {
     "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "mit": "https://opensource.org/license/mit",
 }
+# How the text begins where there is no licence to name.
+_UNSTATED = ("none stated", "not stated", "not recorded")
 
 MEANINGS = {
     "images": "the pixels",
@@ -48,48 +51,53 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The files of the folder by name; an empty name where there is none."""
-
-    data: str
-    weights: str
-    preview: str
-    results: str
-
-
-@dataclass(frozen=True)
 class Licence:
-    """The base set's licence as recorded, its name on the hub (`other` if it has none there), and its page."""
+    """The base set's licence in words, its name on the hub (`other` if it has none there), and its page."""
 
     text: str
     hub: str
     url: str
 
 
+@dataclass(frozen=True)
+class Contents:
+    """The files of the folder by name, and what to credit; empty where there is none.
+
+    `base` is what --data has to name, where featuregen does not know the base set by itself.
+    """
+
+    data: str
+    weights: str
+    preview: str
+    results: str
+    base: str
+    licence: Licence
+    citation: str
+
+
 def title_of(info: Info) -> str:
-    return f"{KIND_NAMES.get(info.kind, info.kind)} of {info.base.get('name', 'an unknown base set')}"
+    kind = "Adversarial examples" if info.kind == ATTACKED else KIND_NAMES.get(info.kind, info.kind)
+    return f"{kind} of {info.base.get('name', 'an unknown base set')}"
 
 
-def licence_of(info: Info) -> Licence:
-    text = str(info.base.get("licence") or "not recorded")
+def licence_of(text: str) -> Licence:
+    text = text or "not recorded"
     name = re.sub(r"\s+", "-", text.strip().lower())
-    known = name in _LICENCES
-    return Licence(text, name if known else "other", _LICENCES[name] if known else "")
+    if name in _LICENCES:
+        return Licence(text, name, _LICENCES[name])
+    return Licence(text, "unknown" if text.startswith(_UNSTATED) else "other", "")
 
 
 def base_citation(info: Info) -> str:
     return info.citation.removesuffix(PAPER).strip()
 
 
-def own_base_file(info: Info) -> str:
-    """The name of the file that holds the base set, where it is no set that featuregen knows by name."""
-    data = info.config.get("data")
-    name = data.get("name") if isinstance(data, dict) else None
-    if not isinstance(name, str) or not name.lower().endswith(".npz"):
-        return ""
-    plain = PurePath(name).name
-    # It is shown in commands to copy, and the file may be a stranger's.
-    return plain if re.fullmatch(r"\w[\w.-]*", plain, re.ASCII) else "base-set.npz"
+def plain_name(path: str) -> str:
+    """The last part of a path as it can stand in commands to copy, since it may be a stranger's."""
+    name = PurePath(path)
+    if not path or re.fullmatch(r"\w[\w.-]*", name.name, re.ASCII):
+        return name.name
+    return "base-set" + (name.suffix if name.suffix in (".npz", ".h5", ".hdf5") else "")
 
 
 def unique_classes(info: Info) -> list[str]:

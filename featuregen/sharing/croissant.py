@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.sharing.contents import BIBTEX, MEANINGS, base_citation, licence_of, title_of, unique_classes
+from featuregen.sharing.contents import BIBTEX, MEANINGS, Contents, title_of, unique_classes
 from featuregen.store import COLUMNS, PAPER, Info
 from featuregen.store.format import column_dtype
 
@@ -49,21 +49,23 @@ _TYPES = {"uint8": "cr:UInt8", "float16": "cr:Float16", "float32": "cr:Float32",
 _ROWS, _CLASSES = "rows", "classes"
 
 
-def write_croissant(path: Path, info: Info, files: Mapping[str, tuple[str, int]]) -> None:
+def write_croissant(path: Path, info: Info, contents: Contents, files: Mapping[str, tuple[str, int]]) -> None:
     """`files` has digest and size of each file by name."""
-    text = json.dumps(_metadata(info, files), indent=1, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(_metadata(info, contents, files), indent=1, ensure_ascii=True, allow_nan=False)
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
-def _metadata(info: Info, files: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
-    licence = licence_of(info)
-    cited = BIBTEX if PAPER in info.citation else base_citation(info)
+def _metadata(info: Info, contents: Contents, files: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    licence = contents.licence
+    cited = BIBTEX if PAPER in info.citation else contents.citation
+    description = f"{title_of(info)}: {info.rows} images with labels, made with featuregen. README.md says how."
+    based = f" The base set: {contents.citation}" if contents.citation else ""
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": title_of(info),
-        "description": f"{title_of(info)}: {info.rows} images with labels, made with featuregen. README.md says how.",
+        "description": description + based,
         "license": licence.url or f"licence of the base set: {licence.text}",
         **({"citeAs": cited} if cited else {}),
         **_dates(info),

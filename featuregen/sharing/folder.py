@@ -14,7 +14,7 @@ from typing import Any
 from featuregen.errors import UserError
 from featuregen.interop.exports import replaced_folder
 from featuregen.sharing.card import write_card
-from featuregen.sharing.contents import CARD, CROISSANT, RESULTS, Contents
+from featuregen.sharing.contents import CARD, CROISSANT, RESULTS, Contents, licence_of, plain_name
 from featuregen.sharing.croissant import write_croissant
 from featuregen.store import SUMS, Info
 
@@ -28,7 +28,8 @@ _NOTHING = r"(?!)"
 class Parcel:
     """A dataset that passed its checks, and what goes with it.
 
-    `sha256` is that of the whole file when it was checked; `weights` and `preview` write the file they are given.
+    `sha256` is that of the whole file when it was checked; `weights` and `preview` write the file they are given;
+    `base`, `licence` and `citation` are of the base set, as `Contents` has them.
     """
 
     info: Info
@@ -36,9 +37,14 @@ class Parcel:
     weights: Callable[[Path], object] | None = None
     preview: Callable[[Path], object] | None = None
     results: Mapping[str, Any] | None = None
+    base: str = ""
+    licence: str = ""
+    citation: str = ""
 
 
 def check_name(path: Path) -> None:
+    if path.is_dir() or path.suffix not in (".h5", ".hdf5"):
+        raise UserError(f"{path} is no dataset; share takes one HDF5 file, such as digits-det.h5.")
     if not _NAME.fullmatch(path.name):
         raise UserError(
             f"{path.name!r} is no name that every tool takes; rename the file to letters, digits, '.', '-' and '_', "
@@ -61,6 +67,9 @@ def write_folder(parcel: Parcel, out: Path, force: bool = False) -> Path:
             weights=f"{path.stem}-source.safetensors" if parcel.weights else "",
             preview=f"{path.stem}.png" if parcel.preview else "",
             results=RESULTS if parcel.results else "",
+            base=plain_name(parcel.base),
+            licence=licence_of(parcel.licence),
+            citation=parcel.citation,
         )
         shutil.copyfile(path, folder / contents.data)
         if file_sha256(folder / contents.data) != parcel.sha256:
@@ -73,7 +82,7 @@ def write_folder(parcel: Parcel, out: Path, force: bool = False) -> Path:
             (folder / contents.results).write_text(json.dumps(parcel.results, indent=1), encoding="utf-8")
         write_card(folder / CARD, parcel.info, contents, parcel.results)
         files = _measured(folder)
-        write_croissant(folder / CROISSANT, parcel.info, files)
+        write_croissant(folder / CROISSANT, parcel.info, contents, files)
         digests = {name: digest for name, (digest, _) in files.items()}
         digests[CROISSANT] = file_sha256(folder / CROISSANT)
         sums = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))

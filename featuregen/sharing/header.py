@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from featuregen.sharing.contents import licence_of, title_of, unique_classes
+from featuregen.sharing.contents import Contents, Licence, title_of, unique_classes
 from featuregen.store import COLUMNS, Info
 from featuregen.store.format import column_dtype
 
@@ -16,25 +16,31 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 _CLASSES = ("labels", "source_labels", "source_pred")
 
 
-def yaml_header(info: Info, data: str) -> str:
+class _Plain(yaml.SafeDumper):
+    """Without anchors, which not every reader of cards follows: the names of the classes stand at every column."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def yaml_header(info: Info, contents: Contents) -> str:
     tree = {
-        **_licence(info),
+        **_licence(contents.licence),
         "pretty_name": title_of(info),
         "task_categories": ["image-classification"],
         "size_categories": [size_category(info.rows)],
         "tags": ["adversarial-examples", "robust-features", "featuregen", _slug(info.kind)],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": data}]}],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": contents.data}]}],
         "dataset_info": {"config_name": "default", "features": _features(info)},
     }
-    return f"---\n{yaml.safe_dump(tree, sort_keys=False, width=120)}---\n"
+    return f"---\n{yaml.dump(tree, Dumper=_Plain, sort_keys=False, width=120)}---\n"
 
 
 def size_category(rows: int) -> str:
     return _SIZES[min(max(0, len(str(rows)) - 3), len(_SIZES) - 1)]
 
 
-def _licence(info: Info) -> dict[str, str]:
-    licence = licence_of(info)
+def _licence(licence: Licence) -> dict[str, str]:
     if licence.hub != "other":
         return {"license": licence.hub}
     return {"license": "other", "license_name": _slug(licence.text), "license_details": licence.text}

@@ -34,17 +34,23 @@ def facts(info: Info) -> list[tuple[str, ...]]:
     """The table at the top of the card."""
     base, rule = info.base, RULES.get(info.kind)
     shape = "×".join(str(side) for side in info.image_shape)
-    meaning = "adversarial examples, with true labels" if info.kind == ATTACKED else rule.meaning if rule else ""
+    meaning = (
+        "adversarial examples, with true labels"
+        if info.kind == ATTACKED
+        else f"{rule.meaning}; x is the base image"
+        if rule
+        else ""
+    )
     rows = [
         ("kind", f"`{_code(info.kind)}`" + (f": {meaning}" if meaning else "")),
-        ("rows", f"{info.rows:,}, made from the {_text(base.get('rows'))} of {_text(base.get('name'))}, "
+        ("rows", f"{info.rows:,}, made from the {_count(base.get('rows'))} of {_text(base.get('name'))}, "
                  f"{_text(base.get('split'))}"),
         ("images", f"{shape}, {info.dtype}, {len(info.classes)} classes"),
         ("made", _made(info)),
         ("label stored", _LABELS[rule.label] if rule else "that of the base image"),
         ("threat model", _threat(info)),
         ("source model", _source(info.source_model)),
-        ("success", _success(info)),
+        ("accuracy left" if info.kind == ATTACKED else "success", _success(info)),
         ("distance from the base image", _distance(info)),
         ("seed", _text(info.recipe.get("seed"))),
         ("software", ", ".join(_text(f"{name} {info.software[name]}") for name in _SOFTWARE if name in info.software)),
@@ -82,7 +88,7 @@ def _made(info: Info) -> str:
     if "imported" in info.recipe:
         return "elsewhere, imported from the layout of the paper's authors"
     if isinstance(attack := info.recipe.get("attack"), Mapping):
-        chosen = ", ".join(f"{name} {value}" for name, value in attack.items() if value and name != "name")
+        chosen = ", ".join(f"{name} {_short(value)}" for name, value in attack.items() if value and name != "name")
         return _text(f"by the attack {attack.get('name')} on the source model ({chosen})")
     settings, rule = info.recipe.get("synthesis"), RULES.get(info.kind)
     if not isinstance(settings, Mapping) or rule is None:
@@ -102,12 +108,20 @@ def _threat(info: Info) -> str:
         return ""
     norm, eps = settings.get("norm"), settings.get("eps")
     if norm in NORMS and isinstance(eps, (int, float)) and eps:
-        reach = f"stored pixels within {NORMS[norm]} {eps:g} of the base image, pixels in [0, 1]"
+        reach = f"stored pixels within {_norm(norm)} {eps:g} of the base image, pixels in [0, 1]"
     else:
         reach = "no limit on the distance from the base image"
     if "attack" in info.recipe:
         return reach
     return f"white box, the source model's gradients; {reach}"
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _norm(name: object) -> object:
+    return NORMS.get(str(name), name)
 
 
 def _source(source: Mapping[str, Any]) -> str:
@@ -116,7 +130,8 @@ def _source(source: Mapping[str, Any]) -> str:
     attack, clean = _at(source, "settings", "training", "attack"), _at(source, "accuracy", "clean")
     how = ", trained in the ordinary way" if _at(source, "settings", "training") else ""
     if isinstance(attack, Mapping):
-        how = f", trained adversarially ({attack.get('norm')} eps {attack.get('eps')}, {attack.get('steps')} steps)"
+        ball = f"{_norm(attack.get('norm'))} eps {attack.get('eps')}"
+        how = f", trained adversarially ({ball}, {attack.get('steps')} steps)"
     tested = f", {percent(clean)} % of clean test images right" if isinstance(clean, float) else ""
     weights = f", weights sha256 `{_code(source.get('weights_sha256'))}`"
     return f"{_text(source.get('architecture'))}{_text(how)}{tested}{weights}"
@@ -140,6 +155,10 @@ def _distance(info: Info) -> str:
     if np.isnan(norm).all():
         return "not recorded"
     return f"L2 {np.nanmean(norm):.3g} on average, {np.nanmax(norm):.3g} at most"
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else _text(value)
 
 
 def _text(value: object) -> str:

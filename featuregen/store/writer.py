@@ -195,11 +195,12 @@ class Writer:
         images = root["images"]
         step = images.chunks[0] * max(1, BLOCK_BYTES // CHUNK_BYTES)
         waiting: list[Array] = []
-        numbers: dict[str, list[Array]] = {name: [] for name in COLUMNS if name != "images"}
+        # Made before any batch: small copies kept behind each would keep the C library from using its memory again.
+        numbers = {name: np.empty(root[name].shape, root[name].dtype) for name in COLUMNS if name != "images"}
         start = held = 0
         for records in journal.batches():
-            for name, parts in numbers.items():
-                parts.append(records[name].copy())
+            for name, column in numbers.items():
+                column[start + held : start + held + len(records)] = records[name]
             waiting.append(records["images"])
             held += len(records)
             if held >= step or start + held == self.header.rows:
@@ -209,8 +210,8 @@ class Writer:
                     part = block[first : min(whole, first + step)]
                     images[start + first : start + first + len(part)] = part
                 waiting, start, held = [block[whole:]], start + whole, held - whole
-        for name, parts in numbers.items():
-            root[name][:] = np.concatenate(parts)
+        for name, column in numbers.items():
+            root[name][:] = column
 
 
 def refuse_another(path: Path, header: Header) -> bool:
