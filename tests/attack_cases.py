@@ -58,7 +58,7 @@ CASES = [
     *_both("auto-pgd", 0.7, 0.9, steps=10),
     *(Case("smallest", 1, 1, {"norm": norm, "steps": 20}) for norm in RADII),
     Case("lbfgs", 1, 1, {"steps": 10, "searches": 4}),
-    Case("pixels", 0.3, 0.05, {"pixels": 2, "population": 20, "generations": 5}),
+    Case("pixels", 0.3, 0.1, {"pixels": 4, "population": 30, "generations": 10}),
     Case("spatial", 0.8, 0.5, {"angles": 5, "shifts": 3}),
     *_both("square", 0.2, 0.3, queries=60),
     *_both("noise", 0, 0, tries=5),

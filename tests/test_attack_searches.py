@@ -10,7 +10,7 @@ from attack_cases import CASES, RADII, Case, seen, won
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.attacks import attack
+from featuregen.attacks import Goal, attack
 from featuregen.attacks.spatial import grid, turned
 from featuregen.config import Norm
 from featuregen.config.attacks import Spatial
@@ -69,12 +69,20 @@ def test_classes_that_a_model_rules_out_are_not_in_the_way(
     assert outcome.success.all() and (outcome.after != 9).all()
 
 
-def test_a_very_sure_model_is_searched_as_well(standard: Classifier, few: Tensor, truth: Tensor) -> None:
-    """Its cross-entropy is zero in fp32 as it is written down."""
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_search_tells_near_from_far_where_a_model_is_very_sure(targeted: bool) -> None:
+    """Taken from the softmax, cross-entropy is zero in fp32 from 17 nats on."""
+    nats = torch.tensor([80.0, 40.0, 20.0, 18.0])
+    logits = torch.stack([nats, torch.zeros(4), torch.full((4,), -5.0)], 1)
+    asked = torch.full((4,), 1 if targeted else 0)
+    loss = Goal(asked, targeted).loss(logits)
+    assert (loss.diff() > 0).all() and (targeted or bool((loss > 0).all()))
 
+
+def test_a_very_sure_model_is_searched_as_well(standard: Classifier, few: Tensor, truth: Tensor) -> None:
     class Sure(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = 8 * standard(x)
+            logits: Tensor = 2 * standard(x)
             return logits
 
     plain, sure = (

@@ -182,7 +182,7 @@ def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, flo
         return None if value is None else _build(inner, value, key, where, limits)
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{label} is {_SHOWN.repr(value)}; {closest(value, args)}")
+            raise UserError(f"{label} is {_SHOWN.repr(str(value))}; {closest(value, args)}")
         return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
