@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import typer
 from fuzz_targets import Target, input_of
-from fuzz_traps import ASKED, PER_BYTE, STARVED, TOUCHED, Memory, Traps, limit_memory
+from fuzz_traps import ASKED, PER_BYTE, STARVED, TOUCHED, Memory, Traps, limit_memory, return_memory
 
 from featuregen.cli.mistakes import guarded
 
@@ -112,6 +112,7 @@ def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Threads do not come along into a forked process.
     torch.set_num_threads(1)
+    return_memory()
     (place / "input").mkdir()
     decoys = place / "decoy"
     decoys.mkdir()
