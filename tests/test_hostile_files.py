@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from fuzz_traps import Memory
 
-from featuregen.config import load_config
+from featuregen.config import Config, Data, load_config, to_dict
 from featuregen.errors import CheckFailed, UserError
 from featuregen.halfway import Halfway
 from featuregen.interop.torch_files import read_torch_file
+from featuregen.pipeline import recorded_config
 from featuregen.store import Damaged, FeatureDataset, check_file, read_info
 
 
@@ -274,3 +275,12 @@ def test_a_hostile_file_is_one_line_for_every_command(tmp_path: Path) -> None:
     assert "damaged" in refused("info", path)
     with pytest.raises(UserError):
         FeatureDataset(path)
+
+
+def test_no_file_says_where_a_download_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "of their choosing"
+    path = tmp_path / "a.h5"
+    write(path, header(config=to_dict(Config(data=Data("cifar10", str(folder))))))
+    assert recorded_config(path).data == Data("cifar10")
+    (folder / "cifar-10-batches-py").mkdir(parents=True)
+    assert recorded_config(path).data == Data("cifar10", str(folder))

@@ -36,7 +36,7 @@ Start here:
 
     featuregen evaluate datasets_out/digits-robust.h5
 
-Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 Ctrl-C, 143 SIGTERM.
 """,
 )
 

@@ -97,6 +97,12 @@ def load_images(data: config.Data) -> Base:
     )
 
 
+def needs_download(data: config.Data) -> bool:
+    """Whether the set is one that torchvision fetches, and its folder does not have it."""
+    known = KNOWN.get(data.name)
+    return known is not None and known.loader != "" and not (Path(data.folder).expanduser() / known.place).is_dir()
+
+
 def size_of(data: config.Data) -> Size:
     """The size of a set, without downloading it."""
     known = KNOWN.get(data.name)

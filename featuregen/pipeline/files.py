@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import Config, Training, check_consistency, fresh_recipe, from_dict, to_dict, with_overrides
+from featuregen.config import (
+    Config,
+    Data,
+    Training,
+    check_consistency,
+    fresh_recipe,
+    from_dict,
+    to_dict,
+    with_overrides,
+)
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.images import PARTS, Base, load_images
+from featuregen.images import PARTS, Base, load_images, needs_download
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import load_model, read_model_record, weights_sha256
 from featuregen.pipeline.records import Examples, Trained
@@ -63,8 +72,9 @@ def recorded_config(path: Path) -> Config:
         raise UserError(f"{path} records no settings to go by; name a config with --config, or make the file again.")
     config = from_dict(Config, tree, f"{path}, recorded settings")
     check_consistency(config)
-    # A dataset made on a GPU is read on a laptop.
-    return with_overrides(config, values={"runtime.device": "auto"})
+    # A dataset made on a GPU is read on a laptop; and no file says where on it a download is written.
+    own = {"data.folder": Data().folder} if needs_download(config.data) else {}
+    return with_overrides(config, values={"runtime.device": "auto", **own})
 
 
 def workshop_of(path: Path, data: str | None, out: Path | None = None) -> Workshop:
