@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import faulthandler
 import io
 import multiprocessing
 import os
@@ -110,6 +111,8 @@ def _no_sentence(words: str) -> str:
 
 def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A crash is counted; its dump would only fill the screen.
+    faulthandler.disable()
     # Threads do not come along into a forked process.
     torch.set_num_threads(1)
     return_memory()
