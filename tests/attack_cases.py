@@ -52,15 +52,17 @@ def _theirs(name: str, wins: float, aimed: float = 0.0, **options: Any) -> Case:
     return Case(f"foolbox-{name}", wins, aimed, options)
 
 
+# What is won at least, and aimed at: the least of models from six seeds, less one or two of the 24 images, since every
+# processor trains another model from the same seed.
 CASES = [
-    *_both("fgsm", 0.4, 0.2),
-    *_both("pgd", 0.7, 0.7, steps=5),
-    *_both("auto-pgd", 0.7, 0.9, steps=10),
+    *_both("fgsm", 0.35, 0.05),
+    *_both("pgd", 0.65, 0.6, steps=5),
+    *_both("auto-pgd", 0.7, 0.85, steps=10),
     *(Case("smallest", 1, 1, {"norm": norm, "steps": 20}) for norm in RADII),
     Case("lbfgs", 1, 1, {"steps": 10, "searches": 4}),
     Case("pixels", 0.3, 0.1, {"pixels": 4, "population": 30, "generations": 10}),
-    Case("spatial", 0.8, 0.5, {"angles": 5, "shifts": 3}),
-    *_both("square", 0.2, 0.3, queries=60),
+    Case("spatial", 0.8, 0.45, {"angles": 5, "shifts": 3}),
+    *_both("square", 0.15, 0.3, queries=60),
     *_both("noise", 0, 0, tries=5),
     *_both("ensemble", 0.7, 0.7, steps=5, classes=2, queries=20),
     _theirs("deepfool-l2", 0.9, steps=20),
@@ -70,13 +72,13 @@ CASES = [
     _theirs("newton", 0.8, steps=20),
     _theirs("ead", 0.9, 0.9, steps=30),
     _theirs("fmn-l1", 0.4, 0.4, steps=20),
-    _theirs("fmn-l0", 0.9, 0.9, steps=20),
+    _theirs("fmn-l0", 0.9, 0.7, steps=20),
     _theirs("mi-fgsm", 0.6, 0.6, eps=0.1),
     _theirs("mi-fgsm-l2", 0.6, 0.7, eps=0.6),
     _theirs("adam-pgd", 0.4, 0.6, eps=0.1, steps=40),
     _theirs("pgd-l1", 0.6, 0.6, eps=4, steps=50),
     _theirs("sparse-l1", 0.7, 0, eps=4, steps=10),
-    _theirs("virtual", 0.4, eps=1.2, steps=5),
+    _theirs("virtual", 0.35, eps=1.2, steps=5),
     _theirs("boundary", 0.8, steps=50),
     _theirs("hopskipjump", 0.8, steps=1),
     _theirs("blur", 0.6, 0, steps=20),

@@ -154,7 +154,7 @@ class Decoy(Mask):
     ("mask", "seen_by", "passed"),
     [
         (Saturated, {"slope"}, {"without gradients", "without a limit", "more effort"}),
-        (Rounded, {"slope", "without gradients", "without a limit", "random noise"}, {"same answer twice"}),
+        (Rounded, {"slope", "without gradients", "without a limit"}, {"same answer twice"}),
         (Cosines, {"slope", "without gradients", "without a limit"}, {"same answer twice"}),
         (Cut, {"slope", "without gradients", "without a limit"}, {"same answer twice"}),
         (Shattered, {"without gradients"}, {"same answer twice", "slope"}),
