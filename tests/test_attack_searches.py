@@ -26,7 +26,8 @@ def test_halfway_back_is_not_far_enough(case: Case, standard: Classifier, few: T
     outcome = attack(standard, few, truth, case.name, **case.options)
     change = (outcome.images - few)[won(outcome)]
     lost = seen(standard, few[won(outcome)] + change / 2).argmax(1) != truth[won(outcome)]
-    assert lost.float().mean() <= (0.1 if case.own else 0.2)
+    # Foolbox's are cut short here, at steps that leave some images farther off than need be.
+    assert lost.float().mean() <= (0.1 if case.own else 1 / 3)
     if case.own:
         nearly = seen(standard, few[won(outcome)] + 0.98 * change).argmax(1) != truth[won(outcome)]
         assert nearly.float().mean() <= 0.1
