@@ -12,8 +12,8 @@ is looked at: the same files, and in them the same arrays, weights, records and 
 tell. Then the folder is emptied, and on it goes until so many runs have been stopped; the last one is finished. At last
 two runs are started together in an empty folder, five times: one may refuse, the result is the same. Imports are over
 before the clock starts. All on scikit-learn's digits with tiny recipes, every training saved after every epoch. Exit
-code 1 if any result differs, any file is left, or a run ends otherwise than with one sentence and its code (a run
-without memory may end anyhow).
+code 1 if any result differs, any file is left, or a run hangs or ends with another exit code than it should (without
+memory it may be any).
 """
 
 from __future__ import annotations
