@@ -99,6 +99,7 @@ def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str,
                 found |= {f"{name}@{key}": _plain(member.attrs[key]) for key in member.attrs}
                 if name:
                     found[name] = _plain(member[()])
+    # Whatever it is that h5py says of a damaged file, the file cannot be read.
     except Exception:
         return None
     return found

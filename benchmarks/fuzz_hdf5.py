@@ -59,6 +59,7 @@ def _seal(root: h5py.File) -> None:
         attributes = attributes_of(root, root.filename)
         root.attrs["content_sha256"] = attributes["content_sha256"] = content_digest(root, attributes)
         root.attrs["record_sha256"] = record_digest(attributes)
+    # What has been made of the file may be beyond reading; then its digests stay as they were.
     except Exception:
         return
 

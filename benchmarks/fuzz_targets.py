@@ -52,8 +52,8 @@ def input_of(target: Target, seed: int, number: int) -> Files:
             break
         try:
             files[name] = change(files[name], random)
+        # A lie about a lie: what the first has made may be beyond what the second can read.
         except Exception:
-            # A lie about a lie: what the first has made may be beyond what the second can read.
             files[name] = random.choice(BYTES)(files[name], random)
     return files
 

@@ -11,7 +11,7 @@ import pytest
 
 from featuregen import whole as module
 from featuregen.errors import UserError
-from featuregen.whole import locked, partial_path, whole, whole_folder, write_whole
+from featuregen.whole import lock, locked, partial_path, whole, whole_folder, write_whole
 
 
 def test_content_takes_the_name_when_it_is_complete(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "work.training"
     with locked(path):
         assert path.exists()
-        with pytest.raises(UserError, match=r"work\.training is being written by another run"), locked(path):
-            pass
+        with pytest.raises(UserError, match=r"work\.training is being written by another run"):
+            lock(path)
         assert path.exists()
     assert not path.exists()
     with locked(path):
