@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.config import KINDS, Synthesis
+from featuregen.config import ATTACKED, KINDS, Synthesis
 from featuregen.engine import fitting_batch
 from featuregen.errors import UserError
 from featuregen.images import Split
@@ -47,6 +47,13 @@ _RULES = {
     "det": Kind("standard", "class", "self", "next", "x, nudged until the standard model sees the class after its own"),
 }
 RULES: dict[str, Kind] = {kind: _RULES[kind] for kind in KINDS}
+
+
+def meaning_of(kind: str) -> str:
+    """What a set of that kind holds; nothing for one that is not known."""
+    if kind == ATTACKED:
+        return "adversarial examples, with true labels"
+    return RULES[kind].meaning if kind in RULES else ""
 
 
 @dataclass(frozen=True)

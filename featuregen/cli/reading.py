@@ -196,11 +196,9 @@ def _made(recipe: Any) -> str:
 
 def describe(found: Any) -> str:
     """A dataset in a few lines."""
-    from featuregen.config import ATTACKED
-    from featuregen.synthesis import RULES
+    from featuregen.synthesis import meaning_of
 
     base, source = found.base, found.source_model
-    known = {kind: rule.meaning for kind, rule in RULES.items()} | {ATTACKED: "adversarial examples, with true labels"}
     weights = f"{source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}"
     success = f"{found.success_rate:.1%} of rows are seen by the source as the label they carry"
     shard, part = found.recipe.get("shard"), ""
@@ -208,7 +206,7 @@ def describe(found: Any) -> str:
         part = f" (shard {shard.get('number')} of {shard.get('of')}, {shard.get('rows')} rows in all)"
     channels, height, width = found.image_shape
     return "\n".join(map(plain, [
-        f"{found.kind}: {known.get(found.kind, 'unknown kind')}",
+        f"{found.kind}: {meaning_of(found.kind) or 'unknown kind'}",
         f"  rows     {found.rows}{part} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",
         f"  made     {_made(found.recipe)}",

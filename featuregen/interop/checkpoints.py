@@ -12,8 +12,9 @@ from torch import Tensor
 
 from featuregen.config import Model
 from featuregen.errors import UserError
-from featuregen.interop.torch_files import begins_as_torch_file, file_sha256, read_torch_file
+from featuregen.interop.torch_files import begins_as_torch_file, read_torch_file
 from featuregen.models import ARCHITECTURES, Classifier, RobustnessNet, skeleton
+from featuregen.store import file_sha256
 from featuregen.whole import whole
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")

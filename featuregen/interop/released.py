@@ -20,9 +20,9 @@ from torch import Tensor
 from featuregen.config import Config, closest, config_names, load_config, to_dict
 from featuregen.errors import UserError
 from featuregen.images import Base
-from featuregen.interop.torch_files import file_sha256, read_torch_file
+from featuregen.interop.torch_files import read_torch_file
 from featuregen.runtime import Machine, note, progress, software
-from featuregen.store import PAPER, Header, Info, Writer, read_columns, read_images, read_info
+from featuregen.store import PAPER, Header, Info, Writer, file_sha256, read_columns, read_images, read_info
 from featuregen.store.format import row_blocks
 from featuregen.synthesis import RULES, as_pixels, store_as
 

@@ -5,7 +5,6 @@ Both layouts are read: the zip archive of torch 1.6 and later, and the row of pi
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import zipfile
@@ -37,11 +36,6 @@ def _layout(file: Any) -> Callable[[Any, int], Any] | None:
     if start.startswith(_ZIP):
         return _read_zip
     return _read_old if start[:1] == b"\x80" and _OLD in start else None
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_torch_file(path: Path) -> Any:

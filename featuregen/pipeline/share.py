@@ -22,11 +22,10 @@ from featuregen.sharing import (
     base_citation,
     check_name,
     evaluation_section,
-    file_sha256,
     results_about,
     write_folder,
 )
-from featuregen.store import Check, Info, check_file, read_info
+from featuregen.store import Check, Info, check_file, file_sha256, read_info
 
 
 def share_file(

@@ -2,14 +2,13 @@
 
 from featuregen.sharing.contents import base_citation
 from featuregen.sharing.evaluated import evaluation_section, results_about
-from featuregen.sharing.folder import Parcel, check_name, file_sha256, write_folder
+from featuregen.sharing.folder import Parcel, check_name, write_folder
 
 __all__ = [
     "Parcel",
     "base_citation",
     "check_name",
     "evaluation_section",
-    "file_sha256",
     "results_about",
     "write_folder",
 ]

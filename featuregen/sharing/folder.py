@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ from featuregen.interop.exports import replaced_folder
 from featuregen.sharing.card import write_card
 from featuregen.sharing.contents import CARD, CROISSANT, RESULTS, Contents, licence_of, plain_name
 from featuregen.sharing.croissant import write_croissant
-from featuregen.store import SUMS, Info
+from featuregen.store import SUMS, Info, file_sha256
 
 # What file patterns, checksum lists, JSON-LD and web addresses all take as it is.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(h5|hdf5)")
@@ -50,11 +49,6 @@ def check_name(path: Path) -> None:
             f"{path.name!r} is no name that every tool takes; rename the file to letters, digits, '.', '-' and '_', "
             "ending in .h5, and share it then."
         )
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_folder(parcel: Parcel, out: Path, force: bool = False) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 from featuregen.config import ATTACKED, MISLABELLED
 from featuregen.report.tables import NORMS, markdown_escape, percent
 from featuregen.store import Info, read_columns
-from featuregen.synthesis import RULES
+from featuregen.synthesis import RULES, meaning_of
 
 _STARTS = {
     "image": "another training image",
@@ -34,13 +34,7 @@ def facts(info: Info) -> list[tuple[str, ...]]:
     """The table at the top of the card."""
     base, rule = info.base, RULES.get(info.kind)
     shape = "×".join(str(side) for side in info.image_shape)
-    meaning = (
-        "adversarial examples, with true labels"
-        if info.kind == ATTACKED
-        else f"{rule.meaning}; x is the base image"
-        if rule
-        else ""
-    )
+    meaning = meaning_of(info.kind) + ("; x is the base image" if rule else "")
     rows = [
         ("kind", f"`{_code(info.kind)}`" + (f": {meaning}" if meaning else "")),
         ("rows", f"{info.rows:,}, made from the {_count(base.get('rows'))} of {_text(base.get('name'))}, "

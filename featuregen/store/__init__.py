@@ -6,7 +6,7 @@ from featuregen.store.dataset import FeatureDataset
 from featuregen.store.format import COLUMNS, FORMAT_VERSION, PAPER, Damaged, Header
 from featuregen.store.merging import merge_shards
 from featuregen.store.reader import Info, read_columns, read_images, read_info
-from featuregen.store.sums import SUMS, check_sums
+from featuregen.store.sums import SUMS, check_sums, file_sha256
 from featuregen.store.writer import Writer, refuse_another
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "check_file",
     "check_sums",
     "compare",
+    "file_sha256",
     "merge_shards",
     "read_columns",
     "read_images",

@@ -15,13 +15,17 @@ _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _MOST_BYTES = 1 << 20
 
 
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_sums(path: Path) -> list[Check]:
     """Whether every byte is as listed; nothing where no list names the file."""
     recorded = _recorded(Path(path))
     if recorded is None:
         return []
-    with Path(path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(Path(path))
     detail = f"every byte is as it was, {found[:12]}…"
     if found != recorded:
         detail = f"the file's bytes give {found[:12]}…, and {SUMS} beside it says {recorded[:12]}…"
