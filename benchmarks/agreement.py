@@ -1,6 +1,6 @@
 """Does `featuregen evaluate` say of a checkpoint what `robustness` itself says? On real images, trained by the package.
 
-    python benchmarks/agreement.py .data/cifar10.npz [results.json]
+    python -m benchmarks.agreement .data/cifar10.npz [results.json]
 
 The package trains a ResNet-18 for two epochs on 5,000 images and writes its checkpoint. Then its `eval_model` and
 featuregen's `score` attack the same 1,000 test images: 10 steps of 2.5 eps / 10, no random start, the last iterate.
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from robustness_package import Batches, borrowed, trained
 
+from benchmarks.robustness_package import Batches, borrowed, trained
 from featuregen import load_images
 from featuregen.config import Data, Evaluation
-from featuregen.evaluation import score
-from featuregen.images import Split, balanced_rows
+from featuregen.data import ImageSplit, balanced_rows
+from featuregen.evaluation import evaluate
 from featuregen.interop import load_checkpoint
 
 ARCHITECTURE, ATTACKS = "resnet18", [("2", 0.1), ("inf", 1 / 255)]
@@ -30,10 +30,10 @@ CPU = torch.device("cpu")
 STEPS, TRAINED, TESTED, BATCH = 10, 5_000, 1_000, 100
 
 
-def batches_of(split: Split, count: int) -> Batches:
+def batches_of(split: ImageSplit, count: int) -> Batches:
     rows = balanced_rows(split.labels, count, 0)
     rows = np.random.default_rng(0).permutation(rows)
-    images, labels = split.tensor(CPU, rows), split.label_tensor(CPU, rows)
+    images, labels = split.tensor(CPU, rows), split.labels_tensor(CPU, rows)
     return [(images[start : start + BATCH], labels[start : start + BATCH]) for start in range(0, count, BATCH)]
 
 
@@ -53,7 +53,7 @@ def by_the_package(package: dict[str, Any], path: Path, batches: Batches, constr
 def by_featuregen(path: Path, batches: Batches, constraint: str, eps: float) -> list[float]:
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     radii: dict[str, Any] = {"l2": (eps,), "linf": ()} if constraint == "2" else {"l2": (), "linf": (eps,)}
-    found = score(load_checkpoint(path)[0], images, labels, Evaluation(**radii, steps=STEPS))
+    found = evaluate(load_checkpoint(path)[0], images, labels, Evaluation(**radii, steps=STEPS))
     return [100 * found.clean, *(100 * value for value in (*found.l2.values(), *found.linf.values()))]
 
 

@@ -13,9 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from attack_peers import Run, Start, by_art, by_art_moves, by_foolbox, by_torchattacks, by_torchattacks_ensemble
 from torch import Tensor
 
+from benchmarks.attack_peers import (
+    Run,
+    Start,
+    by_art,
+    by_art_moves,
+    by_foolbox,
+    by_torchattacks,
+    by_torchattacks_ensemble,
+)
 from featuregen.attacks import attack
 from featuregen.config import Norm
 from featuregen.models import Classifier

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import as_art
 from torch import Tensor
 
+from benchmarks.peers import as_art
 from featuregen.models import Classifier
 
 # From images and labels to what the attack makes of them.

@@ -1,7 +1,7 @@
 """Is every attack of featuregen's as strong as its peers' of the same name, and faster? On a model of your own.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
-    python benchmarks/attack_race.py MODEL.safetensors [--data mnist.npz] [--rows 200] [--l2 1.5] [--out results.json]
+    python -m benchmarks.attack_race MODEL.safetensors [--data mnist.npz] [--rows 200] [--l2 1.5] [--out results.json]
 
 Claim to check: featuregen's success is no more than a point below a peer's, its smallest changes at most 2 % larger in
 the median, and it takes less time; one pixel at least 20 times less, where peers search with the population of its
@@ -29,19 +29,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attack_pairs import Effort, Pair, Result, in_batches, judged, pairs, seed_peers
-from attack_peers import Run
-from scoreboard import exit_code, hardware
-from side_by_side import save
 from torch import Tensor
 
-from featuregen.attacks import Goal, measured
-from featuregen.config import Data, closest
+from benchmarks.attack_pairs import Effort, Pair, Result, in_batches, judged, pairs, seed_peers
+from benchmarks.attack_peers import Run
+from benchmarks.scoreboard import exit_code, hardware
+from benchmarks.side_by_side import save
+from featuregen.attacks import Criterion, measure_result
+from featuregen.compute import frozen_eval
+from featuregen.config import Data, did_you_mean
+from featuregen.data import balanced_rows, load_images
 from featuregen.errors import UserError
-from featuregen.images import balanced_rows, load_images
 from featuregen.models import Classifier, load_model
-from featuregen.optimize import fixed
-from featuregen.runtime import keep_memory, note, resolve_device
+from featuregen.runtime import log, resolve_device
+from featuregen.runtime.device import tune_malloc
 
 _OURS, _PACKAGES = "featuregen", ("foolbox", "torchattacks", "art")
 _POINT, _LARGER = 0.01, 1.02
@@ -75,7 +76,7 @@ def _check(options: argparse.Namespace) -> None:
     for option, known in (("pairs", list(pairs(Effort()))), ("peers", list(_PACKAGES))):
         for name in getattr(options, option):
             if name not in known:
-                raise UserError(f"--{option} has no '{name}'; {closest(name, known)}")
+                raise UserError(f"--{option} has no '{name}'; {did_you_mean(name, known)}")
     for name in ("rows", "few", "batch", "laps"):
         low = 2 if name in ("rows", "few") else 1
         if getattr(options, name) < low:
@@ -86,7 +87,7 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{field.name} is {value}; give more than 0.")
 
 
-def victims(options: argparse.Namespace, model: Classifier, device: torch.device) -> tuple[Tensor, Tensor]:
+def inputs(options: argparse.Namespace, model: Classifier, device: torch.device) -> tuple[Tensor, Tensor]:
     base = load_images(Data(options.data))
     if (base.image_shape, len(base.classes)) != (model.image_shape, model.classes):
         raise UserError(
@@ -96,7 +97,7 @@ def victims(options: argparse.Namespace, model: Classifier, device: torch.device
     if options.rows > len(base.test):
         raise UserError(f"--rows is {options.rows}, and {options.data} has {len(base.test)} test images.")
     rows = balanced_rows(base.test.labels, options.rows, options.seed)
-    images, labels = base.test.tensor(device, rows), base.test.label_tensor(device, rows)
+    images, labels = base.test.tensor(device, rows), base.test.labels_tensor(device, rows)
     if not _any_right(model, images[: options.few], labels[: options.few]):
         raise UserError(f"{options.model} gets none of the first {options.few} images right, so none can be attacked.")
     return images, labels
@@ -152,7 +153,7 @@ def with_outcome(run: Run, model: Classifier) -> Run:
 
     def whole(images: Tensor, labels: Tensor) -> Tensor:
         found = run(images, labels)
-        return measured(model, images, found.detach(), Goal(labels), len(images)).images
+        return measure_result(model, images, found.detach(), Criterion(labels), len(images)).images
 
     return whole
 
@@ -211,18 +212,18 @@ by more than 2 % larger; !: images outside the ball or [0, 1], which are no succ
 
 def compare(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
-    keep_memory()  # as the commands do, and for all of them
+    tune_malloc()  # as the commands do, and for all of them
     model, _ = load_model(options.model, device)
-    images, labels = victims(options, model.eval(), device)
+    images, labels = inputs(options, model.eval(), device)
     table = pairs(Effort(**{field.name: getattr(options, field.name) for field in fields(Effort)}))
     told = {key: value for key, value in vars(options).items() if key != "out"} | {"model": options.model.name}
     record: dict[str, Any] = {"settings": told, "hardware": hardware(device, _PACKAGES), "pairs": {}}
-    record["command"] = " ".join(["python benchmarks/attack_race.py", *_words(options)])
+    record["command"] = " ".join(["python -m benchmarks.attack_race", *_words(options)])
     save(options.out, record)
     print("\n".join([*_machine(record["hardware"]), _LEGEND, _HEAD]), flush=True)
-    with fixed(model):
+    with frozen_eval(model):
         for name in options.pairs:
-            note(f"racing {name}")
+            log(f"racing {name}")
             record["pairs"][name] = raced(model, table[name], images, labels, options)
             save(options.out, record)
             print("\n".join(lines(name, record["pairs"][name])), flush=True)

@@ -1,6 +1,6 @@
 """Is featuregen's PGD as strong as its peers'? Accuracy on digits, same models, radii, steps and step sizes.
 
-    python benchmarks/attack_strength.py [results.json]
+    python -m benchmarks.attack_strength [results.json]
 
 Claim: within one point of Foolbox's and torchattacks' PGD, and ten times the steps take at most two points more.
 One run of deterministic attacks on the standard and the robust source model of `configs/digits.yaml`, in fp32 on
@@ -19,7 +19,7 @@ import torch
 import torchattacks
 from torch import Tensor
 
-from featuregen import Attack, Workshop, load_config, pgd
+from featuregen import Attack, Experiment, load_config, pgd
 from featuregen.config import Norm
 from featuregen.models import Classifier
 
@@ -57,12 +57,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("results", type=Path, nargs="?", help="a JSON file to write")
     results: Path | None = parser.parse_args().results
-    shop = Workshop(load_config("digits"), Path("datasets_out"))
-    images, labels = shop.test_set.images, shop.test_set.labels
+    experiment = Experiment(load_config("digits"), Path("datasets_out"))
+    images, labels = experiment.test_set.images[:], experiment.test_set.labels
     print(f"accuracy in %   {'featuregen':>10} {'10x steps':>10} {'Foolbox':>10} {'torchattacks':>13}")
     rows = []
     for which in ("standard", "robust"):
-        model = shop.source(which).model.eval()
+        model = experiment.source(which).model.eval()
         for norm, eps in RADII:
             size = 2.5 * eps / STEPS
             found = {

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from featuregen.attacks import pgd
+from featuregen.compute import Ball, folded_copy, frozen_eval, move_pixels, step_sizes
 from featuregen.config import Attack, Norm, Runtime, Training
-from featuregen.models import Classifier, frozen
-from featuregen.optimize import Ball, fixed, move_pixels, step_sizes
-from featuregen.runtime import Machine, keep_memory
-from featuregen.synthesis import class_loss, feature_distance
+from featuregen.models import Classifier
+from featuregen.runtime import ComputeSpec
+from featuregen.runtime.device import tune_malloc
+from featuregen.synthesis import class_loss
+from featuregen.synthesis.generate import feature_distance
 from featuregen.training import train
 
 SEED = 0
@@ -92,21 +94,21 @@ class Contender(ABC):
 class Featuregen(Contender):
     inverts = True
 
-    def __init__(self, model: Classifier, machine: Machine) -> None:
+    def __init__(self, model: Classifier, compute: ComputeSpec) -> None:
         super().__init__(model)
-        keep_memory()  # as Workshop does
-        self.machine, self.title = machine, machine.name
-        self._lean = frozen(model, machine)
+        tune_malloc()  # as Workshop does
+        self.compute, self.title = compute, compute.name
+        self._lean = folded_copy(model, compute)
 
     def move(self, row: Row, images: Tensor, classes: Tensor) -> Tensor:
         if row.goal == "wrong":
             return pgd(self._lean, images, classes, _attack(row))
         ball, sizes = Ball(row.norm, row.eps, images), step_sizes(row.step_size, row.steps, "constant")
-        with fixed(self._lean):
+        with frozen_eval(self._lean):
             return move_pixels(images, class_loss(self._lean, classes), sizes=sizes, norm=row.norm, ball=ball)
 
     def invert(self, row: Row, start: Tensor, base: Tensor) -> Tensor:
-        with fixed(self._lean):
+        with frozen_eval(self._lean):
             with torch.no_grad():
                 aim = self._lean.features(base).float()
             sizes = step_sizes(row.step_size, row.steps, "constant")
@@ -122,7 +124,7 @@ class Featuregen(Contender):
             schedule="constant",
             attack=_attack(row),
         )
-        return train(self.model, images, labels, recipe, seed=SEED, machine=self.machine).epochs[-1].loss
+        return train(self.model, images, labels, recipe, seed=SEED, compute=self.compute).epochs[-1].loss
 
 
 def _attack(row: Row) -> Attack:

@@ -1,7 +1,7 @@
 """How time and memory grow with rows, image size and batch size.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
-    python benchmarks/cost_growth.py [--out growth.json] [--plot growth.png] [--runs 3]
+    python -m benchmarks.cost_growth [--out growth.json] [--plot growth.png] [--runs 3]
 
 Claim: both are straight lines in rows, in pixels per image and in images per batch. D_R sets of noise, 2 steps, with an
 untrained convnet of width 16 in fp32 on the CPU, through the public path: `Workshop.make` into a file. Every run is a
@@ -27,16 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from processes import resident
-from scoreboard import hardware
-from where_time_goes import noise_set
 
+from benchmarks.processes import resident
+from benchmarks.scoreboard import hardware
+from benchmarks.where_time_goes import noise_set
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
+from featuregen.experiment import Experiment, TrainedModel
 from featuregen.models import build_model
-from featuregen.pipeline import Workshop
-from featuregen.pipeline.records import Trained
 from featuregen.report.canvas import BLUE, FAINT, drawing
-from featuregen.runtime import Machine, note
+from featuregen.runtime import ComputeSpec, log
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,10 @@ def cost(point: Point) -> tuple[float, float]:
     runtime = Runtime(device="cpu", precision="fp32", convolution="direct")
     config = Config(data=Data("noise"), model=Model("convnet", 16), synthesis={"robust": recipe}, runtime=runtime)
     with tempfile.TemporaryDirectory() as name:
-        shop = Workshop(config, Path(name), noise_set(point.rows, point.side), Machine(torch.device("cpu")))
-        maker = Trained(net, {"settings": {}, "accuracy": {}}, Path("untrained"))
+        experiment = Experiment(config, Path(name), noise_set(point.rows, point.side), ComputeSpec(torch.device("cpu")))
+        maker = TrainedModel(net, {"settings": {}, "accuracy": {}}, Path("untrained"))
         started = time.perf_counter()
-        shop.make("robust", Path(name) / "set.h5", maker)
+        experiment.make("robust", Path(name) / "set.h5", maker)
         seconds = time.perf_counter() - started
     return seconds, ((resident("VmHWM") or 0) - before) / 2**20
 
@@ -99,8 +98,8 @@ def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Offset and slope with the least relative errors."""
     weights = 1 / np.asarray(y)
     rows = np.stack([weights, weights * np.asarray(x)], 1)
-    offset, slope = np.linalg.lstsq(rows, np.ones(len(y)), rcond=None)[0]
-    return float(offset), float(slope)
+    offset, value_and_grad = np.linalg.lstsq(rows, np.ones(len(y)), rcond=None)[0]
+    return float(offset), float(value_and_grad)
 
 
 def described(axis: Axis, found: dict[Point, list[tuple[float, float]]]) -> dict[str, Any]:
@@ -110,17 +109,17 @@ def described(axis: Axis, found: dict[Point, list[tuple[float, float]]]) -> dict
     for part, unit in ((0, axis.unit), (1, "MiB")):
         runs = [[axis.cost(p, run[0]) if part == 0 else run[1] for run in found[p]] for p in axis.points]
         y = [statistics.median(values) for values in runs]
-        offset, slope = line(x, y)
-        off = [value / (offset + slope * at) - 1 for at, value in zip(x, y, strict=True)]
+        offset, value_and_grad = line(x, y)
+        off = [value / (offset + value_and_grad * at) - 1 for at, value in zip(x, y, strict=True)]
         name = "memory" if part else "time"
-        record[name] = {"unit": unit, "runs": runs, "median": y, "offset": offset, "slope": slope, "off": off}
+        record[name] = {"unit": unit, "runs": runs, "median": y, "offset": offset, "slope": value_and_grad, "off": off}
     return record
 
 
 def show(record: dict[str, Any]) -> None:
     for part in ("time", "memory"):
         one = record[part]
-        print(f"\n{part} ({one['unit']}) = {one['offset']:.4g} + {one['slope']:.4g} x {record['over']}")
+        print(f"\n{part} ({one['unit']}) = {one['offset']:.4g} + {one['value_and_grad']:.4g} x {record['over']}")
         for x, y, off in zip(record["x"], one["median"], one["off"], strict=True):
             print(f"  {x:8g} {y:10.2f} {100 * off:+6.1f} % off")
 
@@ -156,7 +155,7 @@ def main(words: Sequence[str] | None = None) -> int:
     context = multiprocessing.get_context("spawn")
     for number in range(options.runs):
         for point in points:
-            note(f"run {number + 1} of {options.runs}: {point}")
+            log(f"run {number + 1} of {options.runs}: {point}")
             with context.Pool(1) as pool:
                 found[point].append(pool.apply(cost, (point,)))
     records = [described(axis, found) for axis in AXES]

@@ -4,7 +4,7 @@
         --lr 0.2 --set sources.robust.weight_decay=5e-4 --set sources.robust.augment.crop=4 \\
         --set sources.robust.augment.flip=true --out robust.safetensors
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
-    python benchmarks/end_to_end.py --data cifar10.npz --source robust.safetensors [--images 2000] [--steps 200]
+    python -m benchmarks.end_to_end --data cifar10.npz --source robust.safetensors [--images 2000] [--steps 200]
 
 Claim: at least 15 times faster on two CPU cores. `robustness` takes `--steps` of the paper's steps of 0.1; what it
 reaches is the goal. featuregen takes the fewest steps of its recipe `fast` whose median and 95th percentile are no
@@ -30,18 +30,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import Row
 from numpy.typing import NDArray
-from peers import Robustness
-from scoreboard import hardware
 
+from benchmarks.contenders import Row
+from benchmarks.peers import Robustness
+from benchmarks.scoreboard import hardware
+from featuregen.compute import pick_compute_spec
 from featuregen.config import Data, Runtime, Synthesis, from_dict, recipe_values
-from featuregen.engine import settle
+from featuregen.data import BaseDataset, load_images
 from featuregen.errors import UserError
-from featuregen.images import Base, load_images
 from featuregen.models import Classifier, load_model
-from featuregen.runtime import Machine, keep_memory, note, resolve_device
-from featuregen.synthesis import Plan, as_pixels, make_plan, store_as, synthesize
+from featuregen.runtime import ComputeSpec, log, resolve_device
+from featuregen.runtime.device import tune_malloc
+from featuregen.synthesis import RowPlan, make_plan, quantize, synthesize, to_unit_range
 
 CLAIM = 15.0
 # How near the first batch must be, so that all the others together are.
@@ -52,18 +53,18 @@ Distances = NDArray[np.float64]
 class Job:
     """The same rows for both: bases, starts, and the model that made them robust."""
 
-    def __init__(self, model: Classifier, base: Base, device: torch.device, batch: int) -> None:
+    def __init__(self, model: Classifier, base: BaseDataset, device: torch.device, batch: int) -> None:
         self.model, self.base, self.device, self.batch = model, base, device, batch
-        self.machine, _ = settle(Runtime(device=str(device)), lambda: model)
+        self.compute, _ = pick_compute_spec(Runtime(device=str(device)), lambda: model)
         self._peer = Robustness(model, frozen=False)
 
-    def plan(self, first: int) -> Plan:
+    def plan(self, first: int) -> RowPlan:
         rows = np.arange(first, first + self.batch)
         return make_plan("robust", self.base.train.labels, rows, len(self.base.classes), seed=0)
 
     def ours(self, first: int, recipe: Synthesis) -> tuple[float, Distances]:
         plan = self.plan(first)
-        run = partial(synthesize, "robust", recipe, self.model, self.base.train, plan, seed=0, machine=self.machine)
+        run = partial(synthesize, "robust", recipe, self.model, self.base.train, plan, seed=0, compute=self.compute)
         seconds, columns = self._timed(lambda: list(run()))
         return seconds, self._distances(plan, torch.from_numpy(columns[0]["images"]).to(self.device))
 
@@ -73,7 +74,7 @@ class Job:
         row = Row("invert", "features", "l2", 0.0, steps, 0.1)
         self.model.requires_grad_(True)
         seconds, moved = self._timed(lambda: self._peer.invert(row, start, base))
-        return seconds, self._distances(plan, store_as(moved.clamp(0, 1), "uint8", None))
+        return seconds, self._distances(plan, quantize(moved.clamp(0, 1), "uint8", None))
 
     def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
         started = time.perf_counter()
@@ -83,10 +84,10 @@ class Job:
         return time.perf_counter() - started, found
 
     @torch.no_grad()
-    def _distances(self, plan: Plan, stored: torch.Tensor) -> Distances:
+    def _distances(self, plan: RowPlan, stored: torch.Tensor) -> Distances:
         """In fp32, from what is stored."""
         aim = self.model.features(self.base.train.tensor(self.device, plan.index))
-        away = (self.model.features(as_pixels(stored)) - aim).norm(dim=1) / aim.norm(dim=1)
+        away = (self.model.features(to_unit_range(stored)) - aim).norm(dim=1) / aim.norm(dim=1)
         return np.asarray(away.cpu().numpy(), dtype=np.float64)
 
 
@@ -99,7 +100,7 @@ def fewest_steps(job: Job, goal: tuple[float, float], recipe: Synthesis) -> Synt
 
     def arrives(steps: int) -> bool:
         reached = summary(job.ours(0, replace(recipe, steps=steps))[1])
-        note(f"{steps} steps reach {reached[0]:.4f} and {reached[1]:.4f}")
+        log(f"{steps} steps reach {reached[0]:.4f} and {reached[1]:.4f}")
         return all(own <= MARGIN * wanted for own, wanted in zip(reached, goal, strict=True))
 
     low, high = 0, recipe.steps
@@ -119,10 +120,10 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"{options.source} takes images of shape {model.image_shape}, {options.data} has others.")
     if len(base.train) < options.images + options.batch:
         raise UserError(f"{options.data} has {len(base.train)} training images, too few for --images {options.images}.")
-    keep_memory()
+    tune_malloc()
     job = Job(model.eval(), base, device, options.batch)
     goal = summary(job.theirs(0, options.steps)[1])
-    note(f"the goal: median {goal[0]:.4f}, 95th percentile {goal[1]:.4f}")
+    log(f"the goal: median {goal[0]:.4f}, 95th percentile {goal[1]:.4f}")
     values = {name.rpartition(".")[2]: value for name, value in recipe_values("fast", "robust").items()}
     recipe = fewest_steps(job, goal, from_dict(Synthesis, values | {"batch_size": options.batch}, "fast"))
     seconds: dict[str, list[float]] = {"featuregen": [], "robustness": []}
@@ -136,13 +137,13 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
             spent, found = work()
             seconds[name].append(spent)
             distances[name].append(found)
-        note(f"{first} of {options.images} images: {', '.join(f'{key} {sum(s):.0f} s' for key, s in seconds.items())}")
-    return _record(options, job.machine, recipe, seconds, distances)
+        log(f"{first} of {options.images} images: {', '.join(f'{key} {sum(s):.0f} s' for key, s in seconds.items())}")
+    return _record(options, job.compute, recipe, seconds, distances)
 
 
 def _record(
     options: argparse.Namespace,
-    machine: Machine,
+    compute: ComputeSpec,
     recipe: Synthesis,
     seconds: dict[str, list[float]],
     distances: dict[str, list[Distances]],
@@ -151,8 +152,8 @@ def _record(
     reached = {name: summary(np.concatenate(found)) for name, found in distances.items()}
     steps = {"featuregen": recipe.steps, "robustness": options.steps}
     return {
-        "hardware": hardware(machine.device, ["robustness"]),
-        "arithmetic": machine.name,
+        "hardware": hardware(compute.device, ["robustness"]),
+        "arithmetic": compute.name,
         "images": options.images,
         "batch": options.batch,
         "contenders": {

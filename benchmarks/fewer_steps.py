@@ -1,7 +1,7 @@
 """Do fewer steps change what models learn? The paper's recipes beside the fast ones, by what models make of them.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
-    python benchmarks/fewer_steps.py [--config digits] [--data digits] [--set section.key=value]... [--seeds 5]
+    python -m benchmarks.fewer_steps [--config digits] [--data digits] [--set section.key=value]... [--seeds 5]
 
 Claim: models trained on sets of the recipe `fast` (60 steps for features, 30 for classes) are as accurate, clean and
 attacked, as those trained on sets of the recipe `paper` (1000 and 100 steps) within the spread of their seeds; and so
@@ -24,14 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scoreboard import processor
 
+from benchmarks.scoreboard import processor
 from featuregen import __version__
-from featuregen.config import KINDS, RECIPES, Config, attack_values, closest, load_config, recipe_values, with_overrides
+from featuregen.config import (
+    KINDS,
+    Config,
+    attack_values,
+    did_you_mean,
+    load_config,
+    recipe_values,
+    with_overrides,
+)
+from featuregen.config.recipes import RECIPES
 from featuregen.errors import UserError
-from featuregen.pipeline import Workshop
-from featuregen.pipeline.records import Trained
-from featuregen.store import read_columns
+from featuregen.experiment import Experiment, TrainedModel
+from featuregen.storage import read_columns
 from featuregen.synthesis import RULES
 
 
@@ -59,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     kinds = options.kinds.split(",")
     # All of them, so that a mistake is told before anything is computed.
-    shops = {(recipe, kind): _shop(options, recipe, kind) for kind in kinds for recipe in RECIPES}
+    shops = {(recipe, kind): _experiment(options, recipe, kind) for kind in kinds for recipe in RECIPES}
     place = {"processor": processor(), "torch": torch.__version__, "featuregen": __version__}
     record: dict[str, Any] = {"hardware": place, "config": options.config, "set": options.set, "rows": []}
     headline = f"l2 {next(iter(shops.values())).config.evaluation.headline:g}"
@@ -76,26 +84,28 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def _rows(options: argparse.Namespace, shops: dict[tuple[str, str], Workshop]) -> Iterator[dict[str, Any]]:
-    for (recipe, kind), shop in shops.items():
+def _rows(options: argparse.Namespace, shops: dict[tuple[str, str], Experiment]) -> Iterator[dict[str, Any]]:
+    for (recipe, kind), experiment in shops.items():
         path = options.folder / f"{kind}-{recipe}.h5"
-        shop.source(RULES[kind].source)
+        experiment.source(RULES[kind].source)
         found, started = path.exists(), time.perf_counter()
-        info = shop.make(kind, path)
+        info = experiment.make(kind, path)
         seconds = None if found else time.perf_counter() - started
         features = RULES[kind].pull == "features"
         reached = float(read_columns(path, ["objective"])["objective"].mean()) if features else info.success_rate
-        models = shop.fresh(shop.examples(path), shop.fresh_recipe(kind), options.seeds, f"{kind} {recipe}")
-        known = {"what": kind, "recipe": recipe, "steps": shop.recipe(kind).steps, "reached": reached}
+        models = experiment.fresh(
+            experiment.examples(path), experiment.fresh_recipe(kind), options.seeds, f"{kind} {recipe}"
+        )
+        known = {"what": kind, "recipe": recipe, "steps": experiment.recipe(kind).steps, "reached": reached}
         yield known | {"seconds": seconds, "accuracy": _accuracies(models)}
     for recipe in () if options.sets_only else RECIPES:
         config = _config(options)
         eps = config.sources.robust.attack.eps if config.sources.robust.attack else 0.0
-        shop = Workshop(with_overrides(config, values=attack_values(recipe, eps)), options.folder)
-        training, seed = shop.config.sources.robust, shop.config.seed
+        experiment = Experiment(with_overrides(config, values=attack_values(recipe, eps)), options.folder)
+        training, seed = experiment.config.sources.robust, experiment.config.seed
         assert training.attack is not None
         seeds = list(range(seed, seed + options.seeds))
-        models = shop.trained(shop.train_set, training, seeds, f"adversarially, recipe {recipe}")
+        models = experiment.trained(experiment.train_set, training, seeds, f"adversarially, recipe {recipe}")
         seconds = statistics.mean(model.record["seconds"]["training"] for model in models)
         known = {"what": "adversarial training", "recipe": recipe, "steps": training.attack.steps, "reached": None}
         yield known | {"seconds": seconds, "accuracy": _accuracies(models)}
@@ -105,17 +115,17 @@ def _config(options: argparse.Namespace) -> Config:
     return load_config(options.config, options.set, {"data.name": options.data} if options.data else {})
 
 
-def _shop(options: argparse.Namespace, recipe: str, kind: str) -> Workshop:
+def _experiment(options: argparse.Namespace, recipe: str, kind: str) -> Experiment:
     config = _config(options)
     if kind not in config.synthesis:
-        raise UserError(f"config '{options.config}' has no recipe for '{kind}'; {closest(kind, config.synthesis)}")
+        raise UserError(f"config '{options.config}' has no recipe for '{kind}'; {did_you_mean(kind, config.synthesis)}")
     own = config.synthesis[kind]
     # The ball goes with the images, not with the recipe.
     ball = {f"synthesis.{kind}.norm": own.norm, f"synthesis.{kind}.eps": own.eps}
-    return Workshop(with_overrides(config, values=recipe_values(recipe, kind) | ball), options.folder)
+    return Experiment(with_overrides(config, values=recipe_values(recipe, kind) | ball), options.folder)
 
 
-def _accuracies(models: Sequence[Trained]) -> dict[str, list[float]]:
+def _accuracies(models: Sequence[TrainedModel]) -> dict[str, list[float]]:
     """By attack: the share that each model gets right."""
     found = [model.record["accuracy"] for model in models]
     attacked = {

@@ -15,12 +15,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from contenders import DECAY, MOMENTUM, OURS, RATE, SEED, Contender, Featuregen, Row
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.engine import settle
-from featuregen.models import Backbone, Classifier
+from benchmarks.contenders import DECAY, MOMENTUM, OURS, RATE, SEED, Contender, Featuregen, Row
+from featuregen.compute import pick_compute_spec
+from featuregen.models import Classifier
+from featuregen.models.backbone import Backbone
 from featuregen.runtime import RowRandom
 
 
@@ -230,6 +231,6 @@ def plays(name: str, row: Row) -> bool:
 
 def contender(name: str, model: Classifier, device: torch.device) -> Contender:
     if name in OURS:
-        machine, _ = settle(replace(OURS[name], device=str(device)), lambda: model)
-        return Featuregen(model.to(device), machine)
+        compute, _ = pick_compute_spec(replace(OURS[name], device=str(device)), lambda: model)
+        return Featuregen(model.to(device), compute)
     return PEERS[name.removesuffix(_FROZEN)](model.to(device), frozen=name.endswith(_FROZEN))

@@ -22,7 +22,7 @@ _PATIENCE = 120.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The last two are otherwise imported when digits are first read, and an optimizer first made.
-_CONTEXT.set_forkserver_preload(["featuregen.cli", "featuregen.pipeline", "sklearn.datasets", "torch._dynamo"])
+_CONTEXT.set_forkserver_preload(["featuregen.cli", "featuregen.experiment", "sklearn.datasets", "torch._dynamo"])
 
 
 Stop = tuple[int, signal.Signals]
@@ -59,10 +59,10 @@ def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None) ->
     import torch
 
     from featuregen.cli import main
-    from featuregen.cli.mistakes import heed_termination
+    from featuregen.cli.errors import install_signal_handlers
 
     torch.set_num_threads(1)
-    heed_termination()
+    install_signal_handlers()
     (said / _BEGUN).touch()
     watch = _Watch(stop)
     sys.addaudithook(watch.look)

@@ -19,14 +19,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from contenders import Row
 from numpy.typing import NDArray
-from peers import contender, kind_of
-from processes import resident
 from torch import Tensor
 
+from benchmarks.contenders import Row
+from benchmarks.peers import contender, kind_of
+from benchmarks.processes import resident
 from featuregen.models import load_model
-from featuregen.runtime import note
+from featuregen.runtime import log
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def race(workers: Sequence[Worker], row: Row, rounds: int) -> dict[str, Outcome]
     """A warm-up each, then `rounds` rounds in which each runs once; who fails is left out from then on."""
     outcomes = {worker.name: Outcome() for worker in workers}
     for number in range(-1, rounds):
-        note(f"{row.name}: {'warm-up' if number < 0 else f'round {number + 1} of {rounds}'}")
+        log(f"{row.name}: {'warm-up' if number < 0 else f'round {number + 1} of {rounds}'}")
         # Another begins every time, so that nobody always runs behind the same one.
         turn = max(number, 0) % len(workers)
         for worker in [*workers[turn:], *workers[:turn]]:

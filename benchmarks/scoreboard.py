@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import OURS, Row
 from numpy.typing import NDArray
-from peers import PACKAGES
-from racing import Outcome, Subject
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.contenders import OURS, Row
+from benchmarks.peers import PACKAGES
+from benchmarks.racing import Outcome, Subject
 from featuregen import __version__
-from featuregen.engine import multiplies_bf16
+from featuregen.compute.autotune import multiplies_bf16
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 

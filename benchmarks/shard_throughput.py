@@ -1,6 +1,6 @@
 """A set made by two processes of torchrun, against the same set made by one.
 
-    python benchmarks/shard_throughput.py [--processes 2] [--rows 512] [--steps 40] [--rounds 3] [--threads 1]
+    python -m benchmarks.shard_throughput [--processes 2] [--rows 512] [--steps 40] [--rounds 3] [--threads 1]
         [--out shard_throughput.json]
 
 D_R of drawn images, 32×32, by a ResNet-9 of width 16 (untrained: arithmetic takes as long with any weights), through
@@ -27,15 +27,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import subjects
 import torch
-from scoreboard import exit_code, hardware, processor
-from side_by_side import save
 
+from benchmarks import subjects
+from benchmarks.scoreboard import exit_code, hardware, processor
+from benchmarks.side_by_side import save
 from featuregen.config import Model
 from featuregen.errors import UserError
 from featuregen.models import build_model, save_model
-from featuregen.store import read_info
+from featuregen.storage import read_info
 
 CONFIG = """
 data: {{name: {data}}}
@@ -155,7 +155,7 @@ def compare(options: argparse.Namespace) -> int:
         options.out,
         {
             "command": " ".join(
-                ["python benchmarks/shard_throughput.py", *(f"--{name} {getattr(options, name)}" for name in names)]
+                ["python -m benchmarks.shard_throughput", *(f"--{name} {getattr(options, name)}" for name in names)]
             ),
             "hardware": hardware(torch.device("cpu"), ()),
             "contenders": {name: [asdict(each) for each in times] for name, times in found.items()},

@@ -1,7 +1,7 @@
 """How fast is featuregen beside robustness, Foolbox, torchattacks and ART? The same work for all, round by round.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
-    python benchmarks/side_by_side.py [--models resnet18] [--data cifar10.npz] [--weights FOLDER] [--out results.json]
+    python -m benchmarks.side_by_side [--models resnet18] [--data cifar10.npz] [--weights FOLDER] [--out results.json]
 
 Claim to check: for the same steps from the same weights and images, featuregen needs less time than any of its peers
 and reaches the same loss; what memory that takes is told beside it. Rows: L2 and Linf PGD, the feature inversion of
@@ -28,17 +28,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from contenders import OURS, rows
-from peers import PACKAGES, PEERS, names, plays
-from racing import Failure, Subject, Worker, race
-from scoreboard import exit_code, flop_per_step, hardware, matmul_rates, row_record, table
-from subjects import check_model, read_images, ready_model
 
-from featuregen.config import closest
+from benchmarks.contenders import OURS, rows
+from benchmarks.peers import PACKAGES, PEERS, names, plays
+from benchmarks.racing import Failure, Subject, Worker, race
+from benchmarks.scoreboard import exit_code, flop_per_step, hardware, matmul_rates, row_record, table
+from benchmarks.subjects import check_model, read_images, ready_model
+from featuregen.config import did_you_mean
 from featuregen.errors import UserError
 from featuregen.models import Classifier, save_model
-from featuregen.runtime import note, resolve_device
-from featuregen.whole import write_whole
+from featuregen.runtime import atomic_write, log, resolve_device
 
 _LEGEND = """seconds: median of the rounds; of matmul: FLOP by direct convolutions over the rate of matrix products, so
 that Winograd's, which multiply less, may pass what a direct engine could reach; /: times as long as that form of
@@ -96,7 +95,7 @@ def _chosen(option: str, text: str, known: Iterable[str] | None) -> list[str]:
         raise UserError(f"--{option} names nothing; give one or several, separated by commas.")
     for item in items:
         if known is not None and item not in known:
-            raise UserError(f"--{option} has no '{item}'; {closest(item, known)}")
+            raise UserError(f"--{option} has no '{item}'; {did_you_mean(item, known)}")
     return list(dict.fromkeys(items))
 
 
@@ -120,7 +119,7 @@ def gather(options: Options, subject: Subject, entry: dict[str, Any]) -> list[Wo
     """The contenders' processes; of featuregen's, none that computes in the same way as one before it."""
     workers: list[Worker] = []
     for name in names(options.peers):
-        note(f"starting {name}")
+        log(f"starting {name}")
         try:
             worker = Worker(name, subject, resolve_device(options.device))
         except Failure as failure:
@@ -170,12 +169,12 @@ def compare(options: Options) -> int:
 
 
 def _head(record: dict[str, Any]) -> list[str]:
-    machine, rates = record["hardware"], record["matmul_gflop_per_s"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    place = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads"
+    compute, rates = record["hardware"], record["matmul_gflop_per_s"]
+    versions = ", ".join(f"{name} {version}" for name, version in compute["versions"].items())
+    place = f"{compute['processor']}, {compute['cores']} cores, {compute['threads']} threads"
     speeds = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     return [
-        f"{place}, {machine['gpu'] or 'no GPU used'}; {versions}",
+        f"{place}, {compute['gpu'] or 'no GPU used'}; {versions}",
         f"images: {record['images']}; matrix products, GFLOP/s: {speeds}",
     ]
 
@@ -220,7 +219,7 @@ def _arithmetic(worker: Worker, speeds: dict[str, float]) -> str:
 def save(path: Path | None, record: dict[str, Any]) -> None:
     """After every row, so that a run that is killed keeps those it has finished."""
     if path is not None:
-        write_whole(path, json.dumps(record, indent=1) + "\n")
+        atomic_write(path, json.dumps(record, indent=1) + "\n")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Does memory stay flat when a base set on disk outgrows the memory that a process may take?
 
-    python benchmarks/streaming.py [--gib 0.5,2.5] [--limit 2] [--runs 1] [--folder DIR] [--out streaming.json]
+    python -m benchmarks.streaming [--gib 0.5,2.5] [--limit 2] [--runs 1] [--folder DIR] [--out streaming.json]
 
 Claim to check: a base set in HDF5 costs its disk and no memory. Drawn images of 64×64 in colour, half of them for
 training and half for testing, so many GiB in all, one set for each size; as float32, as models see them, four times as
@@ -28,13 +28,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from processes import resident
-from scoreboard import exit_code, hardware
-from side_by_side import save
 from torch import device
 
+from benchmarks.processes import resident
+from benchmarks.scoreboard import exit_code, hardware
+from benchmarks.side_by_side import save
 from featuregen.errors import UserError
-from featuregen.runtime import note
+from featuregen.runtime import log
 
 CONFIG = """
 model: {architecture: convnet, width: 4}
@@ -116,7 +116,7 @@ def measured(sizes: Sequence[float], limit: float, runs: int, room: Path) -> dic
     failed: list[str] = []
     held = True
     for gib in sizes:
-        note(f"writing {gib:g} GiB")
+        log(f"writing {gib:g} GiB")
         data = room / "large.h5"
         write_set(data, gib)
         held = alone(can_be_held, data, int(limit * GIB))
@@ -126,7 +126,7 @@ def measured(sizes: Sequence[float], limit: float, runs: int, room: Path) -> dic
             (folder / "settings.yaml").write_text(CONFIG, encoding="utf-8")
             for name, words in commands(data, folder).items():
                 code, peak = alone(limited, [str(word) for word in words], int(limit * GIB))
-                note(f"{gib:g} GiB, run {number + 1} of {runs}: {name} {peak:.0f} MiB")
+                log(f"{gib:g} GiB, run {number + 1} of {runs}: {name} {peak:.0f} MiB")
                 peaks.setdefault(name, {}).setdefault(f"{gib:g}", []).append(round(peak, 1))
                 failed += [f"{name} at {gib:g} GiB: exit code {code}"] if code else []
             shutil.rmtree(folder)
@@ -181,7 +181,7 @@ def read_options(words: Sequence[str] | None) -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="streaming-", dir=options.folder) as room:
         found = measured(options.sizes, options.limit, options.runs, Path(room))
-    command = f"python benchmarks/streaming.py --gib {options.gib} --limit {options.limit:g} --runs {options.runs}"
+    command = f"python -m benchmarks.streaming --gib {options.gib} --limit {options.limit:g} --runs {options.runs}"
     about = {"command": command, "hardware": hardware(device("cpu"), ()), "limit_gib": options.limit}
     save(options.out, about | found)
     show(found, options.sizes)

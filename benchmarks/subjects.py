@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from featuregen.config import Data, Model
+from featuregen.data import load_images
 from featuregen.errors import UserError
-from featuregen.images import load_images
 from featuregen.models import Classifier, build_model, find_architecture, load_model, read_model_record
 from featuregen.runtime import RowRandom
 

@@ -1,7 +1,7 @@
 """Where does the time of a synthesis run go? Forward pass, gradient, and everything else.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
-    python benchmarks/where_time_goes.py [--model resnet18] [--kind robust] [--images 128] [--steps 20] [--out FILE.txt]
+    python -m benchmarks.where_time_goes [--model resnet18] [--kind robust] [--images 128] [--steps 20] [--out FILE.txt]
 
 Claim: at most 5 % of a run of a ResNet-sized model is spent outside the model's forward and backward passes. Three
 runs on the CPU, of the public path: `synthesize` into the HDF5 writer, measuring and storing included; the model is
@@ -24,17 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from scoreboard import processor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.scoreboard import processor
 from featuregen import __version__
+from featuregen.compute import pick_compute_spec
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
-from featuregen.engine import settle
-from featuregen.images import Base, Split
+from featuregen.data import BaseDataset, ImageSplit
+from featuregen.experiment import Experiment, TrainedModel
 from featuregen.models import Classifier, build_model
-from featuregen.pipeline import Workshop
-from featuregen.pipeline.records import Trained
-from featuregen.runtime import Machine
+from featuregen.runtime import ComputeSpec
 
 CLAIM = 0.05
 RUNS = 3
@@ -84,25 +83,25 @@ def shares(run: Callable[[], object]) -> dict[str, float]:
     return {**found, "outside": 1 - sum(found.values()), "seconds": whole}
 
 
-def noise_set(images: int, side: int = 32) -> Base:
+def noise_set(images: int, side: int = 32) -> BaseDataset:
     draw = np.random.default_rng(0)
     parts = [
-        Split(draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8), np.arange(count) % 10)
+        ImageSplit(draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8), np.arange(count) % 10)
         for count in (images, 10)
     ]
-    return Base("noise", parts[0], parts[1], tuple("0123456789"), "none", "")
+    return BaseDataset("noise", parts[0], parts[1], tuple("0123456789"), "none", "")
 
 
-def synthesis_run(options: argparse.Namespace, folder: Path) -> tuple[Callable[[], object], Machine]:
+def synthesis_run(options: argparse.Namespace, folder: Path) -> tuple[Callable[[], object], ComputeSpec]:
     """One run of the public path with a model that is there already."""
     ball: dict[str, Any] = {} if options.kind == "robust" else {"norm": "l2", "eps": 0.5}
     recipe = Synthesis(steps=options.steps, step_size=0.1, batch_size=options.batch, **ball)
     net = build_model(Model(options.model), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0).eval()
-    machine, _ = settle(Runtime(device="cpu"), lambda: net)
+    compute, _ = pick_compute_spec(Runtime(device="cpu"), lambda: net)
     config = Config(data=Data("noise"), model=Model(options.model), synthesis={options.kind: recipe})
-    shop = Workshop(config, folder, noise_set(options.images), machine)
-    maker = Trained(net, {"settings": {}, "accuracy": {}}, folder / "untrained")
-    return lambda: shop.make(options.kind, folder / "set.h5", maker, force=True), machine
+    experiment = Experiment(config, folder, noise_set(options.images), compute)
+    maker = TrainedModel(net, {"settings": {}, "accuracy": {}}, folder / "untrained")
+    return lambda: experiment.make(options.kind, folder / "set.h5", maker, force=True), compute
 
 
 def operators(run: Callable[[], object]) -> str:
@@ -122,7 +121,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        run, machine = synthesis_run(options, Path(name))
+        run, compute = synthesis_run(options, Path(name))
         run()
         found = []
         for number in range(RUNS):
@@ -131,7 +130,7 @@ def main() -> int:
         listing = operators(run)
     lines = [
         f"{options.kind} set of {options.images} images, {options.steps} steps, {options.model}, "
-        f"batch {options.batch}, {machine.name};",
+        f"batch {options.batch}, {compute.name};",
         f"featuregen {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}.",
         "",
         f"share of the time in %, median (smallest-largest) of {RUNS} runs:",

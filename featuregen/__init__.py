@@ -1,51 +1,120 @@
 """featuregen: make, share and check robust and non-robust image datasets.
 
-from featuregen import FeatureDataset, load_config, Workshop
+import featuregen as fg
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featuregen.attacks.api import attack
+    from featuregen.attacks.pgd import pgd
+    from featuregen.attacks.result import AttackResult
+    from featuregen.config.loader import load_config
+    from featuregen.config.schema import Attack, Config, Data, Evaluation, Synthesis, Training
+    from featuregen.data.base_dataset import BaseDataset
+    from featuregen.data.sources import load_images
+    from featuregen.errors import CheckFailed, UserError
+    from featuregen.evaluation.accuracy import evaluate
+    from featuregen.evaluation.gradient_masking import check_gradient_masking
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.experiment.reproduce import reproduce
+    from featuregen.experiment.transfer import transfer
+    from featuregen.interop.export import export_dataset
+    from featuregen.interop.released import import_released
+    from featuregen.interop.robustness import load_checkpoint, save_checkpoint
+    from featuregen.models.classifier import Classifier
+    from featuregen.models.io import load_model, save_model
+    from featuregen.models.registry import build_model
+    from featuregen.storage.torch_dataset import FeatureDataset
+    from featuregen.synthesis.generate import synthesize
+    from featuregen.training.loop import train
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Attack": "featuregen.config",
-    "Config": "featuregen.config",
-    "Evaluation": "featuregen.config",
-    "FeatureDataset": "featuregen.store",
-    "Synthesis": "featuregen.config",
-    "Training": "featuregen.config",
-    "UserError": "featuregen.errors",
-    "Workshop": "featuregen.pipeline",
-    "attack": "featuregen.attacks",
-    "build_model": "featuregen.models",
-    "export_dataset": "featuregen.interop",
-    "import_released": "featuregen.interop",
-    "load_checkpoint": "featuregen.interop",
-    "load_config": "featuregen.config",
-    "load_images": "featuregen.images",
-    "load_model": "featuregen.models",
-    "pgd": "featuregen.attacks",
-    "reproduce": "featuregen.pipeline",
-    "save_checkpoint": "featuregen.interop",
-    "sanity": "featuregen.masking",
-    "save_model": "featuregen.models",
-    "score": "featuregen.evaluation",
-    "synthesize": "featuregen.synthesis",
-    "train": "featuregen.training",
-    "transfer": "featuregen.pipeline",
+_MODULES = {
+    "featuregen.attacks.api": ("attack",),
+    "featuregen.attacks.pgd": ("pgd",),
+    "featuregen.attacks.result": ("AttackResult",),
+    "featuregen.config.loader": ("load_config",),
+    "featuregen.config.schema": (
+        "Attack",
+        "Config",
+        "Data",
+        "Evaluation",
+        "Synthesis",
+        "Training",
+    ),
+    "featuregen.data.base_dataset": ("BaseDataset",),
+    "featuregen.data.sources": ("load_images",),
+    "featuregen.errors": (
+        "CheckFailed",
+        "UserError",
+    ),
+    "featuregen.evaluation.accuracy": ("evaluate",),
+    "featuregen.evaluation.gradient_masking": ("check_gradient_masking",),
+    "featuregen.experiment.experiment": ("Experiment",),
+    "featuregen.experiment.reproduce": ("reproduce",),
+    "featuregen.experiment.transfer": ("transfer",),
+    "featuregen.interop.export": ("export_dataset",),
+    "featuregen.interop.released": ("import_released",),
+    "featuregen.interop.robustness": (
+        "load_checkpoint",
+        "save_checkpoint",
+    ),
+    "featuregen.models.classifier": ("Classifier",),
+    "featuregen.models.io": (
+        "load_model",
+        "save_model",
+    ),
+    "featuregen.models.registry": ("build_model",),
+    "featuregen.storage.torch_dataset": ("FeatureDataset",),
+    "featuregen.synthesis.generate": ("synthesize",),
+    "featuregen.training.loop": ("train",),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "BaseDataset",
+    "CheckFailed",
+    "Classifier",
+    "Config",
+    "Data",
+    "Evaluation",
+    "Experiment",
+    "FeatureDataset",
+    "Synthesis",
+    "Training",
+    "UserError",
+    "attack",
+    "build_model",
+    "check_gradient_masking",
+    "evaluate",
+    "export_dataset",
+    "import_released",
+    "load_checkpoint",
+    "load_config",
+    "load_images",
+    "load_model",
+    "pgd",
+    "reproduce",
+    "save_checkpoint",
+    "save_model",
+    "synthesize",
+    "train",
+    "transfer",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Names are imported when first used, so that `featuregen --help` need not wait for torch."""
-    if name not in _HOMES:
+    """Import a name when it is first used, so that `featuregen --help` need not wait for torch."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'featuregen' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@
 _LONGEST = 900
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """A text on one line, in which nothing moves a terminal's cursor; what a stranger's file says may be in it."""
     if text.isprintable():
         return text
@@ -13,7 +13,7 @@ def plain(text: str) -> str:
 
 class _Told(Exception):
     def __init__(self, message: str) -> None:
-        text = plain(message)
+        text = printable(message)
         half = _LONGEST // 2
         super().__init__(text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}")
 

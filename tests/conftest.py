@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from featuregen.config import Attack, Data, Model, Training
-from featuregen.images import Base, load_images
+from featuregen.data import BaseDataset, load_images
 from featuregen.models import Classifier, build_model
 from featuregen.training import train
 
@@ -24,19 +24,19 @@ def _same_numbers() -> None:
 
 
 @pytest.fixture(scope="session")
-def digits() -> Base:
+def digits() -> BaseDataset:
     return load_images(Data())
 
 
 @pytest.fixture(scope="session")
-def images(digits: Base) -> Tensor:
+def images(digits: BaseDataset) -> Tensor:
     """The test images; those to train on are made by whoever needs them."""
     return digits.test.tensor(CPU)
 
 
 @pytest.fixture(scope="session")
-def labels(digits: Base) -> Tensor:
-    return digits.test.label_tensor(CPU)
+def labels(digits: BaseDataset) -> Tensor:
+    return digits.test.labels_tensor(CPU)
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +51,20 @@ def truth(labels: Tensor) -> Tensor:
     return labels[:FEW]
 
 
-def trained(digits: Base, recipe: Training) -> Classifier:
+def trained(digits: BaseDataset, recipe: Training) -> Classifier:
     model = build_model(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
     # In double precision, so that every processor ends at the same weights: tests speak of this model.
-    train(model.double(), digits.train.tensor(CPU).double(), digits.train.label_tensor(CPU), recipe, seed=0)
+    train(model.double(), digits.train.tensor(CPU).double(), digits.train.labels_tensor(CPU), recipe, seed=0)
     return model.float()
 
 
 @pytest.fixture(scope="session")
-def standard(digits: Base) -> Classifier:
+def standard(digits: BaseDataset) -> Classifier:
     """Not to be changed: every test gets the same one."""
     return trained(digits, Training(epochs=8, batch_size=64, lr=0.2, weight_decay=5e-3))
 
 
 @pytest.fixture(scope="session")
-def robust(digits: Base) -> Classifier:
+def robust(digits: BaseDataset) -> Classifier:
     """Trained adversarially at L2 eps 0.75; not to be changed either."""
     return trained(digits, Training(epochs=12, batch_size=64, lr=0.1, attack=Attack(eps=0.75, steps=3)))

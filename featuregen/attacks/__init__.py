@@ -1,20 +1,18 @@
-"""Attacks: the one loop that moves pixels, and every other way to mislead a model, behind one call."""
+"""Attacks behind one call, one file per attack."""
 
-from featuregen.attacks.goals import Goal
-from featuregen.attacks.library import attack, settings_for
-from featuregen.attacks.outcome import Outcome, measured
-from featuregen.attacks.pgd import pgd, random_in_ball
-from featuregen.attacks.registry import ATTACKS, attack_table, find_attack
+from featuregen.attacks.api import attack, settings_for
+from featuregen.attacks.criterion import Criterion
+from featuregen.attacks.pgd import pgd
+from featuregen.attacks.registry import attack_table, find_attack
+from featuregen.attacks.result import AttackResult, measure_result
 
 __all__ = [
-    "ATTACKS",
-    "Goal",
-    "Outcome",
+    "AttackResult",
+    "Criterion",
     "attack",
     "attack_table",
     "find_attack",
-    "measured",
+    "measure_result",
     "pgd",
-    "random_in_ball",
     "settings_for",
 ]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks.smallest import held_back, nearest, reach
-from featuregen.attacks.task import Task, where
-from featuregen.config.attacks import BoxedLBFGS
+from featuregen.attacks.fmn import keep_inside_box, nearest, reach
+from featuregen.attacks.problem import AttackProblem, where
+from featuregen.config import BoxedLBFGS
 
 # Of the search for a weight: how far it jumps until one weight is too large and one is not.
 _JUMP = 4.0
@@ -21,7 +21,7 @@ _BACKTRACKS, _ENOUGH, _STILL = 8, 1e-4, 1e-6
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def boxed_lbfgs(task: Task, settings: BoxedLBFGS) -> Tensor:
+def boxed_lbfgs(task: AttackProblem, settings: BoxedLBFGS) -> Tensor:
     """min c·|r|² + cross-entropy(x + r, goal) over the box, with the largest c that still reaches the goal.
 
     Without a given class the goal is any but the image's own, so that the walk is free to choose: towards the next
@@ -31,7 +31,7 @@ def boxed_lbfgs(task: Task, settings: BoxedLBFGS) -> Tensor:
     return nearest(task, lambda part: _searched(part, settings))
 
 
-def _searched(task: Task, settings: BoxedLBFGS) -> Tensor:
+def _searched(task: AttackProblem, settings: BoxedLBFGS) -> Tensor:
     images, goal = task.images, task.goal
     low = torch.zeros_like(images[:, 0, 0, 0])
     high = torch.full_like(low, torch.inf)
@@ -48,13 +48,13 @@ def _searched(task: Task, settings: BoxedLBFGS) -> Tensor:
     return best
 
 
-def minimised(task: Task, weight: Tensor, steps: int) -> Tensor:
+def minimised(task: AttackProblem, weight: Tensor, steps: int) -> Tensor:
     """weight·|x - image|² + cross-entropy(x, goal), by projected L-BFGS from the image on."""
 
     def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         offset, goal, heavy = x - task.images[rows], task.goal[rows], weight[rows]
         # Of the goal against all else: with a class to reach, its cross-entropy.
-        values, gradient, _ = task.slope(x, lambda logits: F.softplus(goal.soft_margin(logits, 1)))
+        values, gradient, _ = task.value_and_grad(x, lambda logits: F.softplus(goal.soft_margin(logits, 1)))
         values = values + heavy * offset.flatten(1).square().sum(1)
         return values, gradient + 2 * heavy.view(-1, 1, 1, 1) * offset
 
@@ -62,7 +62,7 @@ def minimised(task: Task, weight: Tensor, steps: int) -> Tensor:
     at, memory = _Place(found, *evaluate(found, rows)), _Memory()
     for _ in range(steps):
         # Pixels that the box holds back are left out of the step, as Bertsekas (1982) does it.
-        held = held_back(at.x, at.gradient)
+        held = keep_inside_box(at.x, at.gradient)
         direction = memory.downhill(at.gradient.masked_fill(held, 0)).masked_fill(held, 0)
         ahead, moved = _line_search(evaluate, at, rows, direction)
         memory.add(ahead.x - at.x, ahead.gradient - at.gradient)

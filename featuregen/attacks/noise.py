@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from featuregen.attacks.task import Task, sweep
-from featuregen.config.attacks import Noise
-from featuregen.optimize import Ball, image_norms, project
+from featuregen.attacks.problem import AttackProblem, first_success
+from featuregen.compute import Ball, image_norms, project
+from featuregen.config import Noise
 
 
-def noise(task: Task, settings: Noise) -> Tensor:
+def noise(task: AttackProblem, settings: Noise) -> Tensor:
     """The first of `tries` changes of the full radius (in Linf, corners) that reaches the goal, else the worst."""
 
-    def change(part: Task, _: int, count: int) -> Tensor:
+    def change(part: AttackProblem, _: int, count: int) -> Tensor:
         shape = (count, *part.images.shape[1:])
         drawn = part.draws.signs(*shape) if settings.norm == "linf" else part.draws.normal(*shape)
         centre = part.images.repeat_interleave(count, 0)
@@ -20,4 +20,4 @@ def noise(task: Task, settings: Noise) -> Tensor:
         size = settings.eps if settings.norm == "linf" else settings.eps / image_norms(offset)
         return project(centre + offset * size, Ball(settings.norm, settings.eps, centre))
 
-    return sweep(task, settings.tries, change)
+    return first_success(task, settings.tries, change)

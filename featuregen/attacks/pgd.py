@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.attacks.goals import Goal
-from featuregen.attacks.task import at_least_single
+from featuregen.attacks.criterion import Criterion
+from featuregen.attacks.problem import at_least_single
+from featuregen.compute import Ball, frozen_eval, image_norms, move_pixels, step_sizes
 from featuregen.config import Attack
-from featuregen.optimize import Ball, fixed, image_norms, move_pixels, step_sizes
 from featuregen.runtime import RowDraws, autocast
 
 Draw = Callable[..., Tensor]
@@ -34,7 +34,7 @@ def pgd(
     that it does not, then the one of highest loss (lowest, towards a target). With `momentum`, a step also repeats that
     share of what the step before it changed.
     """
-    goal = Goal(labels) if targets is None else Goal(targets, targeted=True)
+    goal = Criterion(labels) if targets is None else Criterion(targets, targeted=True)
     ascend = targets is None
 
     def logits(x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def pgd(
         return images.detach().clone()
     ball = Ball(attack.norm, attack.eps, images)
     sizes = step_sizes(attack.step_size or 2.5 * attack.eps / attack.steps, attack.steps, "constant")
-    with fixed(model):
+    with frozen_eval(model):
         best: Tensor | None = None
         for attempt in range(attack.restarts):
             # The first attempt starts at the image itself unless asked otherwise, so restarts only ever add strength.

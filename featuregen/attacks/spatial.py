@@ -8,33 +8,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks.task import Task, sweep
-from featuregen.config.attacks import Spatial
-from featuregen.optimize import TINY
+from featuregen.attacks.problem import AttackProblem, first_success
+from featuregen.compute import TINY
+from featuregen.config import Spatial
 
 
-def rotate_translate(task: Task, settings: Spatial) -> Tensor:
+def rotate_translate(task: AttackProblem, settings: Spatial) -> Tensor:
     """Each image turned and shifted until the goal is reached, else as it comes nearest; black comes in at the borders.
 
     The grid is gone through from its mildest move on.
     """
     if settings.tries:
 
-        def change(part: Task, _: int, count: int) -> Tensor:
+        def change(part: AttackProblem, _: int, count: int) -> Tensor:
             moves = (part.draws.uniform(count, 3) * 2 - 1).flatten(0, 1)
             return turned(
                 part.images.repeat_interleave(count, 0), moves[:, 0] * settings.degrees, moves[:, 1:] * settings.pixels
             )
 
-        return sweep(task, settings.tries, change)
+        return first_success(task, settings.tries, change)
 
     moves = grid(settings).to(task.images.device)
 
-    def next_moves(part: Task, first: int, count: int) -> Tensor:
+    def next_moves(part: AttackProblem, first: int, count: int) -> Tensor:
         chosen = moves[first : first + count].repeat(len(part), 1)
         return turned(part.images.repeat_interleave(count, 0), chosen[:, 0], chosen[:, 1:])
 
-    return sweep(task, len(moves), next_moves)
+    return first_success(task, len(moves), next_moves)
 
 
 def grid(settings: Spatial) -> Tensor:

@@ -7,18 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from featuregen.attacks.task import Task, where
-from featuregen.config.attacks import Square
-from featuregen.optimize import TINY, Ball, image_norms, project
+from featuregen.attacks.problem import AttackProblem, where
+from featuregen.compute import TINY, Ball, image_norms, project
+from featuregen.config import Square
 from featuregen.runtime import RowDraws
 
 # Shares of all queries after which the squares get half as large in area.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def square(task: Task, settings: Square) -> Tensor:
+def square(task: AttackProblem, settings: Square) -> Tensor:
     """At most `queries` passes per image; an image leaves the search once it is lost."""
-    found, rows = task.images.clone(), task.standing()
+    found, rows = task.images.clone(), task.unsolved()
     if not len(rows):
         return found
     part = task[rows]

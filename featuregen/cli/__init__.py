@@ -11,11 +11,11 @@ import typer
 
 from featuregen.cli.attacking import attack, attacks
 from featuregen.cli.comparing import transfer
+from featuregen.cli.errors import OneLineErrors, install_signal_handlers, run_with_exit_code, with_exit_code
 from featuregen.cli.exchange import export_file, import_released, share
 from featuregen.cli.flipping import flips
 from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
 from featuregen.cli.merging import merge
-from featuregen.cli.mistakes import OneLineErrors, ended, guarded, heed_termination
 from featuregen.cli.reading import evaluate, info, models, preview, verify
 from featuregen.cli.repeating import diff, remake
 from featuregen.cli.training import train
@@ -45,9 +45,9 @@ COMMANDS = (
     preview, verify, remake, diff, share, models,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command()(guarded(command))
-app.command("import")(guarded(import_released))
-app.command("export")(guarded(export_file))
+    app.command()(with_exit_code(command))
+app.command("import")(with_exit_code(import_released))
+app.command("export")(with_exit_code(export_file))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -56,8 +56,8 @@ def main(words: Sequence[str] | None = None) -> int:
             # A terminal without × or ─ gets a question mark instead of a traceback.
             stream.reconfigure(errors="replace")
     _wait_briefly()
-    heed_termination()
-    return ended(lambda: app(words))
+    install_signal_handlers()
+    return run_with_exit_code(lambda: app(words))
 
 
 def _wait_briefly() -> None:

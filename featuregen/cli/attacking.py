@@ -29,7 +29,7 @@ from featuregen.cli.options import (
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from featuregen.pipeline import Attempt, Trained, Victims, Workshop
+    from featuregen.experiment import AttackInputs, AttackRun, Experiment, TrainedModel
 
 
 class PartName(StrEnum):
@@ -94,27 +94,31 @@ def attack(
     _check_choice(sanity, alone, out)
     from featuregen.attacks import settings_for
     from featuregen.config import load_config, with_overrides
-    from featuregen.images import holds_arrays
-    from featuregen.masking import settings_of_sanity
-    from featuregen.pipeline import Attempt, Workshop, recorded_config, victims_in, victims_of
+    from featuregen.data import is_image_file
+    from featuregen.evaluation import masking_settings
+    from featuregen.experiment import AttackRun, Experiment, inputs_from_file, inputs_from_split, recorded_config
 
     options = _options(set_ or []) | given({"norm": norm and norm.value, "eps": eps})
-    settings_for(name, options) if name else settings_of_sanity(options)
-    file = Path(data) if data and data.endswith(".h5") and not holds_arrays(Path(data)) else None
+    settings_for(name, options) if name else masking_settings(options)
+    file = Path(data) if data and data.endswith(".h5") and not is_image_file(Path(data)) else None
     if file and part:
         raise UserError(f"--part {part} is for an image set; {file} is a dataset, and all of it is attacked.")
     values = common(None, seed, device, precision) | ({} if file else {"data.name": data})
     settings = with_overrides(load_config(config) if config else recorded_config(model), (), given(values))
-    shop = Workshop(settings, out.parent if out else OUT)
-    aim = shop.load_source(model)
-    maker = shop.load_source(origin) if origin else None
-    victims = victims_in(shop, file, rows) if file else victims_of(shop, (part or PartName.test).value, rows)
+    experiment = Experiment(settings, out.parent if out else OUT)
+    aim = experiment.load_source(model)
+    maker = experiment.load_source(origin) if origin else None
+    inputs = (
+        inputs_from_file(experiment, file, rows)
+        if file
+        else inputs_from_split(experiment, (part or PartName.test).value, rows)
+    )
     if name:
-        path = out or OUT / f"{file.stem if file else shop.base.name}-{name}.h5"
+        path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
         stored = (dtype or DtypeName.float32).value
-        told = _attacked(shop, Attempt(aim, victims, name, options, target, maker, stored), path, force)
+        told = _attacked(experiment, AttackRun(aim, inputs, name, options, target, maker, stored), path, force)
     else:
-        told = _doubted(shop, aim, victims, options, maker, out or OUT / f"{model.stem}-sanity.json")
+        told = _doubted(experiment, aim, inputs, options, maker, out or OUT / f"{model.stem}-sanity.json")
     print(json.dumps({**told.results, "file": str(told.files[0])}, indent=2) if json_ else told.text)
     print(*told.files, sep="\n", file=sys.stderr if json_ else sys.stdout)
     if told.failed:
@@ -131,24 +135,29 @@ class _Told:
     failed: str = ""
 
 
-def _attacked(shop: Workshop, attempt: Attempt, path: Path, force: bool) -> _Told:
-    from featuregen.pipeline import attack_into, draw_attack
+def _attacked(experiment: Experiment, attempt: AttackRun, path: Path, force: bool) -> _Told:
+    from featuregen.experiment import attack_to_file, draw_attack
     from featuregen.report import attack_text
 
-    made = attack_into(path, shop, attempt, force)
+    made = attack_to_file(path, experiment, attempt, force)
     return _Told(made.results, attack_text(made.results), [path, draw_attack(made, path.with_suffix(".png"))])
 
 
 def _doubted(
-    shop: Workshop, aim: Trained, victims: Victims, options: dict[str, Any], other: Trained | None, path: Path
+    experiment: Experiment,
+    aim: TrainedModel,
+    inputs: AttackInputs,
+    options: dict[str, Any],
+    other: TrainedModel | None,
+    path: Path,
 ) -> _Told:
-    from featuregen.pipeline import doubt_model, write_doubts
-    from featuregen.report import sanity_text
+    from featuregen.experiment import doubt_model, write_doubts
+    from featuregen.report import masking_text
 
-    results = doubt_model(shop, aim, victims, options, other)
+    results = doubt_model(experiment, aim, inputs, options, other)
     flagged = ", ".join(check["name"] for check in results["checks"] if not check["ok"])
     failed = f"{aim.path}: gradients look masked, by the checks: {flagged}" if flagged else ""
-    return _Told(results, sanity_text(results), write_doubts(results, path), failed)
+    return _Told(results, masking_text(results), write_doubts(results, path), failed)
 
 
 def _check_choice(sanity: bool, alone: dict[str, Any], out: Path | None) -> None:

@@ -56,11 +56,11 @@ def transfer(
     values = common(None, seed, device, precision) | {"evaluation.seeds": seeds}
     settings = settings_of(config, data, set_, values)
     from featuregen.config import Attack, Model, from_dict
+    from featuregen.experiment import Experiment
+    from featuregen.experiment import transfer as run
     from featuregen.models import find_architecture
-    from featuregen.pipeline import Workshop
-    from featuregen.pipeline import transfer as run
     from featuregen.report import transfer_scatter, transfer_table
-    from featuregen.whole import write_whole
+    from featuregen.runtime import atomic_write
 
     if "det" not in settings.synthesis:
         raise UserError(f"config '{settings.name}' has no recipe for det, which transfer trains on; add synthesis.det.")
@@ -71,9 +71,9 @@ def transfer(
         nets.append(from_dict(Model, tree, f"--models {text.strip()}"))
     radius = settings.evaluation.headline if eps is None else eps
     attack = from_dict(Attack, {"norm": norm.value, "eps": radius, "steps": steps}, "--eps and --steps")
-    shop = Workshop(settings, out)
-    results = run(shop, nets, attack, out, force)
-    write_whole(out / "transfer.json", json.dumps(results, indent=1))
+    experiment = Experiment(settings, out)
+    results = run(experiment, nets, attack, out, force)
+    atomic_write(out / "transfer.json", json.dumps(results, indent=1))
     picture = transfer_scatter(results, out / "transfer.png")
     print(json.dumps(results, indent=2) if json_ else transfer_table(results))
     print(picture, file=sys.stderr if json_ else sys.stdout)

@@ -60,7 +60,7 @@ def import_released(
     featuregen import ddet_CIFAR --kind det --dtype uint8 --out det.h5
     """
     check_ending(out, ".h5", "a dataset")
-    from featuregen.images import load_images
+    from featuregen.data import load_images
     from featuregen.interop import released
 
     # Before the base set, which may have to be downloaded.
@@ -138,7 +138,7 @@ def share(
 
         featuregen share mine.h5 --data mine.npz --licence "CC BY 4.0"
     """
-    from featuregen.pipeline import share_file
+    from featuregen.experiment import share_file
 
     path = share_file(
         file, out, data=data, source=source, with_source=not without_source, results=results, licence=licence,
@@ -148,7 +148,7 @@ def share(
 
 
 def _export_dataset(file: Path, name: str, out: Path | None, force: bool) -> Path:
-    from featuregen.interop.exports import FORMATS, export_dataset
+    from featuregen.interop import FORMATS, export_dataset
 
     if FORMATS[name].ending:
         check_ending(out, FORMATS[name].ending, f"an export to {name}")

@@ -58,18 +58,20 @@ def flips(
     if twice := next((path for number, path in enumerate(models) if path in models[:number]), None):
         raise UserError(f"{twice} is given twice; name each model once.")
     from featuregen.config import load_config, with_overrides
-    from featuregen.flips import runs_of
-    from featuregen.pipeline import Workshop, flip_models, recorded_config, write_flips
+    from featuregen.evaluation import expand_grid
+    from featuregen.experiment import Experiment, flip_models, recorded_config, write_flips
     from featuregen.report import flips_table
 
-    runs = runs_of(names, radii, norm.value, _settings(set_ or []))
+    runs = expand_grid(names, radii, norm.value, _settings(set_ or []))
     values = given(common(None, seed, device, None) | {"data.name": data})
-    shop = Workshop(with_overrides(load_config(config) if config else recorded_config(models[0]), (), values), out)
-    victims = [shop.load_source(path) for path in models]
+    experiment = Experiment(
+        with_overrides(load_config(config) if config else recorded_config(models[0]), (), values), out
+    )
+    inputs = [experiment.load_source(path) for path in models]
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
-    results = flip_models(shop, victims, runs, rows)
+    results = flip_models(experiment, inputs, runs, rows)
     written = write_flips(results, out)
     print(json.dumps(results, indent=2) if json_ else flips_table(results))
     print(*written, sep="\n", file=sys.stderr if json_ else sys.stdout)

@@ -163,22 +163,26 @@ def reproduce(
         for which, path in (("standard", standard_from), ("robust", robust_from))
     }
     settings = settings_of(config, data, set_, values, named, trains=True)
-    from featuregen.pipeline import Workshop, dry_plan, plan_of, write_results
-    from featuregen.pipeline import reproduce as run
-    from featuregen.report import plan_sentence, plan_table, results_table
+    from featuregen.experiment import Experiment, cost_of, estimate_cost, write_results
+    from featuregen.experiment import reproduce as run
+    from featuregen.report import cost_sentence, cost_table, results_table
 
     if dry_run:
-        plan = dry_plan(settings, out).to_dict()
-        print(json.dumps(plan, indent=2) if json_ else plan_table(plan))
+        plan = estimate_cost(settings, out).to_dict()
+        print(json.dumps(plan, indent=2) if json_ else cost_table(plan))
         return
-    shop = Workshop(settings, out)
-    print(f"note: {plan_sentence(plan_of(settings, shop.base.size, shop.machine).to_dict())}", file=sys.stderr)
+    experiment = Experiment(settings, out)
+    print(
+        f"note: {cost_sentence(cost_of(settings, experiment.base.size, experiment.compute).to_dict())}", file=sys.stderr
+    )
     # The same recipes on other images are another experiment.
     folder = out / (
-        f"{settings.name}-{shop.base.name}" if data and shop.base.name not in settings.name else settings.name
+        f"{settings.name}-{experiment.base.name}"
+        if data and experiment.base.name not in settings.name
+        else settings.name
     )
-    results = run(shop, folder, force)
-    page = write_results(shop, results, folder)
+    results = run(experiment, folder, force)
+    page = write_results(experiment, results, folder)
     print(json.dumps(results, indent=2) if json_ else results_table(results))
     print(f"report: {page}", file=sys.stderr if json_ else sys.stdout)
 
@@ -201,19 +205,19 @@ def _make(
         raise UserError(f"--model names what to train and {source} is trained already; leave one of the two out.")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = settings_of(config, data, overrides, values, named, [kind])
-    from featuregen.pipeline import draw_preview, make_together, parse_shard
-    from featuregen.ranks import launched, together
+    from featuregen.experiment import draw_preview, make_together, parse_shard
+    from featuregen.runtime import dist_from_env, init_distributed
 
-    if shard and launched().count > 1:
+    if shard and dist_from_env().world_size > 1:
         raise UserError(f"torchrun gives each of its processes a shard; leave out --shard {shard}, or torchrun.")
     part, place = parse_shard(shard) if shard else None, (out.parent if out else OUT, kind, out, source, force)
-    with together(settings.runtime.device) as ranks:
-        made = make_together(ranks, settings, *place) if ranks.count > 1 else _make_alone(settings, *place, part)
+    with init_distributed(settings.runtime.device) as dist:
+        made = make_together(dist, settings, *place) if dist.world_size > 1 else _make_alone(settings, *place, part)
     if made is None:
         return
-    shop, info = made
+    experiment, info = made
     # A part is nothing to look at yet.
-    picture = [] if part else [draw_preview(shop, info.path, info.path.with_suffix(".png"))]
+    picture = [] if part else [draw_preview(experiment, info.path, info.path.with_suffix(".png"))]
     print(describe(info))
     print(*(info.path, *picture), sep="\n")
 
@@ -221,15 +225,15 @@ def _make(
 def _make_alone(
     settings: Any, folder: Path, kind: str, out: Path | None, source: Path | None, force: bool, part: Any
 ) -> tuple[Any, Any]:
-    from featuregen.pipeline import Workshop, dataset_path, make_shard, tell_of_parts
+    from featuregen.experiment import Experiment, dataset_path, make_shard, warn_unused_shards
 
-    shop = Workshop(settings, folder)
-    path = out or dataset_path(folder, shop.base.name, kind)
-    given = shop.load_source(source) if source else None
+    experiment = Experiment(settings, folder)
+    path = out or dataset_path(folder, experiment.base.name, kind)
+    given = experiment.load_source(source) if source else None
     if part:
-        return shop, make_shard(shop, kind, path, part, given, force)
-    tell_of_parts(path)
-    return shop, shop.make(kind, path, given, force)
+        return experiment, make_shard(experiment, kind, path, part, given, force)
+    warn_unused_shards(path)
+    return experiment, experiment.make(kind, path, given, force)
 
 
 def _with_start(kind: str, start: StartName | None) -> str:

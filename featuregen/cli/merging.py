@@ -33,7 +33,7 @@ def merge(
     """
     check_ending(out, ".h5", "a dataset")
     target = out or _common_name(shards)
-    from featuregen.store import merge_shards
+    from featuregen.storage import merge_shards
 
     print(describe(merge_shards(shards, target, force, remove)))
     print(target)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featuregen.cli.mistakes import process_number
+from featuregen.cli.errors import process_number
 from featuregen.errors import UserError
 
 OUT = Path("datasets_out")

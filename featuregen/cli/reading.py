@@ -23,7 +23,7 @@ from featuregen.cli.options import (
     common,
     given,
 )
-from featuregen.errors import CheckFailed, UserError, plain
+from featuregen.errors import CheckFailed, UserError, printable
 
 
 def evaluate(
@@ -64,7 +64,7 @@ def evaluate(
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = given({"epochs": epochs, "lr": lr})
     from featuregen.config import load_config
-    from featuregen.pipeline import evaluate_path, is_model, sweep_path
+    from featuregen.experiment import evaluate_path, is_model, sweep_path
 
     for_datasets = given({
         "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
@@ -110,14 +110,14 @@ def info(
 
     featuregen info datasets_out/digits-robust.h5
     """
-    from featuregen.pipeline import is_model
+    from featuregen.experiment import is_model
 
     if is_model(file):
-        from featuregen.pipeline import describe_model_file
+        from featuregen.experiment import describe_model_file
 
         print(json.dumps(describe_model_file(file), indent=2))
         return
-    from featuregen.store import read_info
+    from featuregen.storage import read_info
 
     found = read_info(file)
     print(json.dumps(found.to_dict(), indent=2) if json_ else describe(found))
@@ -133,9 +133,9 @@ def preview(
     featuregen preview datasets_out/digits-det.h5 --out det.png
     """
     check_ending(out, ".png", "a picture")
-    from featuregen.pipeline import draw_preview, workshop_of
+    from featuregen.experiment import draw_preview, experiment_of
 
-    print(draw_preview(workshop_of(file, data), file, out or file.with_suffix(".png")))
+    print(draw_preview(experiment_of(file, data), file, out or file.with_suffix(".png")))
 
 
 def verify(
@@ -152,14 +152,14 @@ def verify(
 
         featuregen verify sent.h5 --data mine.npz --source standard.safetensors
     """
-    from featuregen.pipeline import verify_file
+    from featuregen.experiment import verify_file
 
     checks = verify_file(file, data, source)
     if json_:
         print(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=2))
     else:
         for check in checks:
-            print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {plain(check.detail)}")
+            print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {printable(check.detail)}")
     failed = [check.name for check in checks if not check.ok]
     if failed:
         raise CheckFailed(f"{file}: {', '.join(failed)}")
@@ -177,13 +177,13 @@ def models() -> None:
 
 def _made(recipe: Any) -> str:
     """How a dataset was made, which a stranger's file may tell in any way it likes."""
-    from featuregen.report import attack_words
+    from featuregen.report import describe_attack
 
     if "imported" in recipe:
         return "elsewhere, imported from the authors' layout"
     try:
         if "attack" in recipe:
-            return f"{attack_words(recipe['attack'])}, seed {recipe.get('seed')}"
+            return f"{describe_attack(recipe['attack'])}, seed {recipe.get('seed')}"
         steps = recipe.get("synthesis", {})
         ball = "" if steps.get("norm", "none") == "none" else f", {steps['norm']} eps {steps['eps']:g}"
         return (
@@ -205,7 +205,7 @@ def describe(found: Any) -> str:
     if isinstance(shard, dict):
         part = f" (shard {shard.get('number')} of {shard.get('of')}, {shard.get('rows')} rows in all)"
     channels, height, width = found.image_shape
-    return "\n".join(map(plain, [
+    return "\n".join(map(printable, [
         f"{found.kind}: {meaning_of(found.kind) or 'unknown kind'}",
         f"  rows     {found.rows}{part} of {base.get('name')}, {channels}×{height}×{width} {found.dtype}, "
         f"{len(found.classes)} classes, {found.size / 2**20:.1f} MiB",

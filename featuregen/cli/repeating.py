@@ -32,14 +32,14 @@ def remake(
     featuregen remake sent.h5 --data mine.npz --source standard.safetensors
     """
     check_ending(out, ".h5", "a dataset")
-    from featuregen.pipeline import remake as run
-    from featuregen.report import comparison_text
+    from featuregen.experiment import remake as run
+    from featuregen.report import diff_text
 
     made = run(file, out, data=data, source=source, device=device, force=force)
     if json_:
         print(json.dumps({"file": str(made.path), **made.comparison.to_dict()}, indent=2))
     else:
-        print(comparison_text(file, made.path, made.comparison.to_dict()))
+        print(diff_text(file, made.path, made.comparison.to_dict()))
     if not made.comparison.same:
         raise CheckFailed(f"{made.path} is not {file} over again")
 
@@ -55,10 +55,10 @@ def diff(
 
     featuregen diff datasets_out/digits-det.h5 sent/digits-det.h5
     """
-    from featuregen.report import comparison_text
-    from featuregen.store import compare
+    from featuregen.report import diff_text
+    from featuregen.storage import diff_datasets
 
-    found = compare(first, second)
-    print(json.dumps(found.to_dict(), indent=2) if json_ else comparison_text(first, second, found.to_dict()))
+    found = diff_datasets(first, second)
+    print(json.dumps(found.to_dict(), indent=2) if json_ else diff_text(first, second, found.to_dict()))
     if not found.same:
         raise CheckFailed(f"{first} and {second} differ")

@@ -132,20 +132,20 @@ def train(
 
 
 def _train_source(which: str, settings: Any, out: Path | None, force: bool, stopping: dict[str, Any]) -> None:
-    from featuregen.pipeline import Workshop
-    from featuregen.ranks import together
+    from featuregen.experiment import Experiment
+    from featuregen.runtime import init_distributed
 
     chosen = getattr(settings.sources, which)
     _check_stopping(chosen.early_stop, stopping)
     row = "mixed" if which == "robust" and chosen.alpha else which
-    with together(settings.runtime.device) as ranks:
-        with ranks.in_turn():
-            shop = Workshop(settings, out.parent if out else OUT, ranks=ranks)
+    with init_distributed(settings.runtime.device) as dist:
+        with dist.main_first():
+            experiment = Experiment(settings, out.parent if out else OUT, dist=dist)
         if out and not force:
-            shop.refuse_another_model(out, shop.train_set, chosen, settings.seed)
-        trained = shop.source(which)
-    if ranks.first:
-        _tell(f"{shop.base.name}, {row}", trained, out, force)
+            experiment.check_output_free(out, experiment.train_set, chosen, settings.seed)
+        trained = experiment.source(which)
+    if dist.is_main:
+        _tell(f"{experiment.base.name}, {row}", trained, out, force)
 
 
 def _which(robust: bool | None, loss: LossName | None, asked: list[str]) -> str:
@@ -189,26 +189,26 @@ def _train_on(
 ) -> None:
     check_ending(path, ".h5", "a dataset", "--on")
     from featuregen.config import load_config
-    from featuregen.pipeline import fresh_shop
-    from featuregen.ranks import together
+    from featuregen.experiment import fresh_training_of
+    from featuregen.runtime import init_distributed
 
     chosen, folder = load_config(config) if config else None, out.parent if out else OUT
     options: dict[str, Any] = {"values": given(values), "overrides": overrides or (), "recipe": given(recipe)}
-    with together(values["runtime.device"]) as ranks:
-        with ranks.in_turn():
-            shop, data, training, seed = fresh_shop(path, chosen, **options, out=folder, ranks=ranks)
+    with init_distributed(values["runtime.device"]) as dist:
+        with dist.main_first():
+            experiment, data, training, seed = fresh_training_of(path, chosen, **options, out=folder, dist=dist)
         _check_stopping(training.early_stop, stopping)
         if out and not force:
-            shop.refuse_another_model(out, data, training, seed)
-        (trained,) = shop.fresh(data, training, 1, data.name)
-    if ranks.first:
+            experiment.check_output_free(out, data, training, seed)
+        (trained,) = experiment.fresh(data, training, 1, data.name)
+    if dist.is_main:
         _tell(data.name, trained, out, force)
 
 
 def _tell(title: str, trained: Any, out: Path | None, force: bool) -> None:
-    from featuregen.pipeline import copy_model, run_of
+    from featuregen.experiment import copy_model, run_record
     from featuregen.report import evaluation_table
 
     path = copy_model(trained.path, out, force) if out else trained.path
-    print(evaluation_table([{"title": title, "runs": [run_of(trained)]}]))
+    print(evaluation_table([{"title": title, "runs": [run_record(trained)]}]))
     print(path)

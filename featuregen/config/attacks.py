@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from featuregen.config.settings import Norm, _limits
+from featuregen.config.schema import Norm, bounded
 
 _EPS = 8 / 255
 
@@ -15,7 +15,7 @@ class FGSM:
     """One step as long as the radius."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, low=0)
+    eps: float = bounded(_EPS, low=0)
 
 
 @dataclass(frozen=True)
@@ -23,50 +23,50 @@ class PGD:
     """Projected gradient steps. `step_size` 0 means 2.5 · eps / steps; restarts start at random places."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, low=0)
-    steps: int = _limits(20, low=1)
-    step_size: float = _limits(0.0, low=0)
+    eps: float = bounded(_EPS, low=0)
+    steps: int = bounded(20, low=1)
+    step_size: float = bounded(0.0, low=0)
     random_start: bool = False
-    restarts: int = _limits(1, low=1)
-    momentum: float = _limits(0.0, low=0, high=0.999)
+    restarts: int = bounded(1, low=1)
+    momentum: float = bounded(0.0, low=0, high=0.999)
 
 
 @dataclass(frozen=True)
-class AutoPGD:
+class APGD:
     """Steps that halve themselves, on cross-entropy or the difference of logits ratio."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, low=0)
-    steps: int = _limits(100, low=1)
-    restarts: int = _limits(1, low=1)
+    eps: float = bounded(_EPS, low=0)
+    steps: int = bounded(100, low=1)
+    restarts: int = bounded(1, low=1)
     random_start: bool = True
     loss: Literal["ce", "dlr"] = "ce"
 
 
 @dataclass(frozen=True)
-class Smallest:
+class FMN:
     """The smallest change in `norm` that reaches the goal, in so many gradient steps."""
 
     norm: Norm = "l2"
-    steps: int = _limits(100, low=1)
+    steps: int = bounded(100, low=1)
 
 
 @dataclass(frozen=True)
 class BoxedLBFGS:
     """The smallest change in L2: `searches` weights of distance against loss from `weight` on, `steps` for each."""
 
-    steps: int = _limits(30, low=1)
-    searches: int = _limits(10, low=1)
-    weight: float = _limits(1.0, above=0)
+    steps: int = bounded(30, low=1)
+    searches: int = bounded(10, low=1)
+    weight: float = bounded(1.0, above=0)
 
 
 @dataclass(frozen=True)
 class Pixels:
     """Differential evolution of the places and colours of so many pixels."""
 
-    pixels: int = _limits(1, low=1, high=1000)
-    population: int = _limits(100, low=4)
-    generations: int = _limits(100, low=0)
+    pixels: int = bounded(1, low=1, high=1000)
+    population: int = bounded(100, low=4)
+    generations: int = bounded(100, low=0)
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Spatial:
     The grid has `angles` rotations and `shifts` shifts along each axis; it is taken where `tries` is 0.
     """
 
-    degrees: float = _limits(30.0, low=0, high=180)
-    pixels: float = _limits(3.0, low=0)
-    angles: int = _limits(31, low=1)
-    shifts: int = _limits(5, low=1)
-    tries: int = _limits(0, low=0)
+    degrees: float = bounded(30.0, low=0, high=180)
+    pixels: float = bounded(3.0, low=0)
+    angles: int = bounded(31, low=1)
+    shifts: int = bounded(5, low=1)
+    tries: int = bounded(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Square:
     """Random squares of change; `share` is the part of the image that the first ones cover."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, low=0)
-    queries: int = _limits(5000, low=1)
-    share: float = _limits(0.8, above=0, high=1)
+    eps: float = bounded(_EPS, low=0)
+    queries: int = bounded(5000, low=1)
+    share: float = bounded(0.8, above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Noise:
     """So many random changes of the ball's full radius; in Linf its corners."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, low=0)
-    tries: int = _limits(10, low=1)
+    eps: float = bounded(_EPS, low=0)
+    tries: int = bounded(10, low=1)
 
 
 @dataclass(frozen=True)
@@ -107,35 +107,35 @@ class Ensemble:
     """Auto-PGD on cross-entropy, auto-PGD towards `classes` likely classes, the smallest change, and squares."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, low=0)
-    steps: int = _limits(100, low=1)
-    classes: int = _limits(9, low=1)
-    queries: int = _limits(5000, low=1)
+    eps: float = bounded(_EPS, low=0)
+    steps: int = bounded(100, low=1)
+    classes: int = bounded(9, low=1)
+    queries: int = bounded(5000, low=1)
 
 
 @dataclass(frozen=True)
-class Sanity:
+class GradientMasking:
     """Of the checks for masked gradients: the ball, the steps of a white box, and the queries of a black one."""
 
     norm: Norm = "linf"
-    eps: float = _limits(_EPS, above=0)
-    steps: int = _limits(40, low=1)
-    queries: int = _limits(1000, low=1)
+    eps: float = bounded(_EPS, above=0)
+    steps: int = bounded(40, low=1)
+    queries: int = bounded(1000, low=1)
 
 
 @dataclass(frozen=True)
 class FoolboxSmallest:
     """One of Foolbox's that looks for a small change. `steps` 0 leaves their number to the table of attacks."""
 
-    steps: int = _limits(0, low=0)
+    steps: int = bounded(0, low=0)
 
 
 @dataclass(frozen=True)
 class FoolboxL1:
     """One of Foolbox's in an L1 ball."""
 
-    eps: float = _limits(10.0, low=0)
-    steps: int = _limits(0, low=0)
+    eps: float = bounded(10.0, low=0)
+    steps: int = bounded(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class FoolboxL2:
     """One of Foolbox's in an L2 ball."""
 
     norm: Literal["l2"] = "l2"
-    eps: float = _limits(0.5, low=0)
-    steps: int = _limits(0, low=0)
+    eps: float = bounded(0.5, low=0)
+    steps: int = bounded(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -152,5 +152,5 @@ class FoolboxLinf:
     """One of Foolbox's in a Linf ball."""
 
     norm: Literal["linf"] = "linf"
-    eps: float = _limits(_EPS, low=0)
-    steps: int = _limits(0, low=0)
+    eps: float = bounded(_EPS, low=0)
+    steps: int = bounded(0, low=0)

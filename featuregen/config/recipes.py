@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from featuregen.config.settings import MISLABELLED
+from featuregen.config.schema import MISLABELLED
 
 _FEATURES = {
     "paper": {"steps": 1000, "step_size": 0.1, "schedule": "constant", "momentum": 0.0},

@@ -17,14 +17,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.config import Config, closest, config_names, load_config, to_dict
+from featuregen.config import Config, config_names, did_you_mean, load_config, to_dict
+from featuregen.data import BaseDataset
 from featuregen.errors import UserError
-from featuregen.images import Base
 from featuregen.interop.torch_files import read_torch_file
-from featuregen.runtime import Machine, note, progress, software
-from featuregen.store import PAPER, Header, Info, Writer, file_sha256, read_columns, read_images, read_info
-from featuregen.store.format import row_blocks
-from featuregen.synthesis import RULES, as_pixels, store_as
+from featuregen.runtime import ComputeSpec, log, progress, versions
+from featuregen.storage import (
+    PAPER,
+    DatasetInfo,
+    Header,
+    Writer,
+    file_sha256,
+    read_columns,
+    read_images,
+    read_info,
+    row_blocks,
+)
+from featuregen.synthesis import RULES, quantize, to_unit_range
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 # The authors' radius of the ball, 0.5, and what rounding to uint8 adds to it on CIFAR-10.
@@ -39,14 +48,14 @@ _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 def import_released(
     folder: Path,
     kind: str,
-    base: Base,
+    base: BaseDataset,
     out: Path,
     *,
     dtype: str = "float32",
     within: float = WITHIN,
     config: Config | None = None,
     force: bool = False,
-) -> Info:
+) -> DatasetInfo:
     """Write the folder's images as a file of this kind, with the base row of each where it can be found.
 
     A base image is found at an L2 distance of at most `within`. `config` is what the file records for those who
@@ -54,7 +63,7 @@ def import_released(
     """
     folder, out = Path(folder), Path(out)
     if kind not in RULES:
-        raise UserError(f"'{kind}' is no kind of dataset; {closest(kind, RULES)}")
+        raise UserError(f"'{kind}' is no kind of dataset; {did_you_mean(kind, RULES)}")
     if not (math.isfinite(within) and within > 0):
         raise UserError(f"within is {within:g}; give the largest L2 distance from a base image, such as {WITHIN:g}.")
     check_folder(folder)
@@ -82,7 +91,7 @@ class _Source:
 
     images: Tensor
     labels: NDArray[np.int64]
-    base: Base
+    base: BaseDataset
     dtype: str
 
     def __len__(self) -> int:
@@ -92,7 +101,7 @@ class _Source:
         return list(row_blocks(len(self), 8 * self.images[0].numel()))
 
     def stored(self, rows: slice) -> NDArray[Any]:
-        return np.asarray(store_as(as_pixels(self.images[rows]), self.dtype, None).numpy())
+        return np.asarray(quantize(to_unit_range(self.images[rows]), self.dtype, None).numpy())
 
     def distances(self, rows: slice, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """L2 in double precision, as checks compute it, from stored rows to base rows."""
@@ -129,7 +138,7 @@ def _tensors(path: Path) -> list[Tensor]:
     return batches
 
 
-def _read_images(path: Path, base: Base) -> Tensor:
+def _read_images(path: Path, base: BaseDataset) -> Tensor:
     batches = _tensors(path)
     if batches[0].dtype not in _DTYPES:
         raise UserError(f"{path} holds {batches[0].dtype}; images are {', '.join(str(dtype) for dtype in _DTYPES)}.")
@@ -149,7 +158,7 @@ def _read_images(path: Path, base: Base) -> Tensor:
     return torch.cat(batches)
 
 
-def _read_labels(path: Path, base: Base) -> NDArray[np.int64]:
+def _read_labels(path: Path, base: BaseDataset) -> NDArray[np.int64]:
     batches = _tensors(path)
     dtype = batches[0].dtype
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
@@ -185,7 +194,7 @@ def _header(folder: Path, kind: str, source: _Source, within: float, config: Con
         recipe={"imported": {"layout": f"{IMAGES}/{LABELS}", "sha256": digests, **radius}},
         base=base.record(),
         source_model={},
-        software=software(Machine()),
+        software=versions(ComputeSpec()),
         config=to_dict(config),
         citation=f"{base.citation} {PAPER}".strip(),
     )
@@ -220,17 +229,17 @@ def _base_rows(kind: str, source: _Source, within: float) -> NDArray[np.int64]:
     if mixed and rows == len(base.train) and _labelled(rule.label, source, in_order).all():
         parts = (source.distances(part, in_order[part]) for part in source.blocks())
         if rule.start != "self" or all((part <= within).all() for part in parts):
-            note(f"{rows} of {rows} rows are matched to {base.name}, in order")
+            log(f"{rows} of {rows} rows are matched to {base.name}, in order")
             return in_order
     if rule.start != "self":
-        note(f"none of {rows} rows is matched to {base.name}: their labels are not those of its rows in order")
+        log(f"none of {rows} rows is matched to {base.name}: their labels are not those of its rows in order")
         return np.full(rows, -1)
     nearest = _nearest(source)
     distances = np.concatenate([source.distances(part, nearest[part]) for part in source.blocks()])
     index = np.where((distances <= within) & _labelled(rule.label, source, nearest), nearest, -1)
     first = np.unique(index, return_index=True)[1]
     index[np.setdiff1d(in_order, first)] = -1
-    note(f"{int((index >= 0).sum())} of {rows} rows are matched to {base.name}, by an L2 distance up to {within:g}")
+    log(f"{int((index >= 0).sum())} of {rows} rows are matched to {base.name}, by an L2 distance up to {within:g}")
     return index
 
 
@@ -252,7 +261,7 @@ def _nearest(source: _Source) -> NDArray[np.int64]:
         squares = there.square().sum(1)
         for start in range(0, rows, _BLOCK):
             own = slice(start, min(rows, start + _BLOCK))
-            pixels = as_pixels(torch.from_numpy(source.stored(own))).flatten(1)
+            pixels = to_unit_range(torch.from_numpy(source.stored(own))).flatten(1)
             # Short of the square of the row itself, which is the same for every base image.
             least, where = torch.addmm(squares, pixels, there.T, alpha=-2).min(1)
             closer = least < best[own]
@@ -264,7 +273,7 @@ def _nearest(source: _Source) -> NDArray[np.int64]:
 # Writing -------------------------------------------------------------------------------------------
 
 
-def write_released(path: Path, info: Info, folder: Path) -> None:
+def write_released(path: Path, info: DatasetInfo, folder: Path) -> None:
     """A dataset file in the authors' layout, as float32; an import gives the same pixels and labels."""
     labels = torch.from_numpy(read_columns(path, ["labels"])["labels"])
     _save(folder / LABELS, [labels[at : at + BATCH].clone() for at in range(0, info.rows, BATCH)])

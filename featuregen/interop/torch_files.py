@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from featuregen.errors import UserError
-from featuregen.interop.pickles import Reader, Refused
+from featuregen.interop.unpickle import Reader, Refused
 
 # What begins every file of either layout; of the old one, torch's magic number as a pickle, after its protocol.
 _ZIP = b"PK\x03\x04"

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from featuregen.columns import aligned
-from featuregen.config import Model, closest
+from featuregen.config import Model, did_you_mean
 from featuregen.errors import UserError
+from featuregen.models.architectures.convnets import CarliniWagner, ConvNet
+from featuregen.models.architectures.resnets import PreActResNet18, ResNet9
+from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.backbone import Backbone
 from featuregen.models.classifier import Classifier
-from featuregen.models.convnets import CarliniWagner, ConvNet
-from featuregen.models.resnets import PreActResNet18, ResNet9
-from featuregen.models.robustness_nets import RobustnessNet
-from featuregen.runtime import seeded
+from featuregen.runtime import format_columns, seeded
 
 ImageShape = tuple[int, int, int]
 
@@ -117,7 +116,7 @@ _ALIASES = {"densenet": "densenet121"}
 def find_architecture(name: str) -> Architecture:
     name = _ALIASES.get(name, name)
     if name not in ARCHITECTURES:
-        raise UserError(f"{reprlib.repr(name)} is no architecture; {closest(name, ARCHITECTURES)}")
+        raise UserError(f"{reprlib.repr(name)} is no architecture; {did_you_mean(name, ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 
@@ -128,7 +127,7 @@ def architecture_table() -> str:
         width = str(item.width) if item.width else "fixed"
         fake = "yes" if item.fake_relu else "no"
         rows.append((item.name, item.channels_text, item.sizes_text, width, fake, item.description))
-    return "\n".join(aligned(rows))
+    return "\n".join(format_columns(rows))
 
 
 def build_model(

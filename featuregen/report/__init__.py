@@ -1,38 +1,57 @@
-"""Tables for people, PNG pictures and one self-contained HTML page, from the numbers of an experiment."""
+"""Tables, pictures and pages made from results."""
 
-from featuregen.report.attacks import attack_picture, attack_text, attack_words
-from featuregen.report.charts import KIND_NAMES
-from featuregen.report.comparing import comparison_text
-from featuregen.report.flips import flip_maps, flips_table
-from featuregen.report.overview import evaluation_table, results_markdown, results_table
-from featuregen.report.page import write_report
-from featuregen.report.pictures import accuracy_bars, accuracy_curves, honesty_curves, kinds_grid, preview
-from featuregen.report.plans import plan_sentence, plan_table
-from featuregen.report.sanity import sanity_bars, sanity_text
-from featuregen.report.tables import summary
+from featuregen.report.attack import attack_picture, attack_text, describe_attack
+from featuregen.report.cost import cost_sentence, cost_table
+from featuregen.report.diff import diff_text
+from featuregen.report.gradient_masking import masking_bars, masking_text
+from featuregen.report.html import write_report
+from featuregen.report.label_flips import flip_maps, flips_table
+from featuregen.report.pictures import Captions, kinds_grid, preview
+from featuregen.report.plots import KIND_NAMES, accuracy_bars, accuracy_curves, honesty_curves
+from featuregen.report.results import evaluation_table, results_markdown, results_table
+from featuregen.report.tables import (
+    NORMS,
+    accuracies,
+    accuracy_columns,
+    markdown_escape,
+    markdown_table,
+    percent,
+    seeds_in_words,
+    summary,
+    tested_in_words,
+)
 from featuregen.report.transfer import transfer_scatter, transfer_table
 
 __all__ = [
     "KIND_NAMES",
+    "NORMS",
+    "Captions",
+    "accuracies",
     "accuracy_bars",
+    "accuracy_columns",
     "accuracy_curves",
     "attack_picture",
     "attack_text",
-    "attack_words",
-    "comparison_text",
+    "cost_sentence",
+    "cost_table",
+    "describe_attack",
+    "diff_text",
     "evaluation_table",
     "flip_maps",
     "flips_table",
     "honesty_curves",
     "kinds_grid",
-    "plan_sentence",
-    "plan_table",
+    "markdown_escape",
+    "markdown_table",
+    "masking_bars",
+    "masking_text",
+    "percent",
     "preview",
     "results_markdown",
     "results_table",
-    "sanity_bars",
-    "sanity_text",
+    "seeds_in_words",
     "summary",
+    "tested_in_words",
     "transfer_scatter",
     "transfer_table",
     "write_report",

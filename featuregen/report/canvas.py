@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featuregen.whole import write_whole
+from featuregen.runtime import atomic_write
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 BLACK, BLUE, GREEN, ORANGE = "#000000", "#0072B2", "#009E73", "#E69F00"
@@ -59,7 +59,7 @@ def drawing(
         yield figure
         canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves these two without types
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]  # as above
-    write_whole(path, _png(Image.fromarray(pixels).convert("RGB")))
+    atomic_write(path, _png(Image.fromarray(pixels).convert("RGB")))
 
 
 def _png(image: Image.Image) -> bytes:

@@ -14,7 +14,7 @@ from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
 
 from featuregen.report import canvas
-from featuregen.report.charts import accuracy_bars, accuracy_curves, honesty_curves
+from featuregen.report.plots import accuracy_bars, accuracy_curves, honesty_curves
 
 __all__ = ["Captions", "accuracy_bars", "accuracy_curves", "honesty_curves", "kinds_grid", "preview"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from featuregen.report.charts import KIND_NAMES
+from featuregen.report.plots import KIND_NAMES
 from featuregen.report.tables import (
     NORMS,
     PAPER_GROUP,

@@ -141,7 +141,7 @@ def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
 
 
 def terminal_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
-    titles = [_shortened(plain(model["title"]), 36) for model in models]
+    titles = [_shortened(single_cell_text(model["title"]), 36) for model in models]
     left = max(len(text) for text in (*titles, corner))
     lines: list[str] = []
     for block in _blocks(columns, TERMINAL_WIDTH - left):
@@ -180,7 +180,7 @@ def _group_lines(group: list[Column]) -> list[str]:
     return [separator + line for line in (group[0].group.center(width), *(line.rjust(width) for line in body))]
 
 
-def plain(text: object) -> str:
+def single_cell_text(text: object) -> str:
     """Control characters would move the cursor of a terminal."""
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
@@ -214,4 +214,4 @@ def _markdown_row(cells: Iterable[str], escape: Callable[[object], str] = str) -
 
 
 def markdown_escape(text: object) -> str:
-    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in plain(text))
+    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in single_cell_text(text))

@@ -1,0 +1,121 @@
+"""3x3 convolutions of a frozen net by Winograd's F(4x4, 3x3): a quarter of the multiplications, for CPUs.
+
+The gradient with respect to the input is again such a convolution, with the kernel turned round; no other gradient
+is offered, since frozen nets need none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featuregen.compute.native import load_kernels
+
+_SOURCE = Path(__file__).with_name("winograd.c")
+_LANES = 16
+# With fewer channels the transforms cost what the products save.
+_LEAST_CHANNELS = 32
+_TILE = 4
+# Points 0, 1, -1, 2, -2 and infinity.
+_TO_POINTS = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+# Patches that stay in the cache between a transform and the product, but enough of them for BLAS.
+_PATCH_BYTES = 4 * 2**20
+_LEAST_TILES = 128
+
+
+def available() -> bool:
+    return load_kernels(_SOURCE) is not None
+
+
+def takes(conv: nn.Module) -> bool:
+    """3x3, stride 1, one pixel of zeros around, and channels in whole vectors."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and conv.in_channels % _LANES == conv.out_channels % _LANES == 0
+        and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
+    )
+
+
+class WinogradConv(nn.Module):
+    """Stands in for a convolution that `takes` accepts."""
+
+    ahead: Tensor
+    back: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        points = (36, conv.in_channels, conv.out_channels)
+        self.register_buffer("ahead", torch.empty(points))
+        self.register_buffer("back", torch.empty(points).transpose(1, 2).contiguous())
+        self.register_buffer("bias", torch.zeros(conv.out_channels))
+        self.copy(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+
+    def copy(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Take over a convolution's weight and bias."""
+        to_points = torch.tensor(_TO_POINTS)
+        to_points = torch.kron(to_points, to_points)
+        for buffer, kernel in ((self.ahead, weight.transpose(0, 1)), (self.back, weight.flip(2, 3))):
+            torch.mm(to_points, kernel.permute(2, 3, 0, 1).reshape(9, -1), out=buffer.view(36, -1))
+        if bias is not None:
+            self.bias.copy_(bias)
+
+    # Its kernels are compiled already.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no type
+    def forward(self, x: Tensor) -> Tensor:
+        moved: Tensor = _Convolution.apply(x, self.ahead, self.back, self.bias)
+        return moved
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ahead: Tensor, back: Tensor, bias: Tensor) -> Tensor:
+        ctx.back = back
+        return _convolve(x, ahead, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _convolve(gradient, ctx.back, None), None, None, None
+
+
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """`kernel` is (36, channels in, channels out)."""
+    library = load_kernels(_SOURCE)
+    assert library is not None
+    x = x.contiguous(memory_format=torch.channels_last)
+    (count, channels, height, width), out = x.shape, kernel.shape[2]
+    y = torch.empty((count, out, height, width), memory_format=torch.channels_last)
+    per_image = -(-height // _TILE) * -(-width // _TILE)
+    tiles = max(_LEAST_TILES, _PATCH_BYTES // (36 * 4 * max(channels, out)))
+    chunk = max(1, min(count, tiles // per_image))
+    patches, products = torch.empty(chunk * per_image, 36, channels), torch.empty(36, chunk * per_image, out)
+    threads = ctypes.c_int(torch.get_num_threads())
+    for first in range(0, count, chunk):
+        images, result = x[first : first + chunk], y[first : first + chunk]
+        size = [ctypes.c_long(side) for side in (len(images), height, width)]
+        used = len(images) * per_image
+        if used < len(patches):
+            patches, products = patches[:used], torch.empty(36, used, out)
+        library.to_patches(_address(images), _address(patches), *size, ctypes.c_long(channels), threads)
+        torch.bmm(patches.transpose(0, 1), kernel, out=products)
+        added = None if bias is None else _address(bias)
+        library.to_images(_address(products), added, _address(result), *size, ctypes.c_long(out), threads)
+    return y
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())

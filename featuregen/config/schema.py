@@ -1,0 +1,286 @@
+"""Frozen, typed settings, and the rules that span several of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from featuregen.errors import UserError
+
+Norm = Literal["l2", "linf"]
+Precision = Literal["auto", "fp32", "bf16"]
+Convolution = Literal["auto", "direct", "winograd"]
+Dtype = Literal["uint8", "float16", "float32"]
+
+KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
+MISLABELLED = ("rand", "det")
+ATTACKED = "attacked"
+
+
+def bounded(default: Any = dataclasses.MISSING, *, later: bool = False, **limits: float) -> Any:
+    """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive).
+
+    One that came `later` is left out of records while at its default, so that older digests stay what they were.
+    """
+    return field(default=default, metadata={**limits, "later": later})
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images. `name` is a known set, or the path of a Keras-style `.npz` or HDF5 file or a folder of pictures."""
+
+    name: str = "digits"
+    folder: str = "data"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network. `width` 0 means the architecture's own.
+
+    `mean` and `std`, one number per channel, are what pixels are normalised by; where they are empty, those of the
+    images trained on.
+    """
+
+    architecture: str = "convnet"
+    width: int = bounded(0, low=0, high=4096)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = bounded((), above=0)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how. `threads` 0 leaves their number to torch; `jobs` are processes that `reproduce` works with.
+
+    `precision` and `convolution` are measured where they are auto; the convolution concerns fixed models on CPUs.
+    `compile` has torch.compile fuse fixed models, which takes minutes before the first step.
+    A training saves what it needs to go on after a stop once in `save_every` seconds, at the end of an epoch.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    convolution: Convolution = "auto"
+    compile: bool = False
+    threads: int = bounded(0, low=0, high=1024)
+    jobs: int = bounded(1, low=1, high=64)
+    save_every: float = bounded(60.0, low=0)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps."""
+
+    norm: Norm = "l2"
+    eps: float = bounded(0.5, low=0)
+    steps: int = bounded(20, low=1)
+    step_size: float = bounded(0.0, low=0)
+    random_start: bool = False
+    restarts: int = bounded(1, low=1)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of training images: pixels of crop padding, flip, colour jitter, degrees of rotation."""
+
+    crop: int = bounded(0, low=0, high=64)
+    flip: bool = False
+    jitter: float = bounded(0.0, low=0, high=1)
+    rotate: float = bounded(0.0, low=0, high=180)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training recipe; with an `attack` it is adversarial training.
+
+    `alpha` is the weight of the clean images beside the attacked ones (0: attacked ones alone). `early_stop` keeps the
+    weights of the epoch with the smallest error, clean or under the recipe's own attack, on a share of the training
+    images that is `held_out`, and ends after `patience` epochs without a smaller one (0: never).
+    """
+
+    epochs: int = bounded(30, low=1)
+    batch_size: int = bounded(128, low=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = bounded(0.1, above=0)
+    momentum: float = bounded(0.9, low=0, high=1)
+    weight_decay: float = bounded(5e-4, low=0)
+    schedule: Literal["onecycle", "cosine", "steps", "constant"] = "onecycle"
+    milestones: tuple[float, ...] = bounded((1 / 3, 2 / 3), low=0, high=1)
+    label_smoothing: float = bounded(0.0, low=0, high=0.99)
+    augment: Augment = Augment()
+    attack: Attack | None = None
+    alpha: float = bounded(0.0, low=0, high=0.99, later=True)
+    early_stop: Literal["none", "clean", "adversarial"] = bounded("none", later=True)
+    held_out: float = bounded(0.1, above=0, high=0.9, later=True)
+    patience: int = bounded(0, low=0, later=True)
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """How pixels are moved. `norm` none leaves them free in [0, 1].
+
+    The schedule `polyak` steps as far as the distance left says, and never further than `step_size`; with `momentum`
+    a step also repeats that share of the step before.
+    """
+
+    steps: int = bounded(1000, low=0)
+    step_size: float = bounded(0.1, above=0)
+    schedule: Literal["constant", "cosine", "linear", "polyak"] = "constant"
+    momentum: float = bounded(0.0, low=0, high=0.999)
+    norm: Literal["none", "l2", "linf"] = "none"
+    eps: float = bounded(0.0, low=0)
+    noise: float = bounded(0.25, low=0)
+    fake_relu: bool = False
+    batch_size: int = bounded(256, low=1)
+    dtype: Dtype = "uint8"
+    rows: int = bounded(0, low=0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Fresh models per dataset, and the attacks they face: one per norm and eps.
+
+    `rows` is how many test images are attacked, a class-balanced sample (0: all); clean accuracy is always that of all.
+    `headline` is the L2 eps of the bar chart and of every claim in words, fixed before any seed is run.
+    """
+
+    seeds: int = bounded(3, low=1)
+    l2: tuple[float, ...] = bounded((0.25, 0.5), low=0)
+    headline: float = bounded(0.5, low=0)
+    linf: tuple[float, ...] = bounded((), low=0)
+    steps: int = bounded(20, low=1)
+    restarts: int = bounded(1, low=1)
+    rows: int = bounded(0, low=0)
+    batch_size: int = bounded(500, low=1)
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """The radii at which judges other than the source look at D_rand and D_det, on `rows` images each (0: all)."""
+
+    eps: tuple[float, ...] = bounded((), above=0)
+    rows: int = bounded(0, low=0)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The recipes of the two source models; `reproduce` trains `seeds` of each (0: as many as fresh models).
+
+    `standard_from` and `robust_from` name a saved model, or a checkpoint of robustness, to take instead of the first.
+    """
+
+    standard: Training = Training()
+    robust: Training = Training(attack=Attack())
+    standard_from: str = ""
+    robust_from: str = ""
+    seeds: int = bounded(0, low=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "unnamed"
+    seed: int = bounded(0, low=0, high=2**63 - 1)
+    data: Data = Data()
+    model: Model = Model()
+    runtime: Runtime = Runtime()
+    sources: Sources = Sources()
+    synthesis: Mapping[str, Synthesis] = field(default_factory=dict[str, Synthesis])
+    fresh: Mapping[str, Training] = field(default_factory=dict[str, Training])
+    evaluation: Evaluation = Evaluation()
+    honesty: Honesty = Honesty()
+
+
+def fresh_recipe(config: Config, kind: str) -> Training:
+    """How models are trained on a kind; a kind without a recipe of its own is trained like the standard source."""
+    return config.fresh.get(kind, config.sources.standard)
+
+
+def source_seeds(config: Config) -> int:
+    """How many models of each source's recipe a table shows."""
+    return config.sources.seeds or config.evaluation.seeds
+
+
+def source_models(config: Config, which: str) -> int:
+    """How many of them are trained: a second standard one judges mislabelled sets, however few are shown."""
+    judged = which == "standard" and any(kind in MISLABELLED for kind in config.synthesis)
+    return max(2 if judged else 1, source_seeds(config))
+
+
+def check_training(recipe: Training, name: str) -> None:
+    """What only makes sense beside an attack."""
+    if recipe.alpha and recipe.attack is None:
+        raise UserError(
+            f"{name}.alpha is {recipe.alpha:g}, which weighs clean images against attacked ones, but that recipe has "
+            "no attack; choose one with an attack, or leave alpha out."
+        )
+    if recipe.early_stop == "adversarial" and recipe.attack is None:
+        raise UserError(
+            f"{name}.early_stop is adversarial, but that recipe has no attack; choose one with an attack, or set "
+            "early_stop to clean."
+        )
+
+
+def check_consistency(config: Config) -> None:
+    """Rules that span several settings."""
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", config.name):
+        raise UserError(f"name is '{config.name}'; it names a folder, so use letters, digits, '.', '_' and '-'.")
+    for kind, recipe in config.synthesis.items():
+        if kind in MISLABELLED and recipe.norm == "none":
+            raise UserError(f"synthesis.{kind}.norm is 'none'; {kind} needs a ball: set it to l2 or linf.")
+        if kind in MISLABELLED and recipe.fake_relu:
+            raise UserError(f"synthesis.{kind}.fake_relu is true; it is for sets made from features, not for {kind}.")
+        if kind in MISLABELLED and recipe.schedule == "polyak":
+            raise UserError(f"synthesis.{kind}.schedule is polyak, which needs a goal that can be reached; use cosine.")
+        if recipe.schedule == "polyak" and recipe.norm == "linf":
+            raise UserError(
+                f"synthesis.{kind}.schedule is polyak, whose steps are measured in L2; its norm cannot be linf."
+            )
+        if recipe.norm == "none" and recipe.eps > 0:
+            raise UserError(f"synthesis.{kind}.eps is {recipe.eps:g} but its norm is none; choose the norm l2 or linf.")
+        if recipe.norm != "none" and recipe.eps == 0:
+            raise UserError(f"synthesis.{kind}.eps is 0 with norm {recipe.norm}; give a positive radius.")
+    attack = config.sources.robust.attack
+    balls = [(f"synthesis.{kind}.eps", recipe.norm, recipe.eps) for kind, recipe in config.synthesis.items()]
+    balls += [("sources.robust.attack.eps", attack.norm, attack.eps)] if attack else []
+    balls += [("evaluation.linf", "linf", eps) for eps in config.evaluation.linf]
+    for name, norm, eps in balls:
+        if norm == "linf" and eps >= 1:
+            raise UserError(
+                f"{name} is {eps:g}, a Linf ball that holds every image; give a radius below 1, such as 8/255."
+            )
+    if bool(config.model.mean) != bool(config.model.std):
+        raise UserError("model.mean and model.std go together; give both, or neither to have them measured.")
+    if config.evaluation.headline not in config.evaluation.l2:
+        radii = ", ".join(f"{eps:g}" for eps in config.evaluation.l2)
+        raise UserError(f"evaluation.headline is {config.evaluation.headline:g}; choose one of evaluation.l2: {radii}.")
+    if config.sources.robust.attack is None:
+        raise UserError("sources.robust.attack is missing; a robust source model is trained against an attack.")
+    if config.sources.standard.attack is not None:
+        raise UserError("sources.standard.attack is set; a standard source model is trained without one.")
+    fresh = {f"fresh.{kind}": recipe for kind, recipe in config.fresh.items()}
+    sources = {"sources.standard": config.sources.standard, "sources.robust": config.sources.robust}
+    for name, training in (sources | fresh).items():
+        check_training(training, name)
+
+
+def to_dict(settings: Any) -> Any:
+    """Plain containers, ready for JSON or YAML."""
+    if dataclasses.is_dataclass(settings):
+        recorded = (f for f in dataclasses.fields(settings) if not _is_omitted(f, settings))
+        return {f.name: to_dict(getattr(settings, f.name)) for f in recorded}
+    if isinstance(settings, Mapping):
+        return {key: to_dict(value) for key, value in settings.items()}
+    if isinstance(settings, (tuple, list)):
+        return [to_dict(value) for value in settings]
+    return settings
+
+
+def _is_omitted(setting: dataclasses.Field[Any], settings: Any) -> bool:
+    return bool(setting.metadata.get("later")) and getattr(settings, setting.name) == setting.default
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling per value, for digests and cache keys."""
+    return json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,245 @@
+"""A dataset file in the formats of others: the authors' tensors, .npz, a folder of PNGs, Parquet.
+
+Whatever is written appears whole or not at all, and equal files give equal bytes, so that an export which is there
+already is told from another thing in its place.
+"""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import importlib
+import io
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featuregen.config import did_you_mean
+from featuregen.errors import UserError
+from featuregen.interop.released import IMAGES, LABELS, write_released
+from featuregen.runtime import atomic_folder, atomic_path, log, progress
+from featuregen.storage import COLUMNS, DatasetInfo, read_columns, read_info, row_blocks, to_pixels
+
+Columns = dict[str, NDArray[Any]]
+# The numbers of a row, under the names they have where a row is one thing of its own.
+NUMBERS = {
+    "label": "labels",
+    "source_label": "source_labels",
+    "index": "index",
+    "start_index": "start_index",
+    "norm": "norm",
+    "objective": "objective",
+    "source_pred": "source_pred",
+}
+TABLE = "labels.csv"
+
+
+def export_dataset(path: Path, format: str, out: Path | None = None, force: bool = False) -> Path:
+    """Write the dataset in another format, beside it or to `out`, and say where.
+
+    Something else in that place is refused, or replaced with `force`.
+    """
+    path = Path(path)
+    if format not in FORMATS:
+        raise UserError(f"'{format}' is no format to export to; {did_you_mean(format, FORMATS)}")
+    chosen = FORMATS[format]
+    info = read_info(path)
+    out = Path(out or default_path(path, format))
+    if out.exists() and out.samefile(path):
+        raise UserError(f"{out} is the dataset itself; choose another --out.")
+    if chosen.pictures and info.image_shape[0] not in (1, 3):
+        raise UserError(
+            f"{path} has images of {info.image_shape[0]} channels, and {format} holds PNGs of 1 or 3; use --format npz."
+        )
+    if chosen.pictures and info.dtype != "uint8":
+        exact = "; the column pixels has them unrounded" if format == "parquet" else ""
+        log(f"note: {path} holds {info.dtype}, and PNGs are of 8 bits, so pixels are rounded to 1/255{exact}")
+    place = replaced_folder(out, chosen.holds, force) if chosen.holds else _whole_file(out, force)
+    with place as partial:
+        chosen.write(path, info, partial)
+        if read_info(path).content_sha256 != info.content_sha256:
+            raise UserError(f"{path} was replaced while it was exported; export it again.")
+    return out
+
+
+def default_path(path: Path, format: str) -> Path:
+    """Beside the dataset: a file of the same name and its own ending, or a folder named after the format."""
+    ending = FORMATS[format].ending
+    return path.with_suffix(ending) if ending else path.with_name(f"{path.stem}-{format}")
+
+
+# Placing -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _whole_file(out: Path, force: bool) -> Iterator[Path]:
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file to write.")
+    with atomic_path(out) as partial:
+        yield partial
+        if out.exists() and not force and not filecmp.cmp(partial, out, shallow=False):
+            raise _taken(out)
+
+
+@contextmanager
+def replaced_folder(out: Path, holds: str, force: bool) -> Iterator[Path]:
+    """A folder that takes its name when the block ends; `holds` matches the names of its files.
+
+    Nothing but such files is ever replaced, since --force is soon said and a wrong --out with it.
+    """
+    target = Path(os.path.realpath(out))
+    files = (file for file in target.rglob("*") if file.is_symlink() or not file.is_dir())
+    if target.is_file():
+        raise UserError(f"{out} is a file; name a folder to write.")
+    if any(not re.fullmatch(holds, file.relative_to(target).as_posix()) for file in files):
+        raise UserError(f"{out} holds other files, which are never replaced; choose another --out.")
+    with atomic_folder(target) as partial:
+        yield partial
+        if target.exists() and not force and any(target.iterdir()) and not _same_files(partial, target):
+            raise _taken(out)
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    names = [{str(path.relative_to(root)) for path in root.rglob("*")} for root in (one, other)]
+    common = [name for name in names[0] if (one / name).is_file()]
+    return names[0] == names[1] and filecmp.cmpfiles(one, other, common, shallow=False)[0] == common
+
+
+def _taken(out: Path) -> UserError:
+    return UserError(f"{out} holds something else; choose another --out, or replace it with --force.")
+
+
+# Formats -------------------------------------------------------------------------------------------
+
+
+def _blocks(path: Path, info: DatasetInfo) -> Iterator[tuple[slice, Columns]]:
+    """All columns as stored, a bounded number of rows at a time."""
+    parts = list(row_blocks(info.rows, 4 * math.prod(info.image_shape)))
+    for rows in progress(parts, "exporting", len(parts)):
+        yield rows, read_columns(path, list(COLUMNS), rows)
+
+
+def attributes(info: DatasetInfo) -> str:
+    """All that the file says of itself, as strict JSON; where it lies and its size say nothing."""
+    plain = {name: value for name, value in info.to_dict().items() if name not in ("path", "size")}
+    rate = plain["success_rate"]
+    return json.dumps(plain | {"success_rate": None if math.isnan(rate) else rate}, sort_keys=True, allow_nan=False)
+
+
+def _write_npz(path: Path, info: DatasetInfo, target: Path) -> None:
+    """Every column under its own name and as stored, and `attributes`; no array needs pickle."""
+    with zipfile.ZipFile(target, "w") as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as member:
+            for rows, columns in _blocks(path, info):
+                images = columns["images"]
+                if rows.start == 0:
+                    shape = (info.rows, *info.image_shape)
+                    head = {"descr": images.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(member, head)
+                member.write(np.ascontiguousarray(images).data)
+        arrays = read_columns(path, list(NUMBERS.values())) | {"attributes": np.array(attributes(info))}
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _pictures(stored: NDArray[Any]) -> list[bytes]:
+    """PNGs, grey or RGB."""
+    images = stored if stored.dtype == np.uint8 else np.rint(to_pixels(stored) * 255).astype(np.uint8)
+    found = []
+    for image in np.ascontiguousarray(images.transpose(0, 2, 3, 1)):
+        stream = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(stream, format="PNG")
+        found.append(stream.getvalue())
+    return found
+
+
+def _write_folder(path: Path, info: DatasetInfo, target: Path) -> None:
+    """One folder per class, in the order of the labels as torchvision sorts them, and a table of the rows."""
+    width = len(str(len(info.classes) - 1))
+    # The number in front keeps a hostile name inside the folder.
+    names = [re.sub(r"[^\w.-]+", "-", name)[:50] for name in info.classes]
+    folders = [f"{label:0{width}}_{name}" for label, name in enumerate(names)]
+    for folder in folders:
+        (target / folder).mkdir()
+    with (target / TABLE).open("w", encoding="utf-8", newline="") as table:
+        lines = csv.writer(table, lineterminator="\n")
+        lines.writerow(["row", "file", "label", "source_label", "index"])
+        for rows, columns in _blocks(path, info):
+            numbers = zip(*(columns[name].tolist() for name in ("labels", "source_labels", "index")), strict=True)
+            pictures = _pictures(columns["images"])
+            for row, picture, (label, *others) in zip(range(rows.start, rows.stop), pictures, numbers, strict=True):
+                file = f"{folders[label]}/{row:06d}.png"
+                (target / file).write_bytes(picture)
+                lines.writerow([row, file, label, *others])
+    empty = [folder for folder in folders if not any((target / folder).iterdir())]
+    if empty:
+        log(f"note: no image is labelled {', '.join(empty)}; torchvision's ImageFolder wants allow_empty=True for that")
+
+
+def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:
+    """As Hugging Face's `datasets` keeps images: PNGs, class names, and the features in the schema."""
+    try:
+        arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    except ImportError:
+        raise UserError("--format parquet needs pyarrow: pip install pyarrow.") from None
+    size, exact = math.prod(info.image_shape), info.dtype != "uint8"
+    types = {name: arrow.from_numpy_dtype(np.dtype(COLUMNS[column])) for name, column in NUMBERS.items()}
+    image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+    fields = {"image": image, **types, **({"pixels": arrow.list_(arrow.float32(), size)} if exact else {})}
+    says = {"huggingface": json.dumps({"info": {"features": _features(info, size)}}), "featuregen": attributes(info)}
+    schema = arrow.schema(list(fields.items()), metadata=says)
+    with parquet.ParquetWriter(str(target), schema) as writer:
+        for rows, columns in _blocks(path, info):
+            names = [f"{row:06d}.png" for row in range(rows.start, rows.stop)]
+            pictures = [arrow.array(_pictures(columns["images"]), arrow.binary()), arrow.array(names)]
+            arrays = {"image": arrow.StructArray.from_arrays(pictures, fields=list(image))}
+            arrays |= {name: arrow.array(columns[column]) for name, column in NUMBERS.items()}
+            if exact:
+                flat = arrow.array(to_pixels(columns["images"]).ravel())
+                arrays["pixels"] = arrow.FixedSizeListArray.from_arrays(flat, size)
+            writer.write_table(arrow.Table.from_arrays([arrays[name] for name in fields], schema=schema))
+
+
+def _features(info: DatasetInfo, size: int) -> dict[str, Any]:
+    """The columns in the words of `datasets`, which refuses two classes of one name."""
+    names = list(info.classes)
+    if len({*names}) < len(names):
+        names = [f"{number} {name}" for number, name in enumerate(names)]
+    classes = {"names": names, "_type": "ClassLabel"}
+    known: dict[str, Any] = {"image": {"_type": "Image"}}
+    for name, column in NUMBERS.items():
+        plain = {"dtype": np.dtype(COLUMNS[column]).name, "_type": "Value"}
+        known[name] = classes if name in ("label", "source_label", "source_pred") else plain
+    if info.dtype != "uint8":
+        known["pixels"] = {"feature": {"dtype": "float32", "_type": "Value"}, "length": size, "_type": "Sequence"}
+    return known
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A format is a file with an ending, or a folder that holds files with such names."""
+
+    write: Callable[[Path, DatasetInfo, Path], None]
+    ending: str = ""
+    holds: str = ""
+    pictures: bool = False
+
+
+FORMATS = {
+    "madry": _Format(write_released, holds=f"{IMAGES}|{LABELS}"),
+    "npz": _Format(_write_npz, ending=".npz"),
+    "imagefolder": _Format(_write_folder, holds=rf"{TABLE}|\d+_[^/]*/\d{{6,}}\.png", pictures=True),
+    "parquet": _Format(_write_parquet, ending=".parquet", pictures=True),
+}

@@ -1,0 +1,170 @@
+"""Models on disk: safetensors whose metadata says what is inside and how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from featuregen.config import Model, canonical_json, nested_deeply
+from featuregen.errors import UserError
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import skeleton
+from featuregen.runtime import atomic_write
+
+FORMAT = "featuregen-model"
+VERSION = 1
+
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+# Above any real model, and low enough that a hostile header cannot make torch overflow.
+_MOST = {"width": 4096, "classes": 1_000_000, "image_shape": 4096}
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Digest of every parameter and buffer, whatever their device and memory format."""
+    return _digest(model.state_dict())
+
+
+def save_model(path: str | Path, model: Classifier, record: dict[str, Any]) -> None:
+    """Write the model whole or not at all; equal models and records give equal bytes."""
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    broken = _not_finite(tensors)
+    if broken:
+        raise UserError(f"{path} is not written: {broken} has NaN or infinite weights; train with a lower rate.")
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": model.architecture,
+        "width": model.width,
+        "image_shape": model.image_shape,
+        "classes": model.classes,
+        "weights_sha256": _digest(tensors),
+        "record": record,
+    }
+    atomic_write(path, save(tensors, metadata={"featuregen": canonical_json(header)}))
+
+
+def read_model_record(path: str | Path) -> dict[str, Any]:
+    """The header of a saved model, checked; its `record` is what `save_model` was given. Reads no weights."""
+    with _opened(Path(path)) as file:
+        return _parse(Path(path), (file.metadata() or {}).get("featuregen"))
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Classifier, dict[str, Any]]:
+    """The model in eval mode, and its record; anything that does not fit is refused."""
+    path = Path(path)
+    with _opened(path) as file:
+        header = _parse(path, (file.metadata() or {}).get("featuregen"))
+        model = _skeleton(path, header)
+        names = file.keys()
+        _check_fit(path, model, {name: _type_and_shape(file.get_slice(name)) for name in names})
+        # Cloned, because safetensors maps the file: truncating it later would kill the process.
+        tensors = {name: file.get_tensor(name).clone() for name in names}
+    if _digest(tensors) != header["weights_sha256"]:
+        raise UserError(f"{path} is damaged: its weights do not match their recorded sha256; restore the file.")
+    broken = _not_finite(tensors)
+    if broken or bool((tensors["std"] <= 0).any()):
+        raise UserError(f"{path} holds unusable weights: {broken or 'std'} must be finite and deviations positive.")
+    model.load_state_dict(tensors, assign=True)
+    return model.to(device).eval(), header["record"]
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str:
+    """The first tensor with NaN or infinite values, or nothing."""
+    return next((name for name, tensor in sorted(tensors.items()) if not bool(tensor.isfinite().all())), "")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise UserError(f"No model file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is no readable safetensors file ({reason}); it may be truncated.") from None
+
+
+def _parse(path: Path, text: str | None) -> dict[str, Any]:
+    """The featuregen part of the metadata, with the types it must have."""
+    if text is None:
+        raise UserError(f"{path} is a safetensors file but no featuregen model: it has no featuregen metadata.")
+    try:
+        header = json.loads(text)
+        canonical_json(header)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is damaged: its featuregen metadata is not valid JSON.") from None
+    if nested_deeply(header):
+        raise UserError(f"{path} is damaged: its featuregen metadata is nested too deeply.")
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(f"{path} is no featuregen model: its metadata does not say format '{FORMAT}'.")
+    version = header.get("version")
+    if type(version) is int and version > VERSION:
+        raise UserError(
+            f"{path} has model format version {version}; update featuregen, this one reads up to {VERSION}."
+        )
+    shape = header.get("image_shape")
+    valid = {
+        "version": version == VERSION and type(version) is int,
+        "architecture": isinstance(header.get("architecture"), str),
+        "width": _whole(header.get("width"), 0, _MOST["width"]),
+        "classes": _whole(header.get("classes"), 2, _MOST["classes"]),
+        "image_shape": isinstance(shape, list)
+        and len(shape) == 3
+        and all(_whole(side, 1, _MOST["image_shape"]) for side in shape),
+        "weights_sha256": isinstance(header.get("weights_sha256"), str),
+        "record": isinstance(header.get("record"), dict),
+    }
+    for key, good in valid.items():
+        if not good:
+            raise UserError(f"{path} is damaged: its metadata has {key} {reprlib.repr(header.get(key))}.")
+    return header
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _skeleton(path: Path, header: dict[str, Any]) -> Classifier:
+    """The model the header describes; a hostile header costs nothing."""
+    channels, height, width = header["image_shape"]
+    settings = Model(header["architecture"], header["width"])
+    try:
+        return skeleton(settings, (channels, height, width), header["classes"])
+    except UserError as error:
+        raise UserError(f"{path} cannot be loaded: {error}") from None
+
+
+def _type_and_shape(stored: Any) -> tuple[str, list[int]]:
+    return stored.get_dtype(), stored.get_shape()
+
+
+def _check_fit(path: Path, model: Classifier, found: dict[str, tuple[str, list[int]]]) -> None:
+    expected = {name: (_DTYPES[tensor.dtype], list(tensor.shape)) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            wanted = "no such tensor" if name not in expected else "{} {}".format(*expected[name])
+            got = "none" if name not in found else "{} {}".format(*found[name])
+            raise UserError(
+                f"{path} does not fit {model.architecture}: tensor {reprlib.repr(name)} should be {wanted}, "
+                f"and the file has {got}."
+            )

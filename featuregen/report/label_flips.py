@@ -1,0 +1,178 @@
+"""Label flips: a table of what is more than chance in them, and a heat map for each attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from featuregen.report import canvas
+from featuregen.report.tables import (
+    NORMS,
+    UNKNOWN,
+    Cell,
+    Column,
+    Results,
+    percent,
+    single_cell_text,
+    terminal_table,
+)
+
+Run = Mapping[str, Any]
+Pair = Mapping[str, Any]
+
+_NOTES = (
+    "asymmetry: 0 if as large a share of A flips to B as of B to A, 1 if none flips back; what so many flips come to",
+    "by chance, and how often they would be as lopsided (p). attracts most: × an even share of the flips; how often",
+    "some class would attract as much by chance (p). Each p stands alone: of twenty, one is below 0.05 by chance",
+)
+_AGREEMENT_NOTES = (
+    "of the images that both flip, in %: those that get the same new class, and those that would if images of one true",
+    "class were paired at random, which is also what p counts; kappa: how far from the second (0) to all of them (1)",
+)
+_ACROSS = 3
+# Classes up to which every cell has its number and every row its name.
+_NUMBERED, _NAMED = 12, 24
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", canvas.SKY, canvas.BLUE, "#002a45"]).with_extremes(
+    bad="#ececec"
+)
+
+
+def run_in_words(run: Run) -> str:
+    """Such as `pgd, Linf eps 0.1`."""
+    ball = [NORMS[run["norm"]]] if run["norm"] else []
+    ball += [f"eps {run['eps']:.4g}"] if run["eps"] is not None else []
+    return ", ".join([run["attack"], *([" ".join(ball)] if ball else [])])
+
+
+# In words ------------------------------------------------------------------------------------------
+
+
+def flips_table(results: Results) -> str:
+    """For a terminal: success, asymmetry, the class that attracts most, and how far attacks and models agree."""
+    names, between = results["base"]["classes"], results["agreement"]
+    images = f"{results['images']} test images of {single_cell_text(results['base']['name'])}"
+    lines = [f"{images}; attacked are those that a model gets right"]
+    for model in results["models"]:
+        runs = [run for run in results["runs"] if run["model"] == model["title"]]
+        lines += ["", single_cell_text(model["title"]), *_runs(runs, names)]
+    lines += ["", *_NOTES]
+    for title, pairs in _grouped(between["attacks"], "model"):
+        titles = [_attacks_in_words(pair) for pair in pairs]
+        lines += ["", f"{single_cell_text(title)}: do its attacks agree?", *_agreements(titles, pairs)]
+    for first, firsts in _grouped(between["models"], "first"):
+        for second, pairs in _grouped(firsts, "second"):
+            head = f"{single_cell_text(first)} and {single_cell_text(second)}: do they agree under the same attack?"
+            lines += ["", head, *_agreements([run_in_words(pair) for pair in pairs], pairs)]
+    return "\n".join([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
+
+
+def _grouped(pairs: Sequence[Pair], key: str) -> list[tuple[str, list[Pair]]]:
+    titles = dict.fromkeys(pair[key] for pair in pairs)
+    return [(title, [pair for pair in pairs if pair[key] == title]) for title in titles]
+
+
+def _runs(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    columns = [
+        Column("flipped", "images", tuple(Cell(f"{run['flipped']}/{run['attacked']}") for run in runs)),
+        Column("flipped", "%", tuple(Cell(percent(run["success"])) for run in runs)),
+        Column("asymmetry", "index", tuple(Cell(_number(run["asymmetry"]["index"])) for run in runs)),
+        Column("asymmetry", "by chance", tuple(Cell(_number(run["asymmetry"]["chance"])) for run in runs)),
+        Column("asymmetry", "p", tuple(Cell(_p(run["asymmetry"]["p"])) for run in runs)),
+        Column("attracts most", "class", tuple(Cell(_strongest(run["attraction"], names)) for run in runs)),
+        Column("attracts most", "p", tuple(Cell(_p(run["attraction"]["p"])) for run in runs)),
+    ]
+    return terminal_table([{"title": run_in_words(run)} for run in runs], columns, "attack")
+
+
+def _agreements(titles: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
+    columns = [
+        Column("flipped by both", "images", tuple(Cell(str(pair["both"])) for pair in pairs)),
+        Column("flipped by both", "same class", tuple(Cell(percent(pair["share"])) for pair in pairs)),
+        Column("flipped by both", "by chance", tuple(Cell(percent(pair["chance"])) for pair in pairs)),
+        Column("flipped by both", "kappa", tuple(Cell(_number(pair["kappa"])) for pair in pairs)),
+        Column("flipped by both", "p", tuple(Cell(_p(pair["p"])) for pair in pairs)),
+    ]
+    return terminal_table([{"title": title} for title in titles], columns, "attack")
+
+
+def _attacks_in_words(pair: Pair) -> str:
+    first, second = pair["first"], pair["second"]
+    eps = next((run["eps"] for run in (first, second) if run["eps"] is not None), None)
+    return f"{first['attack']}, {second['attack']}" + ("" if eps is None else f", eps {eps:.4g}")
+
+
+def _strongest(attraction: Mapping[str, Any], names: Sequence[str]) -> str:
+    if attraction["strongest"] is None:
+        return UNKNOWN
+    return f"{single_cell_text(names[attraction['strongest']])} ×{attraction['ratios'][attraction['strongest']]:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2f}"
+
+
+def _p(value: float | None) -> str:
+    return UNKNOWN if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+# As pictures ---------------------------------------------------------------------------------------
+
+
+def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence[str]) -> Path:
+    """A panel per run: of the flips of each true class (row), the share that becomes each other class."""
+    across, side = min(_ACROSS, len(runs)), 300 if len(names) <= _NUMBERED else 380
+    down = -(-len(runs) // across)
+    words = max((len(name) for name in names), default=1)
+    width, height = side + 6 * words, side + 40 + 5 * words
+    with canvas.drawing(path, across * width + 110, down * height + 40) as figure:
+        panels = figure.subplots(down, across, squeeze=False).flatten()
+        for axes, run in zip(panels, runs, strict=False):
+            image = _panel(axes, run, names)
+        for axes in panels[len(runs) :]:
+            axes.set_axis_off()
+        bar = figure.colorbar(image, ax=panels.tolist(), shrink=0.6, aspect=30, pad=0.02)
+        bar.set_label("of the flips of this true class, %")
+        bar.outline.set_visible(False)
+        figure.suptitle(f"Labels that flip: {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return Path(path)
+
+
+def _panel(axes: Axes, run: Run, names: Sequence[str]) -> AxesImage:
+    counts = np.array(run["matrix"], dtype=np.float64)
+    leaving = counts.sum(1)
+    shares = _shares(counts)
+    axes.grid(False)
+    axes.tick_params(length=0, labelsize=7.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    image = axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=100)
+    step = -(-len(names) // _NAMED)
+    places = list(range(0, len(names), step))
+    axes.set_xticks(places, [names[i] for i in places], rotation=90 if max(map(len, names)) > 2 else 0)
+    axes.set_yticks(places, [f"{names[i]} ({leaving[i]:.0f})" for i in places])
+    axes.set_xlabel("seen as")
+    axes.set_ylabel("true class (flips)")
+    success = "" if run["success"] is None else f" ({percent(run['success'])} %)"
+    axes.set_title(f"{run_in_words(run)}\n{run['flipped']} of {run['attacked']} flipped{success}", fontsize=8.5)
+    if len(names) <= _NUMBERED:
+        for (true, seen), share in np.ndenumerate(shares):
+            # Below half a percent there is nothing to read, and nan is no number.
+            if share >= 0.5:
+                shade = "white" if share > 45 else canvas.INK
+                axes.text(seen, true, f"{share:.0f}", ha="center", va="center", fontsize=6.5, color=shade)
+    return image
+
+
+def _shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In percent of each row; nan on the diagonal, and where no image of a class flips."""
+    leaving = counts.sum(1, keepdims=True)
+    shares: NDArray[np.float64] = np.divide(100 * counts, leaving, out=np.full_like(counts, np.nan), where=leaving > 0)
+    np.fill_diagonal(shares, np.nan)
+    return shares

@@ -1,0 +1,60 @@
+"""The process and its surroundings: device, random numbers, distributed processes, atomic files, console."""
+
+from featuregen.runtime.atomic import (
+    LOCK_TIMEOUT,
+    atomic_folder,
+    atomic_path,
+    atomic_write,
+    lock,
+    locked,
+    os_errors_as_user_errors,
+    partial_path,
+    sync_folder,
+    unlock,
+)
+from featuregen.runtime.columns import format_columns
+from featuregen.runtime.console import log, progress
+from featuregen.runtime.device import (
+    ComputeSpec,
+    autocast,
+    configure_process,
+    free_memory,
+    out_of_memory,
+    resolve_device,
+    versions,
+)
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo, dist_from_env, init_distributed
+from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap
+from featuregen.runtime.rng import RowDraws, RowRandom, seeded
+
+__all__ = [
+    "LOCK_TIMEOUT",
+    "SINGLE_PROCESS",
+    "ComputeSpec",
+    "DistInfo",
+    "RowDraws",
+    "RowRandom",
+    "atomic_folder",
+    "atomic_path",
+    "atomic_write",
+    "autocast",
+    "configure_process",
+    "dist_from_env",
+    "first_bad_vlen_string",
+    "format_columns",
+    "free_memory",
+    "has_oversized_local_heap",
+    "init_distributed",
+    "lock",
+    "locked",
+    "log",
+    "os_errors_as_user_errors",
+    "out_of_memory",
+    "partial_path",
+    "progress",
+    "resolve_device",
+    "seeded",
+    "sync_folder",
+    "unlock",
+    "versions",
+]

@@ -1,0 +1,293 @@
+"""Reading a file that may be broken or hostile: everything it declares is checked before anything is read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featuregen.config import canonical_json, nested_deeply, to_dict
+from featuregen.errors import UserError
+from featuregen.runtime import first_bad_vlen_string, has_oversized_local_heap
+from featuregen.storage.journal import MAGIC
+from featuregen.storage.schema import (
+    ATTRIBUTES,
+    COLUMNS,
+    FORMAT,
+    FORMAT_VERSION,
+    IMAGE_DTYPES,
+    Array,
+    Attribute,
+    CorruptFile,
+    Header,
+    column_dtype,
+    value_problem,
+)
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# What h5py raises on bytes it cannot make sense of.
+READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+_JSON = {"recipe": dict, "base": dict, "source_model": dict, "software": dict, "config": dict, "classes": list}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A file's attributes and the shape of what it holds; `size` is in bytes."""
+
+    path: Path
+    kind: str
+    rows: int
+    image_shape: tuple[int, int, int]
+    dtype: str
+    classes: tuple[str, ...]
+    recipe: Mapping[str, Any]
+    base: Mapping[str, Any]
+    source_model: Mapping[str, Any]
+    success_rate: float
+    software: Mapping[str, Any]
+    config: Mapping[str, Any]
+    created: str
+    citation: str
+    format_version: int
+    value_range: tuple[float, float]
+    content_sha256: str
+    record_sha256: str
+    size: int
+
+    def header(self) -> Header:
+        """What a writer would be opened with to make this file."""
+        return Header(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Header)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        plain: dict[str, Any] = to_dict(self)
+        return plain | {"path": str(self.path)}
+
+
+def read_info(path: Path) -> DatasetInfo:
+    with open_file(path) as root:
+        return info_of(root, Path(path))
+
+
+def read_columns(path: Path, names: Sequence[str], rows: slice = slice(None)) -> dict[str, Array]:
+    """Columns as stored, values checked."""
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown:
+        raise UserError(f"There is no column '{unknown[0]}' in {path}; it has {', '.join(COLUMNS)}.")
+    with open_file(path) as root:
+        classes = len(info_of(root, Path(path)).classes)
+        return {name: _values(root, name, rows, classes, Path(path)) for name in names}
+
+
+def read_images(path: Path, start: int, stop: int) -> NDArray[np.float32]:
+    """Pixels as a model takes them: float32, NCHW, in [0, 1]."""
+    return to_pixels(read_columns(path, ["images"], slice(start, stop))["images"])
+
+
+def to_pixels(stored: Array) -> NDArray[np.float32]:
+    pixels = stored.astype(np.float32)
+    return pixels / np.float32(255) if stored.dtype == np.uint8 else pixels
+
+
+def _values(root: h5py.File, name: str, rows: slice, classes: int, path: Path) -> Array:
+    values: Array = np.asarray(root[name][rows])
+    problem = value_problem(name, values, classes)
+    if problem:
+        raise CorruptFile(f"{path}: column '{name}' is broken: {problem}.")
+    return values
+
+
+# Opening -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """An open file of this format, its columns checked; errors while it is read become one sentence."""
+    path = Path(path)
+    head = _head(path)
+    ours = CorruptFile if FORMAT.encode() in head else UserError
+    if has_oversized_local_heap(path):
+        raise ours(f"{path} is damaged: its table of names does not add up; get it again, or make it again.")
+    try:
+        with h5py.File(path, "r", locking=False) as root:
+            if name := first_bad_vlen_string(path, _texts(root)):
+                told = f"{path} is damaged: the text of '{name}' is not where it says"
+                raise ours(f"{told}; get it again, or make it again.")
+            _check_format(root, path)
+            check_columns(root, path)
+            yield root
+    except UserError:
+        raise
+    except READ_ERRORS as error:
+        if ours is CorruptFile:
+            raise CorruptFile(f"{path} is damaged: {_phrase(error)}; get it again, or make it again.") from None
+        raise UserError(f"{path} cannot be read as HDF5: {_phrase(error)}.") from None
+
+
+def _phrase(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes, after ruling out what is certainly no such file."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the HDF5 file itself.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check its name.") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    if not head:
+        raise UserError(f"{path} is empty; get it again, or make it again.")
+    if head.startswith(MAGIC):
+        raise UserError(f"{path} is unfinished: run the same command again, and it goes on where it stopped.")
+    if not head.startswith(_SIGNATURE):
+        if b"content_sha256" in head and FORMAT.encode() in head:
+            raise CorruptFile(f"{path} is damaged: its first bytes are not those of an HDF5 file.")
+        raise UserError(f"{path} is no HDF5 file; give a file that featuregen wrote.")
+    return head
+
+
+def _check_format(root: h5py.File, path: Path) -> None:
+    if "format" not in root.attrs or _attribute(root, "format", path) != FORMAT:
+        raise UserError(f"{path} is an HDF5 file, but not one of featuregen's (its attribute 'format' says so).")
+    version = _plain(_attribute(root, "format_version", path))
+    if not isinstance(version, int) or version < 1:
+        raise CorruptFile(f"{path}: attribute 'format_version' is {version!r}, which is no version.")
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path} has format version {version}, and this featuregen reads {FORMAT_VERSION}; upgrade it.")
+
+
+def check_columns(root: h5py.File, path: Path) -> None:
+    """Every column is plain data inside this very file, and as large as it says."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in COLUMNS:
+        link = root.get(name, getlink=True)
+        if link is None:
+            raise CorruptFile(f"{path} has no column '{name}'.")
+        if not isinstance(link, h5py.HardLink) or root.get(name, getclass=True) is not h5py.Dataset:
+            raise CorruptFile(
+                f"{path}: '{name}' is no data set of this file but a link or a group; it is not followed."
+            )
+        shapes[name] = _column_shape(h5py.h5d.open(root.id, name.encode()), name, path)
+    images = shapes["images"]
+    if len(images) != 4 or min(images) < 1:
+        raise CorruptFile(f"{path}: 'images' has shape {images}, which is not (N, C, H, W).")
+    for name, shape in shapes.items():
+        if name != "images" and shape != images[:1]:
+            raise CorruptFile(f"{path}: '{name}' has shape {shape}, and there are {images[0]} images.")
+
+
+def _column_shape(column: Any, name: str, path: Path) -> tuple[int, ...]:
+    layout = column.get_create_plist()
+    # The layout comes first: asking a virtual data set for its shape already opens other files.
+    if layout.get_layout() != h5py.h5d.CHUNKED or layout.get_external_count():
+        raise CorruptFile(f"{path}: '{name}' is not stored in chunks inside the file itself; it is not read.")
+    filters = [layout.get_filter(i)[0] for i in range(layout.get_nfilters())]
+    if filters != [h5py.h5z.FILTER_FLETCHER32]:
+        raise CorruptFile(f"{path}: '{name}' must be stored with checksums and without compression.")
+    allowed = {COLUMNS[name]} if COLUMNS[name] else set(IMAGE_DTYPES.values())
+    if column.dtype.str not in allowed:
+        raise CorruptFile(f"{path}: '{name}' holds {column.dtype}; it must be {' or '.join(sorted(allowed))}.")
+    shape, chunk = tuple(map(int, column.shape)), tuple(map(int, layout.get_chunk()))
+    # HDF5 makes up fill values for chunks that are not there, so a tiny file could declare terabytes.
+    chunks = math.prod(-(-length // piece) for length, piece in zip(shape, chunk, strict=True))
+    stored = chunks * (math.prod(chunk) * column.dtype.itemsize + 4)
+    size = path.stat().st_size
+    if column.get_storage_size() != stored or stored > size:
+        raise CorruptFile(f"{path}: '{name}' declares shape {shape}, and the file does not hold that much.")
+    return shape
+
+
+# Attributes ----------------------------------------------------------------------------------------
+
+
+def attributes_of(root: h5py.File, path: Path) -> dict[str, Attribute]:
+    """Every root attribute, this version's or not."""
+    return {str(name): _attribute(root, str(name), path) for name in root.attrs}
+
+
+def _texts(root: h5py.File) -> dict[str, int]:
+    """How many texts of any length each attribute has."""
+    found = ((str(name), root.attrs.get_id(name)) for name in root.attrs)
+    return {name: math.prod(raw.shape or ()) for name, raw in found if _of_any_length(raw.get_type())}
+
+
+def _of_any_length(kind: Any) -> bool:
+    return isinstance(kind, h5py.h5t.TypeStringID) and bool(kind.is_variable_str())
+
+
+def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
+    try:
+        raw = root.attrs.get_id(name)
+        kind, shape = raw.get_type(), raw.shape
+        plain = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID))
+        if not plain or shape is None or math.prod(shape) > 4096 or raw.get_storage_size() > path.stat().st_size:
+            raise CorruptFile(f"{path}: attribute '{name}' is neither text nor a few numbers.")
+        value = root.attrs[name]
+    except KeyError:
+        raise CorruptFile(f"{path} has no attribute '{name}'.") from None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
+        return json.dumps([str(item) for item in value.ravel()])
+    return value if isinstance(value, str) else np.asarray(value)
+
+
+def _plain(value: Attribute) -> Any:
+    """A single number as Python has it, whatever its stored type, which is what the digests cover."""
+    return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
+
+
+def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | None = None) -> DatasetInfo:
+    """The header; `attributes` if they were read already."""
+    known = attributes or {}
+    values: dict[str, Any] = {n: _plain(known[n] if n in known else _attribute(root, n, path)) for n in ATTRIBUTES}
+    for name, value in values.items():
+        wanted = {"format_version": int, "success_rate": float, "value_range": np.ndarray}.get(name, str)
+        if not isinstance(value, wanted):
+            raise CorruptFile(f"{path}: attribute '{name}' is {type(value).__name__}, not {wanted.__name__}.")
+    parsed = {name: _parse(values[name], name, kind, path) for name, kind in _JSON.items()}
+    limits = values["value_range"]
+    if limits.shape != (2,) or limits.dtype.kind != "f":
+        raise CorruptFile(f"{path}: attribute 'value_range' must hold two numbers.")
+    if len(parsed["classes"]) < 2 or not all(isinstance(name, str) for name in parsed["classes"]):
+        raise CorruptFile(f"{path}: attribute 'classes' must be a list of two or more names.")
+    images = root["images"]
+    plain = ("kind", "success_rate", "created", "citation", "format_version", "content_sha256", "record_sha256")
+    return DatasetInfo(
+        path=path,
+        rows=int(images.shape[0]),
+        image_shape=(int(images.shape[1]), int(images.shape[2]), int(images.shape[3])),
+        dtype=next(name for name in IMAGE_DTYPES if column_dtype("images", name) == images.dtype),
+        classes=tuple(parsed["classes"]),
+        value_range=(float(limits[0]), float(limits[1])),
+        size=path.stat().st_size,
+        **{name: parsed[name] for name in ("recipe", "base", "source_model", "software", "config")},
+        **{name: values[name] for name in plain},
+    )
+
+
+def _parse(text: str, name: str, kind: type, path: Path) -> Any:
+    try:
+        value = json.loads(text)
+        # Neither NaN nor what nobody could write again.
+        canonical_json(value)
+    except (ValueError, RecursionError):
+        raise CorruptFile(f"{path}: attribute '{name}' is not valid JSON.") from None
+    if nested_deeply(value):
+        raise CorruptFile(f"{path}: attribute '{name}' is nested too deeply.")
+    if not isinstance(value, kind):
+        raise CorruptFile(f"{path}: attribute '{name}' must hold a JSON {'list' if kind is list else 'object'}.")
+    return value

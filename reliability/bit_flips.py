@@ -1,0 +1,228 @@
+"""Flips single bits of a dataset file, one at a time, and asks `verify` each time.
+
+    python -m reliability.bit_flips datasets_out/digits-det.h5 [--flips 1000] [--outside] [--out flips.json]
+
+Claim: `verify` reports every flip that changes an array or an attribute as plain h5py reads them, where a file that
+plain h5py can no longer read counts as changed; and a SHA256SUMS beside the file gives away every flip at all. The
+places are drawn by the seed, without repetition. Every flip is judged in a process beside this one, since HDF5 may
+crash on a damaged file or never return from it: that counts as changed for plain h5py, and as missed for `verify`.
+Nearly all of a large file is pixels; with `--outside`, flips are in what lies around the arrays: headers, attributes,
+indexes, names and unused space.
+Exit code 1 if a flip is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from featuregen.errors import UserError
+from featuregen.runtime import atomic_write, log
+from featuregen.storage import SUMS, check_file, check_sums
+
+# Seconds within which a small file is judged many times over.
+PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One bit, and who noticed; `reported` is None where `verify` gave no answer."""
+
+    bit: int
+    summed: bool
+    reported: bool | None
+    changed: bool
+
+    @property
+    def missed(self) -> bool:
+        return self.reported is None or (self.changed and not self.reported)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    broken = bytearray(data)
+    broken[bit // 8] ^= 1 << bit % 8
+    return bytes(broken)
+
+
+def drawn_bits(path: Path, flips: int, seed: int, outside: bool = False) -> list[int]:
+    """Places in a file, or in what lies outside its arrays."""
+    drawn = np.ones(path.stat().st_size, dtype=bool)
+    if outside:
+        for start, size in _stored_arrays(path):
+            drawn[start : start + size] = False
+    places = np.flatnonzero(drawn)
+    if not 0 < flips <= len(places) * 8:
+        raise UserError(f"{flips} flips were asked for; there are {len(places) * 8} bits to choose from.")
+    chosen = np.random.default_rng(seed).choice(len(places) * 8, flips, replace=False)
+    return [int(places[bit // 8]) * 8 + int(bit % 8) for bit in chosen]
+
+
+def _stored_arrays(path: Path) -> Iterator[tuple[int, int]]:
+    """Offset and size of every piece that an array is stored in."""
+    with h5py.File(path, "r") as root:
+        for array in root.values():
+            if array.chunks is None:
+                yield array.id.get_offset(), array.id.get_storage_size()
+                continue
+            for number in range(array.id.get_num_chunks()):
+                chunk = array.id.get_chunk_info(number)
+                yield chunk.byte_offset, chunk.size
+
+
+def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Every array and attribute of a file; None if they cannot be read, or have other shapes than those of `like`."""
+    found: dict[str, Any] = {}
+    try:
+        with h5py.File(path, "r") as root:
+            objects = {"": root} | {name: root[name] for name in root}
+            shapes = {name: _shape(member) for name, member in objects.items()}
+            # A flipped size may be terabytes, so nothing is read before it is known to be as it was.
+            if like is not None and shapes != like["shapes"]:
+                return None
+            found["shapes"] = shapes
+            for name, member in objects.items():
+                found |= {f"{name}@{key}": _plain(member.attrs[key]) for key in member.attrs}
+                if name:
+                    found[name] = _plain(member[()])
+    # Whatever it is that h5py says of a damaged file, the file cannot be read.
+    except Exception:
+        return None
+    return found
+
+
+def _shape(member: Any) -> tuple[Any, ...]:
+    array = (member.shape, member.dtype.str) if isinstance(member, h5py.Dataset) else ()
+    attributes = ((name, member.attrs.get_id(name)) for name in member.attrs)
+    return (type(member), array, {name: (about.shape, about.dtype.str) for name, about in attributes})
+
+
+def _plain(value: Any) -> tuple[str, bytes]:
+    if isinstance(value, str):
+        return "text", value.encode("utf-8", "surrogateescape")
+    array = np.asarray(value)
+    return array.dtype.str, repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+
+
+def _reported(path: Path) -> bool:
+    try:
+        return not all(check.ok for check in check_file(path))
+    except UserError:
+        return True
+
+
+def _sound(path: Path) -> dict[str, Any]:
+    """What plain h5py reads of a file that is as it should be."""
+    good = what_h5py_reads(path)
+    if good is None or _reported(path):
+        raise UserError(f"{path} does not pass `featuregen verify` as it is; give a sound file.")
+    return good
+
+
+def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[Flip]:
+    """Flip each bit in a copy of the file; the file itself stays as it is."""
+    data, good = path.read_bytes(), _sound(path)
+    found: list[Flip] = []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n", encoding="utf-8")
+        while len(found) < len(bits):
+            # Again and again, should the process be stopped or die.
+            with _worker(data, good, bits[len(found) :], Path(folder) / path.name) as answers:
+                for bit in bits[len(found) :]:
+                    summed = _answer(answers, patience)
+                    reported = None if summed is None else _answer(answers, patience)
+                    changed = None if reported is None else _answer(answers, patience)
+                    found.append(Flip(bit, bool(summed), reported, changed is not False))
+                    if changed is None:
+                        break
+    return found
+
+
+@contextmanager
+def _worker(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path) -> Iterator[Connection]:
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(data, good, bits, place, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield mine
+    finally:
+        process.kill()
+        process.join()
+        mine.close()
+
+
+def _work(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, answers: Connection) -> None:
+    for bit in bits:
+        place.write_bytes(flipped(data, bit))
+        answers.send(not all(check.ok for check in check_sums(place)))
+        answers.send(_reported(place))
+        answers.send(what_h5py_reads(place, good) != good)
+
+
+def _answer(answers: Connection, patience: float) -> bool | None:
+    """None where it does not come in time, or the process is gone."""
+    try:
+        return bool(answers.recv()) if answers.poll(patience) else None
+    except EOFError:
+        return None
+
+
+def counted(flips: Sequence[Flip]) -> dict[str, int]:
+    kinds = Counter((flip.changed, flip.reported) for flip in flips)
+    return {
+        "flips": len(flips),
+        "changed": sum(flip.changed for flip in flips),
+        "changed and reported": kinds[True, True],
+        "harmless": sum(not flip.changed for flip in flips),
+        "harmless and reported": kinds[False, True],
+        "missed": sum(flip.missed for flip in flips),
+        "missed by SHA256SUMS": sum(not flip.summed for flip in flips),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--outside", action="store_true", help="only in what lies around the arrays")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON with the counts and every flip that is missed")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.file.is_file():
+            raise UserError(f"No file {options.file}; name a dataset.")
+        _sound(options.file)
+        bits = drawn_bits(options.file, options.flips, options.seed, options.outside)
+        flips = judge(options.file, bits)
+        missed = [flip.bit for flip in flips if flip.missed]
+        if options.out:
+            told = {"bytes": options.file.stat().st_size, "seed": options.seed, "outside": options.outside}
+            record = told | {**counted(flips), "bits": missed}
+            atomic_write(options.out, json.dumps(record, indent=1) + "\n")
+    except UserError as error:
+        log(f"error: {error}")
+        return 2
+    for name, count in counted(flips).items():
+        print(f"{count:>8,}  {name}")
+    for bit in missed:
+        print(f"missed: bit {bit % 8} of byte {bit // 8}")
+    return 1 if missed or not all(flip.summed for flip in flips) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""How a command ends whatever goes wrong, and whoever stops it."""
+
+from __future__ import annotations
+
+import errno
+import signal
+
+import pytest
+import torch
+import typer
+
+from featuregen import cli
+from featuregen.cli import errors as mistakes
+from featuregen.cli.errors import with_exit_code
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("shapes"), torch.OutOfMemoryError("CUDA"), KeyError("x"), OSError("no number")],
+)
+def test_what_no_user_did_wrong_keeps_its_traceback(error: Exception) -> None:
+    @with_exit_code
+    def command() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        command()
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("name", [None, "it.png"])
+def test_a_full_or_closed_disk_is_a_sentence(number: int, name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    @with_exit_code
+    def command() -> None:
+        raise OSError(number, "No space", name)
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    told = capsys.readouterr().err
+    assert caught.value.exit_code == 2 and told.startswith("error: ") and len(told.splitlines()) == 1
+    assert "No space" in told and (name or "a file") in told
+
+
+def test_a_closed_pipe_is_no_error_of_ours() -> None:
+    @with_exit_code
+    def command() -> None:
+        raise BrokenPipeError(errno.EPIPE, "pipe")
+
+    with pytest.raises(BrokenPipeError):
+        command()
+
+
+def test_an_interrupt_counts_even_if_cleaning_up_after_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    @with_exit_code
+    def command() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 130 and capsys.readouterr().err.startswith("stopped; ")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_call_that_makes_a_signal_its_own_mistake_has_been_stopped(
+    number: int, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @with_exit_code
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            lost = RuntimeError("Unable to cast Python instance")
+        raise lost
+
+    monkeypatch.setattr(mistakes, "_asked", [])
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        mistakes.install_signal_handlers()
+        with pytest.raises(typer.Exit) as caught:
+            command()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert caught.value.exit_code == code and capsys.readouterr().err.startswith("stopped; ")
+
+
+def test_ctrl_c_before_a_command_begins_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "heed_termination", lambda: None)
+    assert cli.main(["info"]) == 130 and capsys.readouterr().err.startswith("stopped; ")

@@ -1,0 +1,169 @@
+"""Folding batch norm away: the same features, no batch norm left where a convolution feeds nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from featuregen.attacks import pgd
+from featuregen.compute import FoldedModel, folded_copy, winograd
+from featuregen.config import Attack, Model
+from featuregen.models import Classifier, build_model
+from featuregen.runtime import ComputeSpec
+
+
+def live_in(model: Classifier) -> Classifier:
+    """Batch norms that are far from doing nothing, as after training."""
+    draw = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor, low, high in ((layer.running_mean, -0.2, 0.2), (layer.running_var, 0.5, 2.0)):
+                assert tensor is not None
+                tensor.uniform_(low, high, generator=draw)
+            with torch.no_grad():
+                layer.weight.uniform_(0.5, 1.5, generator=draw)
+                layer.bias.uniform_(-0.2, 0.2, generator=draw)
+    return model.eval()
+
+
+def lived_in(architecture: str, shape: tuple[int, int, int], wide: bool = False) -> Classifier:
+    """`wide` enough for Winograd's kernels."""
+    narrow = 8 if architecture in ("convnet", "resnet9", "preactresnet18") else 0
+    settings = Model(architecture, 16 if wide else narrow)
+    return live_in(build_model(settings, shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0))
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "before", "after"),
+    [
+        ("convnet", (1, 8, 8), 3, 0),
+        ("resnet9", (3, 32, 32), 8, 0),
+        # The norms before an activation whose sum also feeds the shortcut stay.
+        ("preactresnet18", (3, 32, 32), 17, 9),
+        ("resnet18", (3, 32, 32), 20, 0),
+        ("cw-convnet", (1, 28, 28), 0, 0),
+    ],
+)
+def test_same_logits_and_features(architecture: str, shape: tuple[int, int, int], before: int, after: int) -> None:
+    model = lived_in(architecture, shape)
+    lean = folded_copy(model, ComputeSpec())
+    assert (norms(model), norms(lean)) == (before, after)
+    x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for wanted, found in ((model.features(x), lean.features(x)), (model(x), lean(x))):
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    assert not any(parameter.requires_grad for parameter in lean.parameters())
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_attacks_on_both_agree(standard: Classifier, images: torch.Tensor, labels: torch.Tensor) -> None:
+    attack = Attack(norm="l2", eps=0.5, steps=20)
+    lean = folded_copy(standard, ComputeSpec())
+    with torch.no_grad():
+        right = [
+            (standard(pgd(net, images, labels, attack)).argmax(1) == labels).float().mean().item()
+            for net in (standard, lean)
+        ]
+    assert abs(right[0] - right[1]) <= 0.005
+
+
+MACHINES = [
+    pytest.param(ComputeSpec(), 1e-4, id="direct"),
+    pytest.param(
+        ComputeSpec(convolution="winograd"),
+        1e-3,
+        id="winograd",
+        marks=pytest.mark.skipif(not winograd.available(), reason="no C compiler"),
+    ),
+    # Eight bits of a number, with which one of two near maxima takes the other's place.
+    pytest.param(ComputeSpec(precision="bf16"), 0.3, id="bf16"),
+]
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16))])
+def test_pixels_get_the_same_gradient(
+    architecture: str, shape: tuple[int, int, int], compute: ComputeSpec, near: float
+) -> None:
+    model = lived_in(architecture, shape, wide=True)
+    x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
+
+    def gradient(net: Classifier) -> torch.Tensor:
+        pixels = x.clone().requires_grad_(True)
+        (found,) = torch.autograd.grad(net.features(pixels).float().square().sum(), pixels)
+        return found
+
+    wanted, found = gradient(model), gradient(folded_copy(model, compute))
+    assert found.dtype == torch.float32
+    assert float((found - wanted).norm() / wanted.norm()) < near
+    # bf16 that computed in fp32 all the same would be much nearer.
+    assert compute.precision == "fp32" or float((found - wanted).norm() / wanted.norm()) > 1e-4
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16)), ("preactresnet18", (3, 16, 16))]
+)
+def test_refreshing_takes_over_weights_and_statistics(
+    architecture: str, shape: tuple[int, int, int], compute: ComputeSpec, near: float
+) -> None:
+    model = build_model(
+        Model(architecture, 16 if architecture != "preactresnet18" else 8),
+        shape,
+        10,
+        [0.4] * shape[0],
+        [0.3] * shape[0],
+        0,
+    )
+    lean = FoldedModel(model.eval(), compute)
+    x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = lean.net(x)
+        live_in(model)
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        lean.sync_weights()
+        anew, found = folded_copy(model, compute)(x), lean.net(x)
+    assert not torch.allclose(found, before, rtol=0.1)
+    assert torch.allclose(found, anew, rtol=1e-5, atol=1e-5 * float(anew.abs().max()))
+
+
+def test_a_new_net_is_folded_like_one_that_has_lived() -> None:
+    """Its batch norms change nothing yet, so that leaving one out would change nothing either."""
+    new = build_model(Model("preactresnet18", 8), (3, 32, 32), 10, [0.4] * 3, [0.3] * 3, 0).eval()
+    assert norms(folded_copy(new, ComputeSpec())) == 9
+    assert (
+        FoldedModel(new, ComputeSpec())._pairs
+        == FoldedModel(lived_in("preactresnet18", (3, 32, 32)), ComputeSpec())._pairs
+    )
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES)
+def test_the_model_itself_stays_as_it_is(compute: ComputeSpec, near: float) -> None:
+    model = lived_in("resnet9", (3, 16, 16), wide=True).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lean = FoldedModel(model, compute)
+    lean.sync_weights()
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert not lean.net.training and all(module.training for module in model.modules())
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(("machine", "near"), MACHINES[:2])
+@pytest.mark.parametrize("architecture", ["convnet", "resnet9"])
+def test_the_linear_end_for_inversion_is_kept(architecture: str, compute: ComputeSpec, near: float) -> None:
+    model = lived_in(architecture, (3, 16, 16), wide=True)
+    x = torch.rand((4, 3, 16, 16), generator=torch.Generator().manual_seed(2)).requires_grad_(True)
+    found = []
+    for net in (model, folded_copy(model, compute)):
+        (gradient,) = torch.autograd.grad(net.features(x, fake_relu=True).sum(), x)
+        found.append(gradient)
+    (usual,) = torch.autograd.grad(model.features(x).sum(), x)
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < near
+    assert not torch.allclose(found[0], usual, rtol=0.1)

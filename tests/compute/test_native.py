@@ -1,0 +1,105 @@
+"""Compiling the kernels: once, aside, and with a word where it cannot be done."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from featuregen.compute.native import load_kernels
+
+CODE = "int twice(int x) { return 2 * x; }\n"
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler")
+
+
+@pytest.fixture(autouse=True)
+def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load_kernels.cache_clear()
+    yield
+    load_kernels.cache_clear()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    file = tmp_path / "twice.c"
+    file.write_text(CODE, encoding="utf-8")
+    return file
+
+
+@needs_compiler
+def test_compiled_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = load_kernels(source)
+    assert library is not None and library.twice(21) == 42
+    assert [file.suffix for file in (tmp_path / "cache" / "featuregen").iterdir()] == [".so"]
+    load_kernels.cache_clear()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(subprocess, "run", never)
+    again = load_kernels(source)
+    assert again is not None and again.twice(4) == 8
+
+
+@needs_compiler
+def test_other_code_is_compiled_anew(source: Path, tmp_path: Path) -> None:
+    load_kernels(source)
+    load_kernels.cache_clear()
+    source.write_text(CODE.replace("2 *", "3 *"), encoding="utf-8")
+    library = load_kernels(source)
+    assert library is not None and library.twice(21) == 63
+    assert len(list((tmp_path / "cache" / "featuregen").iterdir())) == 2
+
+
+def test_no_compiler_is_said(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert load_kernels(source) is None
+    assert "no C compiler here" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_code_that_does_not_compile_is_said(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source.write_text("int twice(", encoding="utf-8")
+    assert load_kernels(source) is None
+    assert "cannot compile twice.c" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_no_room_for_the_library_is_said(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load_kernels(source) is None
+    assert "convolutions run through torch alone" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_a_torn_library_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Loaded in another process, since this one would remember it.
+    code = (
+        "from pathlib import Path; from featuregen.compute.native import load_kernels; "
+        f"load_kernels(Path({str(source)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    (library,) = (tmp_path / "cache" / "featuregen").iterdir()
+    library.write_bytes(b"\x7fELF")
+    assert load_kernels(source) is None
+    assert "convolutions run through torch alone" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_two_processes_may_compile_at_once(source: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from featuregen.compute.native import load_kernels; "
+        f"print(load_kernels(Path({str(source)!r})).twice(21))"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0].strip() for process in started] == ["42", "42"]
+    assert len(list((tmp_path / "cache" / "featuregen").iterdir())) == 1

@@ -1,0 +1,56 @@
+"""Commands in several processes that torchrun starts, and one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(*words: str | Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [*TORCHRUN, str(processes), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment())
+
+
+def children(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in tasks.read_text(encoding="utf-8").split()]
+
+
+def stopped_at(moment: Callable[[], bool], victim: int, *words: str | Path) -> None:
+    """One of the two processes gets SIGKILL as soon as the moment has come; then all have ended, with an error."""
+    command = [*TORCHRUN, "2", "-m", "featuregen", *map(str, words)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    dist = children(running.pid)
+    os.kill(owner(dist, victim), signal.SIGKILL)
+    running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert not [each for each in dist if Path(f"/proc/{each}").exists()], "the other one still works"
+
+
+in_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+
+
+def owner(processes: list[int], rank: int) -> int:
+    """Which of them has that number."""
+    wanted = f"RANK={rank}".encode()
+    (found,) = (each for each in processes if wanted in Path(f"/proc/{each}/environ").read_bytes().split(b"\0"))
+    return found

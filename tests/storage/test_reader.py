@@ -1,0 +1,210 @@
+"""Reading files, whole, broken and hostile ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from featuregen.errors import UserError
+from featuregen.storage import COLUMNS, FeatureDataset, check_file
+from featuregen.storage.schema import CorruptFile
+from tests.helpers.dataset_files import (
+    CLASSES,
+    ROWS,
+    SHAPE,
+    attribute,
+    column,
+    edited,
+    failed,
+    header,
+    one_sentence,
+    write,
+)
+
+
+def test_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path, header(dtype="uint8"))
+    data = FeatureDataset(path)
+    image, label = data[ROWS - 1]
+    assert image.shape == SHAPE and image.dtype == torch.float32 and isinstance(label, int)
+    assert torch.equal(data[-1][0], image) and torch.equal(data[np.int64(9)][0], image)
+    assert data.images.shape == (ROWS, *SHAPE) and data.labels.dtype == torch.int64
+    assert torch.equal(data.images[-1], image) and torch.equal(data[-1][0], image)
+    for bad in (ROWS, -ROWS - 1):
+        with pytest.raises(IndexError):
+            data[bad]
+    assert len(list(iter(data))) == len(data) == ROWS
+    assert "det" in repr(data) and "10 images" in repr(data) and "a.h5" in repr(data)
+    copy = pickle.loads(pickle.dumps(data))
+    assert torch.equal(copy[3][0], data[3][0])
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_loader_workers(tmp_path: Path, method: str) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    data = FeatureDataset(path)
+    data[0]
+    context = multiprocessing.get_context(method)
+    seen = list(DataLoader(data, batch_size=3, num_workers=2, multiprocessing_context=context))
+    assert torch.equal(torch.cat([images for images, _ in seen]), data.images)
+    assert torch.equal(torch.cat([labels for _, labels in seen]), data.labels)
+
+
+def test_replaced_file_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    data = FeatureDataset(tmp_path / "a.h5")
+    write(tmp_path / "b.h5", header(citation="Other."))
+    os.replace(tmp_path / "b.h5", tmp_path / "a.h5")
+    with pytest.raises(UserError, match="replaced"):
+        data[0]
+
+
+def recreate(path: Path, name: str, data: Any, **options: Any) -> None:
+    with edited(path) as root:
+        del root[name]
+        root.create_dataset(name, data=data, **{"chunks": True, "fletcher32": True, **options})
+
+
+def external_link(path: Path) -> None:
+    other = path.with_name("secret.h5")
+    shutil.copy(path, other)
+    with edited(path) as root:
+        del root["labels"]
+        root["labels"] = h5py.ExternalLink(str(other), "labels")
+
+
+def soft_link(path: Path) -> None:
+    with edited(path) as root:
+        del root["labels"]
+        root["labels"] = h5py.SoftLink("/source_labels")
+
+
+def external_storage(path: Path) -> None:
+    secret = path.with_name("secret")
+    secret.write_bytes(bytes(8 * ROWS))
+    with edited(path) as root:
+        del root["labels"]
+        root.create_dataset("labels", (ROWS,), "<i8", external=[(str(secret), 0, 8 * ROWS)])
+
+
+def virtual(path: Path) -> None:
+    other = path.with_name("secret.h5")
+    shutil.copy(path, other)
+    layout = h5py.VirtualLayout((ROWS,), "<i8")
+    layout[:] = h5py.VirtualSource(str(other), "labels", (ROWS,))
+    with edited(path) as root:
+        del root["labels"]
+        root.create_virtual_dataset("labels", layout)
+
+
+def unallocated(path: Path) -> None:
+    with edited(path) as root:
+        for name in COLUMNS:
+            shape, dtype = (10**11, *root[name].shape[1:]), root[name].dtype
+            del root[name]
+            root.create_dataset(name, shape, dtype, chunks=(10**6 // 25, *shape[1:]), fletcher32=True)
+
+
+def group(path: Path) -> None:
+    with edited(path) as root:
+        del root["labels"]
+        root.create_group("labels")
+
+
+def dropped(path: Path, name: str) -> None:
+    with edited(path) as root:
+        del root[name]
+
+
+def without(path: Path, name: str) -> None:
+    with edited(path) as root:
+        del root.attrs[name]
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def other_hdf5(path: Path) -> None:
+    h5py.File(path, "w").close()
+
+
+STRANGERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda path: path.unlink(), "does not exist"),
+    "folder": (folder, "folder"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "text": (lambda path: path.write_text("hello"), "no HDF5"),
+    "torn header": (lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot be read"),
+    "other HDF5": (other_hdf5, "not one of featuregen's"),
+    "other format": (lambda path: attribute(path, "format", "x"), "not one of featuregen's"),
+    "newer": (lambda path: attribute(path, "format_version", 2), "version 2"),
+}
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size // 2), "damaged"),
+    "column missing": (lambda path: dropped(path, "norm"), "no column 'norm'"),
+    "attribute missing": (lambda path: without(path, "recipe"), "no attribute 'recipe'"),
+    "wrong dtype": (lambda path: recreate(path, "labels", np.zeros(ROWS, "<i4")), "int32"),
+    "big endian": (lambda path: recreate(path, "labels", np.zeros(ROWS, ">i8")), "labels"),
+    "other rows": (lambda path: recreate(path, "labels", np.zeros(ROWS - 1, "<i8")), "labels"),
+    "three dimensions": (lambda path: recreate(path, "images", np.zeros((ROWS, 5, 5), "f4")), "(N, C, H, W)"),
+    "compressed": (lambda path: recreate(path, "labels", np.zeros(ROWS, "<i8"), compression="gzip"), "compression"),
+    "contiguous": (lambda path: recreate(path, "norm", np.zeros(ROWS, "<f4"), chunks=None, fletcher32=None), "chunks"),
+    "bad JSON": (lambda path: attribute(path, "recipe", "{oops"), "not valid JSON"),
+    "deep JSON": (lambda path: attribute(path, "recipe", "[" * 100_000), "not valid JSON"),
+    "JSON list": (lambda path: attribute(path, "recipe", "[]"), "JSON object"),
+    "wrong attribute": (lambda path: attribute(path, "kind", 3), "'kind'"),
+    "reference": (lambda path: attribute(path, "kind", np.zeros(3, [("a", "i4")])), "'kind'"),
+    "external link": (external_link, "link"),
+    "soft link": (soft_link, "link"),
+    "external storage": (external_storage, "inside the file"),
+    "virtual": (virtual, "inside the file"),
+    "unallocated": (unallocated, "does not hold that much"),
+    "group": (group, "labels"),
+}
+VALUES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "label": (lambda path: column(path, "labels", CLASSES), "between 0 and 2"),
+    "NaN pixel": (lambda path: column(path, "images", np.nan), "nan"),
+    "bright pixel": (lambda path: column(path, "images", 1.5), "[0, 1]"),
+}
+
+
+@pytest.mark.parametrize("name", [*STRANGERS, *BROKEN, *VALUES])
+def test_bad_input_is_one_sentence(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    damage, said = {**STRANGERS, **BROKEN, **VALUES}[name]
+    damage(path)
+    with pytest.raises(UserError) as error:
+        FeatureDataset(path).images.sum()
+    text = one_sentence(error)
+    assert said in text and str(path) in text
+    if name in STRANGERS:
+        assert not isinstance(error.value, CorruptFile)
+        with pytest.raises(UserError):
+            check_file(path)
+    else:
+        assert isinstance(error.value, CorruptFile)
+        assert failed(path)
+
+
+def test_bad_pixel_in_one_row(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    column(tmp_path / "a.h5", "images", np.nan)
+    data = FeatureDataset(tmp_path / "a.h5")
+    data[1]
+    with pytest.raises(UserError, match="image 2 is broken"):
+        data[2]

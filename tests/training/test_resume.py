@@ -1,0 +1,161 @@
+"""Training that was stopped ends at the weights that it would have had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from featuregen.config import (
+    Attack,
+    Augment,
+    Model,
+    Training,
+    load_config,
+    with_overrides,
+)
+from featuregen.data import BaseDataset
+from featuregen.errors import UserError
+from featuregen.experiment import Experiment
+from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.training import TrainingLog, TrainingState, train_many
+
+CPU = torch.device("cpu")
+PLAIN = Training(epochs=4, batch_size=32, lr=0.05)
+ATTACK = Attack(eps=0.5, steps=2, random_start=True)
+RECIPES = {
+    "sgd": replace(PLAIN, augment=Augment(crop=1)),
+    "adamw": replace(PLAIN, optimizer="adamw", lr=1e-3),
+    "adversarial": replace(PLAIN, attack=ATTACK),
+    "mixed": replace(PLAIN, attack=ATTACK, alpha=0.5),
+    "early stop": replace(PLAIN, attack=ATTACK, early_stop="adversarial", held_out=0.3, patience=4, epochs=6),
+}
+
+
+class Killed(TrainingState):
+    """Ends the training once it has been saved so many times."""
+
+    def __init__(self, path: Path, saves: int) -> None:
+        super().__init__(path, 0)
+        self._left = saves
+
+    def save(self, *args: Any) -> None:
+        super().save(*args)
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def few(digits: BaseDataset) -> tuple[Tensor, Tensor]:
+    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+
+
+def learn(
+    few: tuple[Tensor, Tensor],
+    recipe: Training,
+    state_file: TrainingState | None = None,
+    seeds: Sequence[int] = (0,),
+    model: Model = Model(width=4),  # noqa: B008 - it is frozen
+) -> tuple[list[Classifier], list[TrainingLog]]:
+    shape = (1, few[0].shape[2], few[0].shape[3])
+    models = [build_model(model, shape, 10, [0.3], [0.37], seed) for seed in seeds]
+    return models, train_many(models, *few, recipe, seeds=seeds, state_file=state_file)
+
+
+def digests(models: list[Classifier]) -> list[str]:
+    return [weights_sha256(model) for model in models]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("saves", [1, 3])
+def test_it_goes_on_to_the_same_weights(
+    few: tuple[Tensor, Tensor], tmp_path: Path, name: str, saves: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, path = RECIPES[name], tmp_path / "model.halfway"
+    models, logs = learn(few, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        learn(few, recipe, Killed(path, saves))
+    again, continued = learn(few, recipe, TrainingState(path, 0))
+    assert digests(again) == digests(models)
+    assert continued[0].epochs == logs[0].epochs and continued[0].kept == logs[0].kept
+    assert f"{path} holds {saves} epochs: going on from there." in capsys.readouterr().err
+
+
+def test_several_side_by_side_go_on_together(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    path, seeds = tmp_path / "model.halfway", (3, 4)
+    models, _ = learn(few, PLAIN, seeds=seeds)
+    with pytest.raises(KeyboardInterrupt):
+        learn(few, PLAIN, Killed(path, 2), seeds)
+    again, _ = learn(few, PLAIN, TrainingState(path, 0), seeds)
+    assert digests(again) == digests(models)
+
+
+def test_dropout_draws_the_same_numbers(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    recipe, path, net = replace(PLAIN, epochs=3), tmp_path / "model.halfway", Model("cw-convnet")
+    large = F.interpolate(few[0], size=(28, 28)), few[1]
+    models, _ = learn(large, recipe, model=net)
+    with pytest.raises(KeyboardInterrupt):
+        learn(large, recipe, Killed(path, 1), model=net)
+    again, _ = learn(large, recipe, TrainingState(path, 0), model=net)
+    assert digests(again) == digests(models)
+
+
+def test_it_is_saved_no_more_often_than_asked(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "model.halfway"
+    learn(few, PLAIN, TrainingState(path, 3600))
+    assert not path.exists()
+    learn(few, PLAIN, TrainingState(path, 0))
+    assert path.exists()
+
+
+def test_seconds_of_both_parts_count(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "model.halfway"
+    with pytest.raises(KeyboardInterrupt):
+        learn(few, PLAIN, Killed(path, 3))
+    tensors = load_file(path)
+    told = '{"epochs": [[]], "seconds": 100.0, "choice": {}}'
+    save_file(tensors, path, {"featuregen-halfway": told})
+    _, logs = learn(few, PLAIN, TrainingState(path, 0))
+    assert logs[0].seconds > 100 and len(logs[0].epochs) == PLAIN.epochs
+
+
+@pytest.mark.parametrize("change", ["cut", "text", "other"])
+def test_a_damaged_state_is_a_sentence(few: tuple[Tensor, Tensor], tmp_path: Path, change: str) -> None:
+    path = tmp_path / "model.halfway"
+    with pytest.raises(KeyboardInterrupt):
+        learn(few, PLAIN, Killed(path, 1))
+    content = path.read_bytes()
+    if change == "other":
+        learn(few, PLAIN, TrainingState(path, 0), model=Model(width=4))
+        with pytest.raises(UserError) as caught:
+            learn(few, PLAIN, TrainingState(path, 0), model=Model(width=8))
+    else:
+        path.write_bytes(content[:-8] if change == "cut" else b"nonsense")
+        with pytest.raises(UserError) as caught:
+            learn(few, PLAIN, TrainingState(path, 0))
+    told = str(caught.value)
+    assert told.startswith(f"{path} cannot be gone on from (")
+    assert told.endswith("); delete it, and training starts again.")
+
+
+def test_models_in_turn_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a Halfway each"):
+        learn(few, RECIPES["adversarial"], TrainingState(tmp_path / "x", 0), seeds=(0, 1))
+
+
+def test_what_a_run_stopped_right_after_the_model_was_saved_has_left_goes(digits: BaseDataset, tmp_path: Path) -> None:
+    config = with_overrides(load_config("digits"), ["sources.standard.epochs=1", "model.width=4"])
+    experiment = Experiment(config, tmp_path, digits)
+    path = experiment.source("standard").path
+    left, made = path.with_suffix(".halfway"), path.read_bytes()
+    left.write_bytes(b"the last epoch but one")
+    experiment.source("standard")
+    assert path.read_bytes() == made and list(path.parent.iterdir()) == [path]
