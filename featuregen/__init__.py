@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from featuregen.attacks.pgd import pgd
     from featuregen.attacks.result import AttackResult
     from featuregen.config.loader import load_config
-    from featuregen.config.schema import Attack, Config, Data, Evaluation, Synthesis, Training
+    from featuregen.config.schema import PGD, Config, Data, Evaluation, Synthesis, Training
     from featuregen.data.base_dataset import BaseDataset
     from featuregen.data.sources import load_images
     from featuregen.errors import CheckFailed, UserError
@@ -40,7 +40,7 @@ _MODULES = {
     "featuregen.attacks.result": ("AttackResult",),
     "featuregen.config.loader": ("load_config",),
     "featuregen.config.schema": (
-        "Attack",
+        "PGD",
         "Config",
         "Data",
         "Evaluation",
@@ -77,7 +77,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "Attack",
+    "PGD",
     "AttackResult",
     "BaseDataset",
     "CheckFailed",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from featuregen.config import Attack, Data, Model, Training
+from featuregen.config import PGD, Data, Model, Training
 from featuregen.data import BaseDataset, load_images
 from featuregen.models import Classifier, build_model
 from featuregen.training import train
@@ -67,4 +67,4 @@ def standard(digits: BaseDataset) -> Classifier:
 @pytest.fixture(scope="session")
 def robust(digits: BaseDataset) -> Classifier:
     """Trained adversarially at L2 eps 0.75; not to be changed either."""
-    return trained(digits, Training(epochs=12, batch_size=64, lr=0.1, attack=Attack(eps=0.75, steps=3)))
+    return trained(digits, Training(epochs=12, batch_size=64, lr=0.1, attack=PGD(eps=0.75, steps=3)))

@@ -55,7 +55,7 @@ def transfer(
     """
     values = common(None, seed, device, precision) | {"evaluation.seeds": seeds}
     settings = settings_of(config, data, set_, values)
-    from featuregen.config import Attack, Model, from_dict
+    from featuregen.config import PGD, Model, from_dict
     from featuregen.experiment import Experiment
     from featuregen.experiment import transfer as run
     from featuregen.models import find_architecture
@@ -70,7 +70,7 @@ def transfer(
         tree = {"architecture": find_architecture(name).name, "width": width or 0}
         nets.append(from_dict(Model, tree, f"--models {text.strip()}"))
     radius = settings.evaluation.headline if eps is None else eps
-    attack = from_dict(Attack, {"norm": norm.value, "eps": radius, "steps": steps}, "--eps and --steps")
+    attack = from_dict(PGD, {"norm": norm.value, "eps": radius, "steps": steps}, "--eps and --steps")
     experiment = Experiment(settings, out)
     results = run(experiment, nets, attack, out, force)
     atomic_write(out / "transfer.json", json.dumps(results, indent=1))

@@ -70,7 +70,7 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Attack:
+class PGD:
     """Projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps."""
 
     norm: Norm = "l2"
@@ -110,7 +110,7 @@ class Training:
     milestones: tuple[float, ...] = bounded((1 / 3, 2 / 3), low=0, high=1)
     label_smoothing: float = bounded(0.0, low=0, high=0.99)
     augment: Augment = Augment()
-    attack: Attack | None = None
+    attack: PGD | None = None
     alpha: float = bounded(0.0, low=0, high=0.99, later=True)
     early_stop: Literal["none", "clean", "adversarial"] = bounded("none", later=True)
     held_out: float = bounded(0.1, above=0, high=0.9, later=True)
@@ -172,7 +172,7 @@ class Sources:
     """
 
     standard: Training = Training()
-    robust: Training = Training(attack=Attack())
+    robust: Training = Training(attack=PGD())
     standard_from: str = ""
     robust_from: str = ""
     seeds: int = bounded(0, low=0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featuregen.attacks import pgd
 from featuregen.compute import folded_copy
-from featuregen.config import Attack, Evaluation, Norm
+from featuregen.config import PGD, Evaluation, Norm
 from featuregen.data import ImageSource
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, RowRandom
@@ -73,7 +73,7 @@ def _under_attack(
     unsolved = right.nonzero().flatten()
     accuracy: dict[str, float] = {}
     for eps in sorted(radii):
-        attack = Attack(norm=norm, eps=eps, steps=settings.steps, restarts=settings.restarts)
+        attack = PGD(norm=norm, eps=eps, steps=settings.steps, restarts=settings.restarts)
         generator = RowRandom(seed, f"restarts {norm} {eps:g}").torch_generator(0, images.device)
         held = torch.empty_like(unsolved, dtype=torch.bool)
         for part in batch_slices(len(unsolved), settings.batch_size):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from featuregen.attacks import attack
 from featuregen.compute import frozen_eval
-from featuregen.config import GradientMasking, from_dict
+from featuregen.config import Norm, bounded, from_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
 from featuregen.runtime import ComputeSpec
@@ -29,6 +29,16 @@ FEW, LAST_BITS, FAR = 0.01, 1e-4, 100
 RESTARTS, LONGER = 5, 10
 
 Threat = Literal["white-box", "transfer", "query"]
+
+
+@dataclass(frozen=True)
+class MaskingSettings:
+    """The ball, the steps of the white-box attack, and the queries of the black-box attack."""
+
+    norm: Norm = "linf"
+    eps: float = bounded(8 / 255, above=0)
+    steps: int = bounded(40, low=1)
+    queries: int = bounded(1000, low=1)
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class MaskingCheck:
 class MaskingReport:
     """`accuracy` is that of all images; `attacked` is how many of them the model gets right, which alone are."""
 
-    settings: GradientMasking
+    settings: MaskingSettings
     images: int
     attacked: int
     accuracy: float
@@ -109,12 +119,12 @@ def check_gradient_masking(
     return MaskingReport(chosen, len(images), count, count / len(images), checks)
 
 
-def masking_settings(options: Mapping[str, Any]) -> GradientMasking:
+def masking_settings(options: Mapping[str, Any]) -> MaskingSettings:
     """Checked; texts such as 8/255 are read as a config's are."""
-    return from_dict(GradientMasking, options, "sanity")
+    return from_dict(MaskingSettings, options, "sanity")
 
 
-def _whole(chosen: GradientMasking, images: Tensor) -> float:
+def _whole(chosen: MaskingSettings, images: Tensor) -> float:
     """The radius of a ball that holds every image: 1 in Linf, the cube's diagonal in L2."""
     return 1.0 if chosen.norm == "linf" else float(images[0].numel() ** 0.5)
 
@@ -147,7 +157,7 @@ class _Trial:
     model: nn.Module
     images: Tensor
     labels: Tensor
-    chosen: GradientMasking
+    chosen: MaskingSettings
     seed: int
     batch_size: int
     compute: ComputeSpec | None

@@ -69,14 +69,14 @@ def expand_grid(
         raise UserError(f"settings are given for the attack '{strangers[0]}', which is not run; run it, or drop them.")
     runs: list[AttackSpec] = []
     for name in names:
-        known = find_attack(name).settings
-        takes = {each.name for each in fields(known)}
+        info = find_attack(name, norm)
+        takes = {each.name for each in fields(info.settings)}
         if "eps" in takes and not radii:
             raise UserError(f"attack {name} needs a radius; give at least one eps, such as 0.1 or 8/255.")
         for eps in radii if "eps" in takes else [None]:
             ball = {key: value for key, value in (("norm", norm), ("eps", eps)) if key in takes}
             options = {**ball, **given.get(name, {})}
-            run = _run(name, from_dict(known, options, f"attack {name}"))
+            run = _run(info.name, from_dict(info.settings, options, f"attack {info.name}"))
             if any((run.attack, run.eps) == (other.attack, other.eps) for other in runs):
                 at = "" if run.eps is None else f" at eps {run.eps:g}"
                 raise UserError(f"attack {name}{at} is given twice; name it once.")

@@ -80,7 +80,11 @@ class AttackRun:
 
     @property
     def record(self) -> dict[str, Any]:
-        return {"name": self.name, "target": self.wanted, **to_dict(self.settings)}
+        return {
+            "name": find_attack(self.name, self.options.get("norm")).name,
+            "target": self.wanted,
+            **to_dict(self.settings),
+        }
 
     def stored(self, images: Tensor) -> Tensor:
         """The pixels of these images, one for each victim, once they are stored, still inside the attack's ball."""
@@ -130,7 +134,7 @@ def _sample(rows: int | None, available: int) -> int:
 def _run(experiment: Experiment, attempt: AttackRun) -> AttackRunResult:
     """Images that are wrong already (or of the wanted class already) are left as they are and not counted."""
     inputs, goal, size = attempt.inputs, attempt.goal, experiment.config.evaluation.batch_size
-    fair = ~goal.met(predict(attempt.target.model, inputs.images, size))
+    fair = ~goal.is_met_by(predict(attempt.target.model, inputs.images, size))
     if goal.targeted:
         # An image of the wanted class can only be won back.
         fair &= goal.classes != inputs.labels

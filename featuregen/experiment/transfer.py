@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featuregen.attacks import pgd
 from featuregen.compute import folded_copy
-from featuregen.config import Attack, Model, to_dict
+from featuregen.config import PGD, Model, to_dict
 from featuregen.evaluation import predict, transfer_rate
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import run_record
@@ -26,9 +26,7 @@ from featuregen.runtime import log, versions
 Results = dict[str, Any]
 
 
-def transfer(
-    experiment: Experiment, nets: Sequence[Model], attack: Attack, folder: Path, force: bool = False
-) -> Results:
+def transfer(experiment: Experiment, nets: Sequence[Model], attack: PGD, folder: Path, force: bool = False) -> Results:
     """For each architecture: how often a model of it falls with the source, and what D_det alone teaches it.
 
     An architecture's victim is an independent standard model, also where it is the source's own architecture.
@@ -54,7 +52,7 @@ def transfer(
     }
 
 
-def adversarial_examples(experiment: Experiment, attack: Attack) -> tuple[Tensor, Tensor, Tensor, float]:
+def adversarial_examples(experiment: Experiment, attack: PGD) -> tuple[Tensor, Tensor, Tensor, float]:
     """Test images that the source gets right and then wrong: before, after, their labels, and the share of them."""
     source, test, size = (
         experiment.source("standard").model,

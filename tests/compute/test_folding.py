@@ -8,7 +8,7 @@ from torch import nn
 
 from featuregen.attacks import pgd
 from featuregen.compute import FoldedModel, folded_copy, winograd
-from featuregen.config import Attack, Model
+from featuregen.config import PGD, Model
 from featuregen.models import Classifier, build_model
 from featuregen.runtime import ComputeSpec
 
@@ -62,7 +62,7 @@ def test_same_logits_and_features(architecture: str, shape: tuple[int, int, int]
 
 
 def test_attacks_on_both_agree(standard: Classifier, images: torch.Tensor, labels: torch.Tensor) -> None:
-    attack = Attack(norm="l2", eps=0.5, steps=20)
+    attack = PGD(norm="l2", eps=0.5, steps=20)
     lean = folded_copy(standard, ComputeSpec())
     with torch.no_grad():
         right = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.config import Attack, Data, load_config
+from featuregen.config import PGD, Data, load_config
 from featuregen.data import load_images
 from featuregen.evaluation import predict, transfer_rate
 from featuregen.experiment import Experiment
@@ -45,7 +45,7 @@ def test_each_architecture_has_a_row(results: Any, out: Path) -> None:
 
 def test_examples_fool_the_source_and_are_counted_on_others(results: Any, out: Path) -> None:
     experiment = Experiment(load_config(str(tiny())), out)
-    images, found, labels, share = adversarial_examples(experiment, Attack(eps=1, steps=5))
+    images, found, labels, share = adversarial_examples(experiment, PGD(eps=1, steps=5))
     source = experiment.source("standard").model
     assert torch.equal(predict(source, images), labels) and not (predict(source, found) == labels).any()
     assert transfer_rate(source, images, found, labels) == 1.0

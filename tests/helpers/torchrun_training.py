@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featuregen.config import Attack, Augment, Data, Model, Training
+from featuregen.config import PGD, Augment, Data, Model, Training
 from featuregen.data import load_images
 from featuregen.errors import UserError
 from featuregen.models import Classifier, build_model
@@ -19,10 +19,10 @@ from featuregen.runtime import SINGLE_PROCESS, DistInfo, init_distributed
 from featuregen.training import TrainingLog, train
 
 _PLAIN = Training(epochs=1, batch_size=32, lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant")
-_HARD = replace(_PLAIN, attack=Attack(eps=0.5, steps=2))
+_HARD = replace(_PLAIN, attack=PGD(eps=0.5, steps=2))
 _LIVELY = Training(
     epochs=3, batch_size=16, lr=0.1, augment=Augment(crop=1, flip=True),
-    attack=Attack(eps=0.5, steps=1, random_start=True), early_stop="adversarial", held_out=0.2,
+    attack=PGD(eps=0.5, steps=1, random_start=True), early_stop="adversarial", held_out=0.2,
 )  # fmt: skip
 # The architecture, the images trained on, and the recipe.
 CASES = {

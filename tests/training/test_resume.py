@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featuregen.config import (
-    Attack,
+    PGD,
     Augment,
     Model,
     Training,
@@ -29,7 +29,7 @@ from featuregen.training import TrainingLog, TrainingState, train_many
 
 CPU = torch.device("cpu")
 PLAIN = Training(epochs=4, batch_size=32, lr=0.05)
-ATTACK = Attack(eps=0.5, steps=2, random_start=True)
+ATTACK = PGD(eps=0.5, steps=2, random_start=True)
 RECIPES = {
     "sgd": replace(PLAIN, augment=Augment(crop=1)),
     "adamw": replace(PLAIN, optimizer="adamw", lr=1e-3),
