@@ -57,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while sources:
         uri, text = sources.pop()
         for link in LINK.findall(text):
-            name = in_repository(uri, link)
+            name = repository_path(uri, link)
             if name.startswith("docs/") or name in PAGES or files.get_file_from_path(name):
                 continue
             if not (ROOT / name).is_file():
@@ -69,10 +69,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    return LINK.sub(lambda match: on_site(page.file.src_uri, match[0]), markdown)
+    return LINK.sub(lambda match: site_link(page.file.src_uri, match[0]), markdown)
 
 
-def in_repository(uri: str, link: str) -> str:
+def repository_path(uri: str, link: str) -> str:
     """The path in the repository that a link on a page means; pages lie in docs/, the others where they come from."""
     names = {page: name for name, page in PAGES.items()}
     if (ROOT / uri).is_file() and not (ROOT / "docs" / uri).is_file():
@@ -82,8 +82,8 @@ def in_repository(uri: str, link: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
 
 
-def on_site(uri: str, link: str) -> str:
-    name = in_repository(uri, link)
+def site_link(uri: str, link: str) -> str:
+    name = repository_path(uri, link)
     target = PAGES.get(name, name.removeprefix("docs/"))
     return posixpath.relpath(target, posixpath.dirname(uri) or ".")
 
