@@ -6,21 +6,21 @@ repository that pages link to. Links are written as GitHub needs them and rewrit
 
 from __future__ import annotations
 
-import importlib
 import logging
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
-import featuregen
 import griffe
-from featuregen.cli import app
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer.main import get_command
+
+import featuregen
+from featuregen.cli import app
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
@@ -75,10 +75,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def repository_path(uri: str, link: str) -> str:
     """The path in the repository that a link on a page means; pages lie in docs/, the others where they come from."""
     names = {page: name for name, page in PAGES.items()}
-    if (ROOT / uri).is_file() and not (ROOT / "docs" / uri).is_file():
-        origin = uri
-    else:
-        origin = names.get(uri, f"docs/{uri}")
+    origin = uri if (ROOT / uri).is_file() and not (ROOT / "docs" / uri).is_file() else names.get(uri, f"docs/{uri}")
     return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
 
 
@@ -101,8 +98,8 @@ def commands() -> str:
         rows = [option(param.get_help_record(context)) for param in command.get_params(context)]
         usage = " ".join(["featuregen", name, *command.collect_usage_pieces(context)])
         parts += [f"## {name}", f"```text\n{usage}\n```", fenced(command.help)]
-        table = ["| argument or option | default | meaning |", "|---|---|---|"]
-        parts.append("\n".join(table + [row for row in rows if row and not row.startswith("| `--help`")]))
+        if rows := [row for row in rows if row and not row.startswith("| `--help`")]:
+            parts.append("\n".join(["| argument or option | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -149,9 +146,10 @@ def api() -> str:
 
 
 def directive(name: str, is_static: bool) -> str:
-    target = getattr(importlib.import_module("featuregen"), name) if not is_static else None
-    path = f"{target.__module__}.{target.__qualname__}" if target else f"featuregen.{name}"
-    return f"::: {path}\n    options:\n      heading: {name}\n      toc_label: {name}"
+    if is_static:
+        return f"::: featuregen.{name}"
+    target = getattr(featuregen, name)
+    return f"::: {target.__module__}.{target.__qualname__}"
 
 
 def settings() -> str:
