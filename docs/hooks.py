@@ -113,7 +113,9 @@ def option(record: tuple[str, str] | None) -> str:
         text, default = text[: found.start()], f"`{found[1]}`" if found[1] else "required"
     elif found := re.search(r"\s*Default: (.*?)\.?$", text):
         text, default = text[: found.start()], found[1]
-    cells = [f"`{name}`", default, text]
+    words, _, values = name.partition(" <")
+    values = re.sub(r"^list\[(.*)\]$", r"\1 …", values.removesuffix(">"))
+    cells = [f"`{words}` {values.replace('|', ', ')}", default, text]
     return "| " + " | ".join(cell.replace("|", r"\|").strip() for cell in cells) + " |"
 
 
