@@ -138,20 +138,24 @@ def api() -> str:
     public, listed = set(featuregen.__all__), {name for names in API.values() for name in names}
     if missing := sorted(public - listed):
         log.warning("docs/hooks.py: API names no section for %s.", ", ".join(missing))
-    members = griffe.load("featuregen", search_paths=[str(ROOT)]).members
+    if unknown := sorted(listed - public):
+        log.info("docs/hooks.py: API lists names that featuregen does not export: %s.", ", ".join(unknown))
+    package = griffe.load("featuregen", search_paths=[str(ROOT)])
     parts = ["# Python API", "```python\nimport featuregen as fg\n```"]
     parts.append("These names are public. They are imported when they are first used, so `import featuregen` is quick.")
     for title, names in API.items():
         if here := [name for name in names if name in public]:
-            parts += [f"## {title}", *(directive(name, name in members) for name in here)]
+            parts += [f"## {title}", *(f"::: {place(package, name)}" for name in here)]
     return "\n\n".join(parts) + "\n"
 
 
-def directive(name: str, is_static: bool) -> str:
-    if is_static:
-        return f"::: featuregen.{name}"
+def place(package: griffe.Object | griffe.Alias, name: str) -> str:
+    """Where mkdocstrings finds the name: in the package where it is imported there, else where it is defined."""
+    if name in package.members and not package.members[name].is_module:
+        return f"featuregen.{name}"
+    # A name that is imported only when it is used, or that a module shares.
     target = getattr(featuregen, name)
-    return f"::: {target.__module__}.{target.__qualname__}"
+    return f"{target.__module__}.{target.__qualname__}"
 
 
 def settings() -> str:
