@@ -9,8 +9,8 @@ import numpy as np
 
 from featuregen.config import source_seeds, to_dict
 from featuregen.data import BaseDataset
-from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.evaluate_files import run_record
+from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import honesty_of
 from featuregen.experiment.parallel import run_stages
 from featuregen.experiment.paths import dataset_path
