@@ -33,7 +33,7 @@ from benchmarks.scoreboard import hardware
 from benchmarks.where_time_goes import noise_set
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
 from featuregen.experiment import Experiment, TrainedModel
-from featuregen.models import build_model
+from featuregen.models import build_classifier
 from featuregen.report.canvas import BLUE, FAINT, drawing
 from featuregen.runtime import ComputeSpec, log
 
@@ -78,7 +78,7 @@ AXES = (
 def cost(point: Point) -> tuple[float, float]:
     """Seconds and peak MiB of one set, in this process."""
     shape = (3, point.side, point.side)
-    net = build_model(Model("convnet", 16), shape, 10, [0.5] * 3, [0.25] * 3, 0).eval()
+    net = build_classifier(Model("convnet", 16), shape, 10, [0.5] * 3, [0.25] * 3, 0).eval()
     # What libraries load at their first use is no part of the growth.
     torch.autograd.grad(net(torch.rand((2, *shape), requires_grad=True)).sum(), list(net.parameters()))
     before = resident("VmRSS") or 0
@@ -86,10 +86,12 @@ def cost(point: Point) -> tuple[float, float]:
     runtime = Runtime(device="cpu", precision="fp32", convolution="direct")
     config = Config(data=Data("noise"), model=Model("convnet", 16), synthesis={"robust": recipe}, runtime=runtime)
     with tempfile.TemporaryDirectory() as name:
-        experiment = Experiment(config, Path(name), noise_set(point.rows, point.side), ComputeSpec(torch.device("cpu")))
+        experiment = Experiment(
+            config, name, base=noise_set(point.rows, point.side), compute=ComputeSpec(torch.device("cpu"))
+        )
         maker = TrainedModel(net, {"settings": {}, "accuracy": {}}, Path("untrained"))
         started = time.perf_counter()
-        experiment.make("robust", Path(name) / "set.h5", maker)
+        experiment.make_dataset("robust", Path(name) / "set.h5", source=maker)
         seconds = time.perf_counter() - started
     return seconds, ((resident("VmHWM") or 0) - before) / 2**20
 

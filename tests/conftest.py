@@ -8,7 +8,7 @@ from torch import Tensor
 
 from featuregen.config import PGD, Data, Model, Training
 from featuregen.data import BaseDataset, load_images
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.training import train
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def truth(labels: Tensor) -> Tensor:
 
 
 def trained(digits: BaseDataset, recipe: Training) -> Classifier:
-    model = build_model(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
+    model = build_classifier(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
     # In double precision, so that every processor ends at the same weights: tests speak of this model.
     train(model.double(), digits.train.tensor(CPU).double(), digits.train.labels_tensor(CPU), recipe, seed=0)
     return model.float()

@@ -8,7 +8,7 @@ from pathlib import Path
 from featuregen.compute import pick_compute_spec
 from featuregen.config import Config
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec, atomic_write, resolve_device
 
 _FILE = "arithmetic.json"
@@ -31,7 +31,7 @@ def load_or_autotune(
 
 def untrained_model(config: Config, shape: tuple[int, int, int], classes: int) -> Classifier:
     """A model of the config, to measure with."""
-    return build_model(config.model, shape, classes, [0.5] * shape[0], [0.25] * shape[0], seed=0)
+    return build_classifier(config.model, shape, classes, [0.5] * shape[0], [0.25] * shape[0], seed=0)
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

@@ -14,7 +14,7 @@ from featuregen.compute import Ball, folded_copy, frozen_eval, move_pixels, step
 from featuregen.config import PGD, Model, Synthesis, Training
 from featuregen.data import BaseDataset, ImageSplit
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec
 from featuregen.synthesis import class_loss, make_plan, quantize, synthesize, to_unit_range
 from featuregen.synthesis.generate import feature_distance
@@ -68,7 +68,7 @@ def attacked(split: ImageSplit, unseen: Examples) -> Examples:
 
 def learnt(split: ImageSplit, recipe: Training, compute: ComputeSpec = FOLDED) -> Classifier:
     """Wide enough for Winograd's kernels to take six of its eight convolutions."""
-    model = build_model(Model("resnet9", 16), (1, 16, 16), 10, [0.3], [0.37], seed=0)
+    model = build_classifier(Model("resnet9", 16), (1, 16, 16), 10, [0.3], [0.37], seed=0)
     train(model, split.tensor(CPU), split.labels_tensor(CPU), recipe, seed=0, compute=compute)
     return model
 
@@ -189,7 +189,7 @@ def taught(stored: Tensor, labels: Tensor, unseen: Examples) -> list[float]:
     """Accuracies, in points, of three models trained on nothing else."""
     images, true = unseen
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    models = [build_model(Model("convnet", 8), shape, 10, [0.3], [0.37], seed) for seed in range(3)]
+    models = [build_classifier(Model("convnet", 8), shape, 10, [0.3], [0.37], seed) for seed in range(3)]
     train_many(models, to_unit_range(stored), labels, FRESH, seeds=range(3))
     return [100 * (predict(model, images) == true).float().mean().item() for model in models]
 
@@ -279,7 +279,7 @@ def test_models_trained_against_attacks_of_the_stand_in_are_as_robust(
     held: dict[ComputeSpec, list[float]] = {}
     for compute in (FOLDED, WINOGRAD):
         for seed in range(3):
-            model = build_model(Model("convnet", 16), (1, 8, 8), 10, [0.3], [0.37], seed)
+            model = build_classifier(Model("convnet", 16), (1, 8, 8), 10, [0.3], [0.37], seed)
             assert kernels(folded_copy(model.eval(), compute)) == (compute == WINOGRAD)
             train(model, digits.train.tensor(CPU), digits.train.labels_tensor(CPU), recipe, seed=seed, compute=compute)
             lost = fooled(model, model, (images, labels), replace(ATTACKS[0], eps=0.5))

@@ -16,7 +16,7 @@ from featuregen import check_gradient_masking
 from featuregen.config import Model
 from featuregen.errors import UserError
 from featuregen.evaluation.gradient_masking import FEWEST, MARGIN, MaskingCheck, MaskingReport, _beats
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 
 # So few, since it is nets of the same shape that answer, and a mask shows in most of its images.
 COUNT = 60
@@ -143,7 +143,7 @@ class Decoy(Mask):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
-        self.other = build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=9).eval()
+        self.other = build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=9).eval()
 
     def forward(self, x: Tensor) -> Tensor:
         own, value_and_grad = self.net(x).detach(), self.other(x)
@@ -223,7 +223,7 @@ def test_with_the_fewest_images_a_win_on_all_of_them_counts_and_with_one_less_it
 
 @cache
 def untrained() -> Classifier:
-    return build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).eval()
+    return build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).eval()
 
 
 def test_a_verdict_is_the_same_again_and_goes_through_json(images: Tensor) -> None:
@@ -281,5 +281,5 @@ def test_what_cannot_be_attacked_is_refused(standard: Classifier, images: Tensor
         check_gradient_masking(standard, images[:20], labels[:19])
     with pytest.raises(UserError, match="eval mode"):
         check_gradient_masking(
-            build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).train(), images[:20], labels[:20]
+            build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).train(), images[:20], labels[:20]
         )

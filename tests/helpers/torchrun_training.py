@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featuregen.config import PGD, Augment, Data, Model, Training
 from featuregen.data import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import SINGLE_PROCESS, DistInfo, init_distributed
 from featuregen.training import TrainingLog, train
 
@@ -36,7 +36,7 @@ CASES = {
 
 def untrained(name: str, seed: int = 0) -> Classifier:
     architecture = CASES[name][0]
-    model = build_model(Model(architecture, 4 * (architecture == "convnet")), (1, 16, 16), 10, [0.3], [0.4], seed)
+    model = build_classifier(Model(architecture, 4 * (architecture == "convnet")), (1, 16, 16), 10, [0.3], [0.4], seed)
     for layer in model.modules():
         # What drops out is drawn by each process for itself.
         if isinstance(layer, nn.Dropout) and name != "dropout":

@@ -20,7 +20,7 @@ from featuregen.data import load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import evaluate, predict
 from featuregen.interop import is_checkpoint, load_checkpoint, save_checkpoint
-from featuregen.models import Classifier, RobustnessNet, build_model, save_model, weights_sha256
+from featuregen.models import Classifier, RobustnessNet, build_classifier, save_model, weights_sha256
 from featuregen.storage import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
 
@@ -42,7 +42,7 @@ def written(package: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def make(architecture: str = "resnet18", classes: int = 10) -> Classifier:
-    return build_model(Model(architecture), (3, 32, 32), classes, MEAN, STD, seed=0).eval()
+    return build_classifier(Model(architecture), (3, 32, 32), classes, MEAN, STD, seed=0).eval()
 
 
 def restored(package: dict[str, Any], arch: str, path: Path) -> Any:
@@ -176,7 +176,7 @@ def test_what_fits_nothing_is_refused_in_one_sentence(tmp_path: Path, case: str)
 
 
 def test_other_nets_have_no_such_checkpoint(tmp_path: Path) -> None:
-    model = build_model(Model("convnet"), (3, 32, 32), 10, MEAN, STD, seed=0)
+    model = build_classifier(Model("convnet"), (3, 32, 32), 10, MEAN, STD, seed=0)
     with pytest.raises(UserError, match="convnet is not one of robustness' nets"):
         save_checkpoint(model, tmp_path / "out.pt", {})
     assert not (tmp_path / "out.pt").exists()

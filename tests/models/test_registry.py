@@ -14,7 +14,7 @@ from featuregen.models import (
     Classifier,
     RobustnessNet,
     architecture_table,
-    build_model,
+    build_classifier,
     count_parameters,
     find_architecture,
     weights_sha256,
@@ -42,7 +42,7 @@ CASES = [
 
 def make(architecture: str = "convnet", shape: Shape = (1, 8, 8), *, width: int = 0, seed: int = 0) -> Classifier:
     channels = shape[0]
-    return build_model(Model(architecture, width), shape, 7, [0.4] * channels, [0.2] * channels, seed)
+    return build_classifier(Model(architecture, width), shape, 7, [0.4] * channels, [0.2] * channels, seed)
 
 
 # Architectures ------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_the_seed_decides_the_weights_and_the_global_state_stays(name: str) -> N
 
 
 def test_the_normaliser_is_inside() -> None:
-    model = build_model(Model(), (3, 8, 8), 4, [0.1, 0.2, 0.3], [0.5, 1.0, 2.0], 0).eval()
+    model = build_classifier(Model(), (3, 8, 8), 4, [0.1, 0.2, 0.3], [0.5, 1.0, 2.0], 0).eval()
     images = torch.rand(2, 3, 8, 8)
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1)
     torch.testing.assert_close(model(images), model.net(normalised))
@@ -211,7 +211,7 @@ def test_impossible_models_are_refused(
     settings: Model, shape: Shape, classes: int, mean: list[float], std: list[float], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        build_model(settings, shape, classes, mean, std, 0)
+        build_classifier(settings, shape, classes, mean, std, 0)
 
 
 def test_a_missing_robustness_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from featuregen.config import (
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.models import Classifier, build_classifier, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, can_group, train, train_many
 from featuregen.training.early_stopping import hold_out
@@ -43,7 +43,7 @@ def few(digits: BaseDataset) -> Few:
 
 
 def fresh(seed: int = 0) -> Classifier:
-    return build_model(Model(width=4), (1, 8, 8), 10, [0.3], [0.37], seed)
+    return build_classifier(Model(width=4), (1, 8, 8), 10, [0.3], [0.37], seed)
 
 
 def run(few: Few, recipe: Training, seed: int = 0) -> tuple[Classifier, TrainingLog]:

@@ -24,7 +24,7 @@ from featuregen.config import (
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.experiment import Experiment
-from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.models import Classifier, build_classifier, weights_sha256
 from featuregen.training import TrainingLog, TrainingState, train_many
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def learn(
     model: Model = Model(width=4),  # noqa: B008 - it is frozen
 ) -> tuple[list[Classifier], list[TrainingLog]]:
     shape = (1, few[0].shape[2], few[0].shape[3])
-    models = [build_model(model, shape, 10, [0.3], [0.37], seed) for seed in seeds]
+    models = [build_classifier(model, shape, 10, [0.3], [0.37], seed) for seed in seeds]
     return models, train_many(models, *few, recipe, seeds=seeds, state_file=state_file)
 
 
@@ -153,9 +153,9 @@ def test_models_in_turn_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: P
 
 def test_what_a_run_stopped_right_after_the_model_was_saved_has_left_goes(digits: BaseDataset, tmp_path: Path) -> None:
     config = with_overrides(load_config("digits"), ["sources.standard.epochs=1", "model.width=4"])
-    experiment = Experiment(config, tmp_path, digits)
-    path = experiment.source("standard").path
+    experiment = Experiment(config, tmp_path, base=digits)
+    path = experiment.source_model("standard").path
     left, made = path.with_suffix(".halfway"), path.read_bytes()
     left.write_bytes(b"the last epoch but one")
-    experiment.source("standard")
+    experiment.source_model("standard")
     assert path.read_bytes() == made and list(path.parent.iterdir()) == [path]
