@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from featuregen.attacks.problem import AttackProblem
 from featuregen.attacks.registry import AttackInfo, find_attack, settings_for
 from featuregen.attacks.result import AttackResult, clip_exact, measure_result
 from featuregen.compute import Ball, folded_copy, frozen_eval
+from featuregen.config import Norm
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, RowRandom, progress
@@ -91,12 +92,13 @@ def attack(
 
     Example:
         >>> import torch, featuregen as fg
-        >>> model = fg.build_model("convnet", image_shape=(1, 8, 8), classes=10).eval()
-        >>> x = torch.linspace(0, 1, 128).view(2, 1, 8, 8)
-        >>> y = model(x).argmax(1)
-        >>> fg.attack(model, x, y, "apgd", norm="linf", eps=0.3, steps=10).success_rate
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+        >>> images = torch.full((2, 1, 8, 8), 0.5)
+        >>> labels = model(images).argmax(1)
+        >>> fg.attack(model, images, labels, "apgd", norm="linf", eps=0.25).success_rate
         1.0
-        >>> [result.success_rate for result in fg.attack(model, x, y, "pgd", norm="linf", eps=[0, 0.3])]
+        >>> [result.success_rate for result in fg.attack(model, images, labels, "pgd", norm="linf", eps=[0, 0.25])]
         [0.0, 1.0]
     """
     if isinstance(eps := settings.get("eps"), (list, tuple)):
@@ -123,7 +125,8 @@ def attack(
 
 
 def _run(problem: AttackProblem, info: AttackInfo, settings: Any) -> Tensor:
-    eps, norm = getattr(settings, "eps", None), getattr(settings, "norm", None)
+    eps: Any = getattr(settings, "eps", None)
+    norm: Any = getattr(settings, "norm", None)
     if eps == 0:
         return problem.images.clone()
     batches = torch.split(torch.arange(len(problem), device=problem.images.device), problem.max_batch)
@@ -132,7 +135,9 @@ def _run(problem: AttackProblem, info: AttackInfo, settings: Any) -> Tensor:
         # Batches that went on counting where the one before ended would depend on their size.
         batch = replace(problem[rows], draws=problem.draws.apart(rows))
         x = info.run(batch, settings)
-        adversarial.append(x if eps is None or norm is None else clip_exact(x, Ball(norm, eps, batch.images)))
+        if eps is not None and norm in get_args(Norm):
+            x = clip_exact(x, Ball(norm, eps, batch.images))
+        adversarial.append(x)
     return torch.cat(adversarial)
 
 

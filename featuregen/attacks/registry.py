@@ -49,8 +49,8 @@ def register_attack(
     """Add an attack to the table, so that `attack`, the command line and every check know it by its name.
 
     The decorated function takes an `AttackProblem` and its settings and returns images of the same shape. Settings
-    named `norm` and `eps` describe a ball: whatever leaves it is clipped. Registering a name again replaces it, except
-    the name of an attack that comes with featuregen.
+    named `norm` and `eps` describe an L2 or Linf ball, to which the images are then clipped. Registering a name again
+    replaces it, except the name of an attack that comes with featuregen.
 
     Args:
         name: The name to call it by: lower case, with hyphens. Its random numbers are keyed by it.

@@ -43,10 +43,11 @@ class AttackResult:
 
     Example:
         >>> import torch, featuregen as fg
-        >>> model = fg.build_model("convnet", image_shape=(1, 8, 8), classes=10).eval()
-        >>> x = torch.linspace(0, 1, 128).view(2, 1, 8, 8)
-        >>> fg.attack(model, x, model(x).argmax(1), "fgsm", norm="linf", eps=0.25)
-        AttackResult(2 images, success rate 1.00, median L2 1.95, median Linf 0.25)
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+        >>> images = torch.full((2, 1, 8, 8), 0.5)
+        >>> fg.attack(model, images, model(images).argmax(1), "fgsm", norm="linf", eps=0.25)
+        AttackResult(2 images, success rate 1.00, median L2 2.00, median Linf 0.25)
     """
 
     images: Tensor
