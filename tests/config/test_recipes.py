@@ -17,9 +17,11 @@ from featuregen.compute.optimize import capture_cuda_graph, polyak_length
 from featuregen.config import (
     KINDS,
     Config,
+    NamedRecipe,
     Norm,
     Synthesis,
     load_config,
+    loader,
     recipe_values,
 )
 from featuregen.config.recipes import RECIPES
@@ -27,6 +29,8 @@ from featuregen.errors import UserError
 from featuregen.models import Classifier, read_model_record
 from featuregen.synthesis.generate import feature_distance
 from tests.helpers.cli_runs import done, refused, tiny
+
+BALL = {"synthesis.det.norm": "l2", "synthesis.det.eps": 0.5}
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -301,6 +305,38 @@ def test_a_whole_experiment_by_name(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert attack.step_size == pytest.approx({"paper": 0.048, "fast": 0.1}[name])
     # What a recipe does not speak of stays.
     assert config.fresh == plain.fresh and config.sources.standard == plain.sources.standard
+
+
+def test_settings_are_read_and_checked_once_with_a_named_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, built = tmp_path / "mine.yaml", []
+    path.write_text("sources: {robust: {attack: {eps: 1.0}}}\n", encoding="utf-8")
+    from_dict = loader.from_dict
+    monkeypatch.setattr(loader, "from_dict", lambda *words: built.append(words) or from_dict(*words))  # type: ignore[func-returns-value]
+    # Without the recipe the norm would be missing.
+    config = load_config(str(path), ["synthesis.rand.eps=0.75"], recipe=NamedRecipe("paper", ("rand",), training=True))
+    assert len(built) == 1 and list(config.synthesis) == ["rand"]
+    assert (config.synthesis["rand"].norm, config.synthesis["rand"].eps) == ("l2", 0.75)
+    assert config.sources.robust.attack is not None and config.sources.robust.attack.step_size == 0.2
+
+
+def test_a_recipe_for_all_kinds_takes_those_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("synthesis: {robust: {steps: 3}}\n", encoding="utf-8")
+    config = load_config(str(path), ["synthesis.det.steps=7"], recipe=NamedRecipe("fast"), values={"seed": 3} | BALL)
+    assert {kind: recipe.steps for kind, recipe in config.synthesis.items()} == {"robust": 60, "det": 7}
+    assert config.synthesis["det"].schedule == "cosine" and config.sources == load_config(str(path)).sources
+
+
+@pytest.mark.parametrize(
+    "text", ["synthesis: [robust]", "synthesis: 5", "sources: 5", "sources: {robust: {attack: 1}}"]
+)
+def test_a_recipe_for_settings_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=text.partition(":")[0]):
+        load_config(str(path), recipe=NamedRecipe("fast", training=True))
 
 
 def test_digits_come_with_the_fast_recipe() -> None:
