@@ -120,7 +120,7 @@ def test_images_seed_and_norm_can_be_chosen(tmp_path: Path) -> None:
     ("words", "why"),
     [
         ("", "name an attack with --attack, such as pgd, or ask for --sanity"),
-        ("--sanity --attack pgd", "--sanity runs attacks of its own and takes no --attack"),
+        ("--sanity --attack pgd", "--sanity chooses its attacks itself and takes no --attack"),
         ("--sanity --target 3", "takes no --target"),
         ("--sanity --dtype uint8", "takes no --dtype"),
         ("--sanity --precision fp32", "takes no --precision"),

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from featuregen import cli
-from featuregen.cli import errors as mistakes
+from featuregen.cli import errors
 from featuregen.cli.errors import with_exit_code
 
 
@@ -76,11 +76,11 @@ def test_a_call_that_makes_a_signal_its_own_mistake_has_been_stopped(
             lost = RuntimeError("Unable to cast Python instance")
         raise lost
 
-    monkeypatch.setattr(mistakes, "_asked", [])
+    monkeypatch.setattr(errors, "_received_signals", [])
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        mistakes.install_signal_handlers()
+        errors.install_signal_handlers()
         with pytest.raises(typer.Exit) as caught:
             command()
     finally:
@@ -96,5 +96,5 @@ def test_ctrl_c_before_a_command_begins_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "app", interrupted)
-    monkeypatch.setattr(cli, "heed_termination", lambda: None)
+    monkeypatch.setattr(cli, "install_signal_handlers", lambda: None)
     assert cli.main(["info"]) == 130 and capsys.readouterr().err.startswith("stopped; ")

@@ -195,8 +195,14 @@ def test_the_images_can_be_named(tmp_path: Path) -> None:
         ("--attacks pgd --eps 0", "eps 0 changes nothing"),
         ("--attacks pgd --eps 1.5", "reaches every image"),
         ("--attacks pgd --eps 0.1 --norm l3", "'l3'"),
-        ("--attacks pgd --eps 0.1 --set steps=3", "--set steps=3 is no setting of an attack"),
-        ("--attacks pgd --eps 0.1 --set pgd.steps", "--set pgd.steps is no setting of an attack"),
+        (
+            "--attacks pgd --eps 0.1 --set steps=3",
+            "--set takes attack.key=value, for example --set pgd.steps=40; got 'steps=3'.",
+        ),
+        (
+            "--attacks pgd --eps 0.1 --set pgd.steps",
+            "--set takes attack.key=value, for example --set pgd.steps=40; got 'pgd.steps'.",
+        ),
         ("--attacks pgd --eps 0.1 --set pgd.steps=3 --set pgd.steps=4", "--set pgd.steps is given twice"),
         ("--attacks pgd --eps 0.1 --set pgd.steps=few", "steps is 'few'; give a whole number"),
         ("--attacks pgd --eps 0.1 --set fgsm.steps=3", "'fgsm', which is not run"),

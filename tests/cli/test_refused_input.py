@@ -31,7 +31,10 @@ def base_set(path: Path, change: Change = lambda arrays: None, size: int = 8) ->
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("make-dataset wrong", "'nonrobust'"),
+        ("make-dataset wrong", "'wrong' is no kind of dataset; known: robust, nonrobust,"),
+        ("make-dataset detx", "'detx' is no kind of dataset; did you mean 'det'?"),
+        ("make-dataset detx --start noise", "'detx' is no kind of dataset"),
+        ("import . --kind detx", "'detx' is no kind of dataset; did you mean 'det'?"),
         ("make-dataset det --norm l3", "'linf'"),
         ("make-dataset det --dtype int8", "'uint8'"),
         ("make-dataset det --eps -1", "at least 0"),

@@ -172,7 +172,7 @@ def test_a_part_of_the_augmentation_can_be_swept(tmp_path: Path) -> None:
     [
         (["--sweep", "rate=0.1"], "unknown setting 'fresh.det.rate'"),
         (["--sweep", "epochs"], "--sweep epochs names no values; give them as epochs=a,b."),
-        (["--sweep", "="], "names no values"),
+        (["--sweep", "="], "--sweep takes key=value, for example --sweep optimizer=sgd,adamw; got '='."),
         (["--sweep", "lr=0.1,fast"], "fresh.det.lr is 'fast'; give a number"),
         (["--sweep", "lr", "--lr", "0.1"], "--sweep lr tries several and --lr 0.1 sets one"),
         (["--sweep", "lr=0.1", "--sweep", "lr=0.2"], "--sweep lr is given twice"),
