@@ -105,8 +105,8 @@ def attack(
     values = common_values(None, seed, device, precision) | ({} if file else {"data.name": data})
     settings = with_overrides(load_config(config) if config else recorded_config(model), (), drop_none(values))
     experiment = Experiment(settings, out.parent if out else OUT)
-    victim = experiment.load_source(model)
-    surrogate = experiment.load_source(origin) if origin else None
+    victim = experiment.load_model(model)
+    surrogate = experiment.load_model(origin) if origin else None
     inputs = inputs_from_file(experiment, file, rows) if file else inputs_from_split(experiment, part or "test", rows)
     if sanity:
         path = out or OUT / f"{model.stem}-sanity.json"

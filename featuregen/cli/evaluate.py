@@ -65,7 +65,7 @@ def evaluate(
     """
     values = drop_none(common_values(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = drop_none({"epochs": epochs, "lr": lr})
-    from featuregen.experiment import evaluate_path, is_model, sweep_path
+    from featuregen.experiment import evaluate_file, is_model, sweep_file
 
     for_datasets = drop_none({
         "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
@@ -78,9 +78,9 @@ def evaluate(
     for path in paths:
         options: dict[str, Any] = {"values": values, "overrides": set_ or (), "out": out}
         if is_model(path):
-            rows.append(evaluate_path(path, settings, **options))
+            rows.append(evaluate_file(path, settings, **options))
         else:
-            rows += sweep_path(path, grid, settings, recipe=recipe, **options)
+            rows += sweep_file(path, grid, settings, recipe=recipe, **options)
     if json_:
         print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
         return

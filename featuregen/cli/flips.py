@@ -71,7 +71,7 @@ def flips(
     values = drop_none(common_values(None, seed, device, None) | {"data.name": data})
     settings = with_overrides(load_config(config) if config else recorded_config(models[0]), (), values)
     experiment = Experiment(settings, out)
-    victims = [experiment.load_source(path) for path in models]
+    victims = [experiment.load_model(path) for path in models]
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)

@@ -127,8 +127,8 @@ def _write_dataset(
     from featuregen.experiment import (
         Experiment,
         dataset_path,
+        make_distributed,
         make_shard,
-        make_together,
         parse_shard,
         warn_unused_shards,
     )
@@ -138,11 +138,11 @@ def _write_dataset(
     folder = out.parent if out else OUT
     with init_distributed(settings.runtime.device) as dist:
         if dist.world_size > 1:
-            return make_together(dist, settings, folder, kind, out, source, force)
+            return make_distributed(dist, settings, folder, kind, out, source, force)
         experiment = Experiment(settings, folder)
         path = out or dataset_path(folder, experiment.base.name, kind)
-        source_model = experiment.load_source(source) if source else None
+        source_model = experiment.load_model(source) if source else None
         if part:
             return experiment, make_shard(experiment, kind, path, part, source_model, force)
         warn_unused_shards(path)
-        return experiment, experiment.make(kind, path, source_model, force)
+        return experiment, experiment.write_dataset(experiment.dataset_job(kind), path, source_model, force)

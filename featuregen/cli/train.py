@@ -171,8 +171,8 @@ def _train_source(which: str, settings: Config, out: Path | None, force: bool, s
         with dist.main_first():
             experiment = Experiment(settings, out.parent if out else OUT, dist=dist)
         if out and not force:
-            experiment.check_output_free(out, experiment.train_set, recipe, settings.seed)
-        trained = experiment.source(which)
+            experiment.models.check_output_free(out, experiment.train_set, recipe, settings.seed)
+        trained = experiment.source_model(which)
     if dist.is_main:
         title = "mixed" if which == "robust" and recipe.alpha else which
         _print_accuracy(f"{experiment.base.name}, {title}", trained, out, force)
@@ -189,8 +189,9 @@ def _train_on_dataset(
     stopping: list[str],
 ) -> None:
     check_suffix(path, ".h5", "a dataset", "--on")
-    from featuregen.experiment import fresh_training_of
+    from featuregen.experiment import FRESH_SEED, experiment_on
     from featuregen.runtime import init_distributed
+    from featuregen.storage import FeatureDataset
 
     settings, folder = load_config(config) if config else None, out.parent if out else OUT
     options: dict[str, Any] = {
@@ -198,13 +199,15 @@ def _train_on_dataset(
     }  # fmt: skip
     with init_distributed(values["runtime.device"]) as dist:
         with dist.main_first():
-            experiment, data, training, seed = fresh_training_of(path, settings, **options, dist=dist)
+            data = FeatureDataset(path)
+            experiment = experiment_on(data, settings, **options, dist=dist)
+            images, training = experiment.training_images(data), experiment.fresh_recipe(data.info.kind)
         _check_stopping(training.early_stop, stopping)
         if out and not force:
-            experiment.check_output_free(out, data, training, seed)
-        (trained,) = experiment.fresh(data, training, 1, data.name)
+            experiment.models.check_output_free(out, images, training, experiment.config.seed + FRESH_SEED)
+        (trained,) = experiment.train_fresh(images, 1, training, images.name)
     if dist.is_main:
-        _print_accuracy(data.name, trained, out, force)
+        _print_accuracy(images.name, trained, out, force)
 
 
 def _print_accuracy(title: str, trained: TrainedModel, out: Path | None, force: bool) -> None:

@@ -27,9 +27,9 @@ def verify(
 
         featuregen verify sent.h5 --data mine.npz --source standard.safetensors
     """
-    from featuregen.experiment import verify_file
+    from featuregen.experiment import verify as run
 
-    checks = verify_file(file, data, source)
+    checks = run(file, data, source)
     if json_:
         print(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=2))
     else:
