@@ -29,14 +29,14 @@ def test_evaluating_a_model_gives_the_accuracies_it_records(tmp_path: Path, whic
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_meets_the_attacks_asked_for(tmp_path: Path) -> None:
+def test_a_model_is_attacked_with_the_radii_of_the_settings(tmp_path: Path) -> None:
     (row,) = evaluate(model("standard"), tmp_path, "--set", "evaluation.l2=[0.25,0.5,1]", "--set", "evaluation.linf=[]")
     (one,) = row["runs"]
     assert set(one["l2"]) == {"0.25", "0.5", "1"} and one["linf"] == {}
     assert one["clean"] >= one["l2"]["0.25"] >= one["l2"]["0.5"] >= one["l2"]["1"]
 
 
-def test_a_dataset_is_worth_what_fresh_models_learn_from_it(tmp_path: Path) -> None:
+def test_a_dataset_is_evaluated_by_fresh_models(tmp_path: Path) -> None:
     (row,) = evaluate(dataset("det"), tmp_path)
     assert row["key"] == "det" and row["training"]["epochs"] == 1 and len(row["runs"]) == 1
     (path,) = (tmp_path / "models").iterdir()
@@ -54,15 +54,15 @@ def test_seeds_epochs_and_rate_of_fresh_models(tmp_path: Path) -> None:
         assert {**row["runs"][0], "seconds": 0} != {**plain[0], "seconds": 0}, words
 
 
-def test_fresh_models_are_found_again(tmp_path: Path) -> None:
+def test_fresh_models_are_cached(tmp_path: Path) -> None:
     first = evaluate(dataset("det"), tmp_path)
     before = trace(tmp_path)
     assert evaluate(dataset("det"), tmp_path) == first and trace(tmp_path) == before
 
 
-def test_several_files_stand_in_one_table(tmp_path: Path) -> None:
-    told = done("evaluate", dataset("det"), model("robust"), "--out", tmp_path).out
-    assert "det.h5" in told and "robust.safetensors" in told and "L2 eps" in told
+def test_several_files_share_a_table(tmp_path: Path) -> None:
+    output = done("evaluate", dataset("det"), model("robust"), "--out", tmp_path).out
+    assert "det.h5" in output and "robust.safetensors" in output and "L2 eps" in output
 
 
 def test_the_recipes_of_another_config_can_be_taken(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_training_options_do_not_apply_to_a_model(tmp_path: Path) -> None:
     assert "--epochs" in refused("evaluate", model("robust"), "--epochs", "3", "--out", tmp_path)
 
 
-def test_a_sweep_tells_all_of_it(tmp_path: Path) -> None:
+def test_a_sweep_reports_every_combination(tmp_path: Path) -> None:
     words = ("--sweep", "lr", "--sweep", "optimizer=sgd,adamw", "--epochs", "2")
     rows = evaluate(dataset("det"), tmp_path, *words)
     tried = [(row["sweep"]["lr"], row["sweep"]["optimizer"]) for row in rows]
@@ -86,8 +86,8 @@ def test_a_sweep_tells_all_of_it(tmp_path: Path) -> None:
         assert row["training"]["epochs"] == 2 and row["training"]["batch_size"] == 20
         assert row["runs"][0]["train_accuracy"] is not None
     assert len({json.dumps(row["runs"]) for row in rows}) == len(rows)
-    told = done("evaluate", dataset("det"), *words, "--config", tiny(), "--out", tmp_path).out
-    assert "det.h5, lr 0.0333, optimizer adamw" in told and "training" in told
+    output = done("evaluate", dataset("det"), *words, "--config", tiny(), "--out", tmp_path).out
+    assert "det.h5, lr 0.0333, optimizer adamw" in output and "training" in output
 
 
 def test_a_part_of_the_augmentation_can_be_swept(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_part_of_the_augmentation_can_be_swept(tmp_path: Path) -> None:
         (["--sweep", "lr=0.1", "--sweep", "lr=0.2"], "--sweep lr is given twice"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused(tmp_path: Path, words: list[str], expected: str) -> None:
+def test_wrong_sweeps_are_refused(tmp_path: Path, words: list[str], expected: str) -> None:
     assert expected in refused("evaluate", dataset("det"), "--config", tiny(), "--out", tmp_path, *words)
 
 

@@ -8,11 +8,11 @@ from featuregen.models import read_model_record
 from tests.helpers.cli_runs import dataset, done, info, model
 
 
-def test_info_tells_a_dataset_in_words(tmp_path: Path) -> None:
-    told = done("info", dataset("det")).out
+def test_info_summarises_a_dataset(tmp_path: Path) -> None:
+    output = done("info", dataset("det")).out
     found = info(dataset("det"))
-    assert told.startswith("det: ") and "40 of digits" in told and "l2 eps 1" in told
-    assert found["content_sha256"] in told and f"{found['success_rate']:.1%}" in told
+    assert output.startswith("det: ") and "40 of digits" in output and "l2 eps 1" in output
+    assert found["content_sha256"] in output and f"{found['success_rate']:.1%}" in output
 
 
 def test_info_of_a_model_is_its_record() -> None:
@@ -27,7 +27,7 @@ def test_the_record_holds_every_setting() -> None:
 
 
 def test_the_table_of_models() -> None:
-    told = done("models").out
+    output = done("models").out
     for name in ("convnet", "resnet9"):
-        assert name in told
-    assert "--config" not in told and len(told.splitlines()) > 4
+        assert name in output
+    assert "--config" not in output and len(output.splitlines()) > 4

@@ -36,7 +36,7 @@ def test_help_loads_no_plugin(tmp_path: Path) -> None:
 def test_a_broken_plugin_is_one_sentence_and_the_command_does_not_run(tmp_path: Path) -> None:
     path = plugin(tmp_path, "first")
     path.write_text("1 / 0\n", encoding="utf-8")
-    told = refused("--plugin", path, "models")
-    assert told == f"error: {path} failed with ZeroDivisionError: division by zero (line 1); correct it."
+    message = refused("--plugin", path, "models")
+    assert message == f"error: {path} failed with ZeroDivisionError: division by zero (line 1); correct it."
     assert "nowhere.py is no Python file" in refused("--plugin", tmp_path / "nowhere.py", "models")
     assert "--plugin" in refused("--plugin")

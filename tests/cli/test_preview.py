@@ -16,7 +16,7 @@ def copy(path: Path, folder: Path) -> Path:
     return Path(shutil.copy(path, folder / path.name))
 
 
-def test_preview_draws_where_it_is_told(tmp_path: Path) -> None:
+def test_preview_writes_to_out(tmp_path: Path) -> None:
     path = copy(dataset("rand"), tmp_path)
     assert done("preview", path).out.strip() == str(tmp_path / "rand.png")
     done("preview", path, "--out", tmp_path / "deep" / "it.png")

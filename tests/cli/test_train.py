@@ -53,7 +53,7 @@ def test_epochs_rate_seed_and_precision_make_other_models(tmp_path: Path) -> Non
     assert len(digests) == 1 + len(choices)
 
 
-def test_a_trained_model_is_found_again_and_its_weights_come_the_same_anywhere(tmp_path: Path) -> None:
+def test_a_trained_model_is_cached_and_its_weights_are_reproducible(tmp_path: Path) -> None:
     path = tmp_path / "it.safetensors"
     assert "training standard model" in train(path).err
     before = trace(tmp_path / "models")
@@ -76,5 +76,5 @@ def test_a_model_with_other_settings_is_replaced_only_by_force(tmp_path: Path) -
 
 
 def test_standard_and_an_attack_contradict_each_other(tmp_path: Path) -> None:
-    told = refused("train", "--standard", "--eps", "0.5", "--out", tmp_path / "it.safetensors")
-    assert "--standard" in told and "--eps" in told
+    message = refused("train", "--standard", "--eps", "0.5", "--out", tmp_path / "it.safetensors")
+    assert "--standard" in message and "--eps" in message

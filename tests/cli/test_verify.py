@@ -14,7 +14,7 @@ def copy(path: Path, folder: Path) -> Path:
     return Path(shutil.copy(path, folder / path.name))
 
 
-def test_a_good_file_passes_and_is_left_alone(tmp_path: Path) -> None:
+def test_a_valid_file_passes_and_is_not_changed(tmp_path: Path) -> None:
     path = copy(dataset("det"), tmp_path)
     before = trace(tmp_path)
     ran = done("verify", path, "--source", model("standard"))
@@ -57,7 +57,7 @@ def test_the_wrong_source_is_found() -> None:
     assert ran.code == 1 and "source model" in failed[0] and "source model" in ran.err
 
 
-def test_a_source_is_checked_in_the_words_of_the_file(tmp_path: Path) -> None:
+def test_another_source_fails_the_source_check(tmp_path: Path) -> None:
     done("train", "--config", tiny(), "--epochs", "1", "--out", tmp_path / "other.safetensors")
     ran = run("verify", dataset("det"), "--source", tmp_path / "other.safetensors", "--json")
     failed = {check["check"] for check in ran.json() if not check["ok"]}

@@ -23,7 +23,7 @@ BALL = {"synthesis.det.norm": "l2", "synthesis.det.eps": 0.5}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_papers_recipe_is_the_papers(kind: str) -> None:
+def test_the_paper_recipe_has_the_settings_of_the_paper(kind: str) -> None:
     recipe = load_config("digits", values=recipe_values("paper", kind)).synthesis[kind]
     walk = (recipe.steps, recipe.step_size, recipe.schedule, recipe.momentum)
     if kind in ("rand", "det"):
@@ -69,16 +69,16 @@ def test_a_model_is_trained_against_the_named_attack(
     assert [attack["steps"], attack["step_size"], attack["eps"]] == pytest.approx(expected)
 
 
-def test_an_attack_by_name_is_no_standard_training(tmp_path: Path) -> None:
+def test_a_recipe_contradicts_standard_training(tmp_path: Path) -> None:
     words = ("--standard", "--config", tiny(), "--out", tmp_path / "model.safetensors", "--recipe", "fast")
     assert "leave out --recipe, or --standard" in refused("train", *words)
 
 
 @pytest.mark.parametrize("command", ["make-dataset det", "make-robust-dataset", "train", "reproduce"])
-def test_a_recipe_of_no_name_is_refused(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_recipe_is_refused(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = refused(*command.split(), "--config", tiny(), "--recipe", "quick")
-    assert "'quick' is not one of 'paper', 'fast'" in told and not list(tmp_path.iterdir())
+    message = refused(*command.split(), "--config", tiny(), "--recipe", "quick")
+    assert "'quick' is not one of 'paper', 'fast'" in message and not list(tmp_path.iterdir())
 
 
 def reproduced(monkeypatch: pytest.MonkeyPatch, *words: str) -> Config:
