@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featuregen.attacks.api import attack
     from featuregen.attacks.pgd import pgd
+    from featuregen.attacks.registry import list_attacks, register_attack
     from featuregen.attacks.result import AttackResult
     from featuregen.config.loader import load_config
     from featuregen.config.schema import PGD, Config, Data, Evaluation, Synthesis, Training
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.reproduce import reproduce
     from featuregen.experiment.transfer import transfer
+    from featuregen.experiment.verify import verify
     from featuregen.interop.export import export_dataset
     from featuregen.interop.released import import_released
     from featuregen.interop.robustness import load_checkpoint, save_checkpoint
     from featuregen.models.classifier import Classifier
     from featuregen.models.io import load_model, save_model
-    from featuregen.models.registry import build_model
+    from featuregen.models.registry import build_model, list_models, register_architecture
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
+    from featuregen.synthesis.kinds import register_kind
     from featuregen.training.loop import train
 
 __version__ = "0.1.0"
@@ -37,6 +40,10 @@ __version__ = "0.1.0"
 _MODULES = {
     "featuregen.attacks.api": ("attack",),
     "featuregen.attacks.pgd": ("pgd",),
+    "featuregen.attacks.registry": (
+        "list_attacks",
+        "register_attack",
+    ),
     "featuregen.attacks.result": ("AttackResult",),
     "featuregen.config.loader": ("load_config",),
     "featuregen.config.schema": (
@@ -58,6 +65,7 @@ _MODULES = {
     "featuregen.experiment.experiment": ("Experiment",),
     "featuregen.experiment.reproduce": ("reproduce",),
     "featuregen.experiment.transfer": ("transfer",),
+    "featuregen.experiment.verify": ("verify",),
     "featuregen.interop.export": ("export_dataset",),
     "featuregen.interop.released": ("import_released",),
     "featuregen.interop.robustness": (
@@ -69,9 +77,14 @@ _MODULES = {
         "load_model",
         "save_model",
     ),
-    "featuregen.models.registry": ("build_model",),
+    "featuregen.models.registry": (
+        "build_model",
+        "list_models",
+        "register_architecture",
+    ),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
+    "featuregen.synthesis.kinds": ("register_kind",),
     "featuregen.training.loop": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -96,17 +109,23 @@ __all__ = [
     "evaluate",
     "export_dataset",
     "import_released",
+    "list_attacks",
+    "list_models",
     "load_checkpoint",
     "load_config",
     "load_images",
     "load_model",
     "pgd",
+    "register_architecture",
+    "register_attack",
+    "register_kind",
     "reproduce",
     "save_checkpoint",
     "save_model",
     "synthesize",
     "train",
     "transfer",
+    "verify",
 ]
 
 

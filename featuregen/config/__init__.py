@@ -1,5 +1,6 @@
 """Frozen, typed settings: read from YAML, overridden by key=value, checked against bounds."""
 
+from featuregen.config.kinds import ATTACKED, KINDS, MISLABELLED, Kind, registered_kind
 from featuregen.config.loader import (
     assignments,
     config_names,
@@ -13,9 +14,6 @@ from featuregen.config.plugins import load_plugin, loaded_plugins
 from featuregen.config.recipes import NamedRecipe, RecipeName, attack_values, recipe_values
 from featuregen.config.safe_yaml import too_deeply_nested
 from featuregen.config.schema import (
-    ATTACKED,
-    KINDS,
-    MISLABELLED,
     PGD,
     Augment,
     Config,
@@ -51,6 +49,7 @@ __all__ = [
     "Dtype",
     "EarlyStop",
     "Evaluation",
+    "Kind",
     "LabelAudit",
     "Model",
     "NamedRecipe",
@@ -74,6 +73,7 @@ __all__ = [
     "load_plugin",
     "loaded_plugins",
     "recipe_values",
+    "registered_kind",
     "source_models",
     "source_seeds",
     "to_dict",

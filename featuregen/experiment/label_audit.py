@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from featuregen.config import MISLABELLED, canonical_json, source_models
+from featuregen.config import KINDS, MISLABELLED, canonical_json, source_models
 from featuregen.evaluation import label_agreement, nearest_neighbour, predict
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages, TrainedModel
 from featuregen.runtime import atomic_write, log
 from featuregen.storage import FeatureDataset, read_columns
-from featuregen.synthesis import RULES, synthesize, to_unit_range
+from featuregen.synthesis import synthesize, to_unit_range
 
 
 def honesty_of(experiment: Experiment, folder: Path, kinds: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -87,7 +87,7 @@ def _sampled(experiment: Experiment, kind: str, eps: float) -> tuple[LabelledIma
         synthesize(
             kind,
             recipe,
-            experiment.source_model(RULES[kind].source).model,
+            experiment.source_model(KINDS[kind].source).model,
             experiment.base.train,
             plan,
             seed=experiment.config.seed,

@@ -90,8 +90,8 @@ def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -
     for kind, path in files.items():
         plan = plans[kind]
         rows = np.array([int(np.flatnonzero(plan.index == row)[0]) for row in chosen])
-        images[TITLES[kind]] = _images(path, rows)
-        labels[TITLES[kind]] = [names[label] for label in plan.labels[rows]]
+        images[TITLES.get(kind, kind)] = _images(path, rows)
+        labels[TITLES.get(kind, kind)] = [names[label] for label in plan.labels[rows]]
     base = experiment.base.train.tensor(experiment.device, chosen).cpu().numpy()
     return kinds_grid(picture, base, images, labels)
 

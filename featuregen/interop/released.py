@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.config import Config, config_names, did_you_mean, load_config, to_dict
+from featuregen.config import KINDS, Config, Kind, config_names, load_config, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
@@ -33,7 +33,7 @@ from featuregen.storage import (
     read_info,
     row_blocks,
 )
-from featuregen.synthesis import RULES, quantize, to_unit_range
+from featuregen.synthesis import find_kind, quantize, to_unit_range
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 # The authors' radius of the ball, 0.5, and what rounding to uint8 adds to it on CIFAR-10.
@@ -62,8 +62,7 @@ def import_released(
     evaluate it; by default the shipped one of the base set.
     """
     folder, out = Path(folder), Path(out)
-    if kind not in RULES:
-        raise UserError(f"'{kind}' is no kind of dataset; {did_you_mean(kind, RULES)}")
+    find_kind(kind)
     if not (math.isfinite(within) and within > 0):
         raise UserError(f"within is {within:g}; give the largest L2 distance from a base image, such as {WITHIN:g}.")
     check_folder(folder)
@@ -184,7 +183,7 @@ def fitting_config(data: str) -> str | None:
 def _header(folder: Path, kind: str, source: _Source, within: float, config: Config) -> Header:
     base = source.base
     digests = {name: file_sha256(folder / name) for name in (IMAGES, LABELS)}
-    radius = {"within": within} if RULES[kind].start == "self" else {}
+    radius = {"within": within} if KINDS[kind].start == "self" else {}
     return Header(
         kind=kind,
         rows=len(source),
@@ -210,7 +209,7 @@ def _columns(kind: str, source: _Source, index: NDArray[np.int64], rows: slice) 
         "labels": source.labels[rows],
         "source_labels": np.where(known, source.base.train.labels[own], -1),
         "index": own,
-        "start_index": own if RULES[kind].start == "self" else np.full_like(own, -1),
+        "start_index": own if KINDS[kind].start == "self" else np.full_like(own, -1),
         "norm": norm.astype(np.float32),
         "objective": np.full(len(own), np.nan, dtype=np.float32),
         "source_pred": np.full_like(own, -1),
@@ -222,11 +221,11 @@ def _columns(kind: str, source: _Source, index: NDArray[np.int64], rows: slice) 
 
 def _base_rows(kind: str, source: _Source, within: float) -> NDArray[np.int64]:
     """The base row of each row, -1 where it stays unknown: in order if everything fits, else by distance."""
-    rule, base, rows = RULES[kind], source.base, len(source)
+    rule, base, rows = KINDS[kind], source.base, len(source)
     in_order = np.arange(rows)
     # Labels in order prove nothing where the base set is sorted by them.
     mixed = rule.start == "self" or (np.diff(base.train.labels) != 0).mean() > 0.5
-    if mixed and rows == len(base.train) and _labelled(rule.label, source, in_order).all():
+    if mixed and rows == len(base.train) and _labelled(rule, source, in_order).all():
         parts = (source.distances(part, in_order[part]) for part in source.blocks())
         if rule.start != "self" or all((part <= within).all() for part in parts):
             log(f"{rows} of {rows} rows are matched to {base.name}, in order")
@@ -236,19 +235,19 @@ def _base_rows(kind: str, source: _Source, within: float) -> NDArray[np.int64]:
         return np.full(rows, -1)
     nearest = _nearest(source)
     distances = np.concatenate([source.distances(part, nearest[part]) for part in source.blocks()])
-    index = np.where((distances <= within) & _labelled(rule.label, source, nearest), nearest, -1)
+    index = np.where((distances <= within) & _labelled(rule, source, nearest), nearest, -1)
     first = np.unique(index, return_index=True)[1]
     index[np.setdiff1d(in_order, first)] = -1
     log(f"{int((index >= 0).sum())} of {rows} rows are matched to {base.name}, by an L2 distance up to {within:g}")
     return index
 
 
-def _labelled(rule: str, source: _Source, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _labelled(kind: Kind, source: _Source, index: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which rows carry the label that a kind gives to these base rows."""
-    if rule == "random":
+    if kind.label == "random":
         return np.ones(len(index), dtype=bool)
-    shift = 1 if rule == "next" else 0
-    return np.asarray(source.labels == (source.base.train.labels[index] + shift) % len(source.base.classes))
+    base = source.base
+    return np.asarray(source.labels == kind.labels_of(base.train.labels[index], len(base.classes)))
 
 
 def _nearest(source: _Source) -> NDArray[np.int64]:

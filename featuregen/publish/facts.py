@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import ATTACKED, MISLABELLED
+from featuregen.config import ATTACKED, KINDS, MISLABELLED
 from featuregen.report import NORMS, markdown_escape, percent
 from featuregen.storage import DatasetInfo, read_columns
-from featuregen.synthesis import RULES, meaning_of
+from featuregen.synthesis import meaning_of
 
 _STARTS = {
     "image": "another training image",
     "noise": "noise around mid-grey",
     "self": "the base image itself",
 }
-_PULLS = {
+_OBJECTIVES: dict[object, str] = {
     "features": "towards the base image's penultimate features in the source model",
     "class": "until the source model sees the stored label",
 }
-_LABELS = {
+_LABELS: dict[object, str] = {
     "true": "that of the base image",
     "random": "drawn at random",
     "next": "the class after that of the base image",
@@ -32,7 +32,7 @@ _SOFTWARE = ("featuregen", "torch", "device", "precision")
 
 def facts(info: DatasetInfo) -> list[tuple[str, ...]]:
     """The table at the top of the card."""
-    base, rule = info.base, RULES.get(info.kind)
+    base, rule = info.base, KINDS.get(info.kind)
     shape = "×".join(str(side) for side in info.image_shape)
     meaning = meaning_of(info.kind) + ("; x is the base image" if rule else "")
     rows = [
@@ -41,7 +41,7 @@ def facts(info: DatasetInfo) -> list[tuple[str, ...]]:
                  f"{_text(base.get('split'))}"),
         ("images", f"{shape}, {info.dtype}, {len(info.classes)} classes"),
         ("made", _made(info)),
-        ("label stored", _LABELS[rule.label] if rule else "that of the base image"),
+        ("label stored", _LABELS.get(rule.label, "by a rule of the kind") if rule else "that of the base image"),
         ("threat model", _threat(info)),
         ("source model", _source(info.source_model)),
         ("accuracy left" if info.kind == ATTACKED else "success", _success(info)),
@@ -84,12 +84,13 @@ def _made(info: DatasetInfo) -> str:
     if isinstance(attack := info.recipe.get("attack"), Mapping):
         chosen = ", ".join(f"{name} {_short(value)}" for name, value in attack.items() if value and name != "name")
         return _text(f"by the attack {attack.get('name')} on the source model ({chosen})")
-    settings, rule = info.recipe.get("synthesis"), RULES.get(info.kind)
+    settings, rule = info.recipe.get("synthesis"), KINDS.get(info.kind)
     if not isinstance(settings, Mapping) or rule is None:
         return ""
+    objective = _OBJECTIVES.get(rule.objective, "by an objective that the kind defines")
     return (
         f"from {_STARTS[rule.start]}, in {_text(settings.get('steps'))} steps of {_text(settings.get('step_size'))} "
-        f"({_text(settings.get('schedule'))}, momentum {_text(settings.get('momentum'))}), {_PULLS[rule.pull]}"
+        f"({_text(settings.get('schedule'))}, momentum {_text(settings.get('momentum'))}), {objective}"
     )
 
 
