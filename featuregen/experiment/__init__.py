@@ -1,13 +1,5 @@
 """An experiment: one config, one base dataset, one output folder; its models, datasets and results."""
 
-from featuregen.experiment.attack_run import (
-    AttackInputs,
-    AttackRun,
-    attack_to_file,
-    draw_attack,
-    inputs_from_file,
-    inputs_from_split,
-)
 from featuregen.experiment.cost import cost_of, estimate_cost
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import (
@@ -21,11 +13,8 @@ from featuregen.experiment.files import (
     sweep_path,
     verify_file,
 )
-from featuregen.experiment.gradient_masking import doubt_model, write_doubts
-from featuregen.experiment.label_flips import flip_models, write_flips
 from featuregen.experiment.outputs import draw_preview, write_results
 from featuregen.experiment.paths import copy_model, dataset_path
-from featuregen.experiment.records import TrainedModel
 from featuregen.experiment.remake import remake
 from featuregen.experiment.reproduce import reproduce
 from featuregen.experiment.shards import make_shard, make_together, parse_shard, warn_unused_shards
@@ -33,25 +22,16 @@ from featuregen.experiment.share import share_file
 from featuregen.experiment.transfer import transfer
 
 __all__ = [
-    "AttackInputs",
-    "AttackRun",
     "Experiment",
-    "TrainedModel",
-    "attack_to_file",
     "copy_model",
     "cost_of",
     "dataset_path",
     "describe_model_file",
-    "doubt_model",
-    "draw_attack",
     "draw_preview",
     "estimate_cost",
     "evaluate_path",
     "experiment_of",
-    "flip_models",
     "fresh_training_of",
-    "inputs_from_file",
-    "inputs_from_split",
     "is_model",
     "make_shard",
     "make_together",
@@ -65,7 +45,5 @@ __all__ = [
     "transfer",
     "verify_file",
     "warn_unused_shards",
-    "write_doubts",
-    "write_flips",
     "write_results",
 ]

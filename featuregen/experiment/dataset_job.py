@@ -11,7 +11,8 @@ from featuregen.compute import fitting_batch, folded_copy
 from featuregen.config import Config, Synthesis, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
-from featuregen.experiment.records import TrainedModel, describe_batches, describe_model
+from featuregen.experiment.records import describe_batches
+from featuregen.models import TrainedModel, describe_model
 from featuregen.runtime import ComputeSpec, versions
 from featuregen.storage import PAPER, Header, Writer
 from featuregen.synthesis import RowPlan, synthesize

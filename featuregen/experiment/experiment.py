@@ -23,25 +23,25 @@ from featuregen.config import (
 )
 from featuregen.data import BaseDataset, balanced_rows, load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import Accuracy, evaluate
+from featuregen.evaluation import evaluate
 from featuregen.experiment.dataset_job import Job, Shard, fill, header_of, job_of
 from featuregen.experiment.numerics import load_or_autotune
-from featuregen.experiment.paths import check_writable, import_model
+from featuregen.experiment.paths import import_model
 from featuregen.experiment.records import (
     LabelledImages,
-    TrainedModel,
     check_base,
     init_models,
     is_trained_as,
     training_record,
 )
 from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import Classifier, load_model, save_model
+from featuregen.models import Accuracy, Classifier, TrainedModel, load_model, save_model
 from featuregen.runtime import (
     LOCK_TIMEOUT,
     SINGLE_PROCESS,
     ComputeSpec,
     DistInfo,
+    check_writable,
     configure_process,
     locked,
     log,

@@ -23,9 +23,9 @@ from featuregen.data import SPLITS, BaseDataset, load_images, needs_download
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
 from featuregen.experiment.experiment import FRESH_SEED, Experiment
-from featuregen.experiment.records import LabelledImages, TrainedModel
+from featuregen.experiment.records import LabelledImages
 from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import load_model, read_model_record, weights_sha256
+from featuregen.models import TrainedModel, load_model, read_model_record, weights_sha256
 from featuregen.runtime import SINGLE_PROCESS, DistInfo, configure_process, log, resolve_device
 from featuregen.storage import (
     Check,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from featuregen.errors import UserError
-from featuregen.experiment.records import TrainedModel
-from featuregen.models import read_model_record, save_model, weights_sha256
+from featuregen.models import TrainedModel, read_model_record, save_model, weights_sha256
 from featuregen.runtime import atomic_path
 
 
@@ -57,13 +55,3 @@ def import_model(given: TrainedModel, folder: Path) -> Path:
         unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
         save_model(path, model, {**unknown, **record})
     return path
-
-
-def check_writable(folder: Path) -> None:
-    """Asked before hours of training, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another --out.") from None

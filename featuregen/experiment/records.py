@@ -1,4 +1,4 @@
-"""What stages hand to each other: examples, trained models, and what is recorded of them."""
+"""What stages hand to each other: labelled images, and what is recorded of a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from featuregen.config import Config, Model, to_dict
 from featuregen.data import BaseDataset, ImageSource
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model, read_model_record, weights_sha256
+from featuregen.models import Classifier, build_model, read_model_record
 from featuregen.runtime import ComputeSpec, log, versions
 from featuregen.storage import DatasetInfo
 from featuregen.training import TrainingLog
@@ -31,15 +31,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model, the record that travels with it, and where it was found."""
-
-    model: Classifier
-    record: dict[str, Any]
-    path: Path
 
 
 def init_models(chosen: Model, data: LabelledImages, classes: int, seeds: list[int]) -> list[Classifier]:
@@ -92,28 +83,6 @@ def is_trained_as(path: Path, settings: Mapping[str, Any]) -> bool:
         return bool(read_model_record(path)["record"].get("settings") == settings)
     except UserError:
         return False
-
-
-def describe_model(trained: TrainedModel) -> dict[str, Any]:
-    """What a dataset says of its source model: nothing that changes from run to run of the same training."""
-    record: Mapping[str, Any] = trained.record
-    model = trained.model
-    return {
-        "architecture": model.architecture,
-        "width": model.width,
-        "weights_sha256": weights_sha256(model),
-        **{
-            name: record[name]
-            for name in ("settings", "origin", "trained_on", "train_accuracy", "accuracy")
-            if name in record
-        },
-    }
-
-
-def model_summary(trained: TrainedModel) -> dict[str, Any]:
-    """What a report of an attack says of a model."""
-    about = describe_model(trained)
-    return {"file": trained.path.name, **{key: about[key] for key in ("architecture", "width", "weights_sha256")}}
 
 
 def channel_statistics(images: ImageSource) -> tuple[list[float], list[float]]:

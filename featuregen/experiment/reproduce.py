@@ -13,10 +13,11 @@ from featuregen.config import MISLABELLED, source_models, source_seeds, to_dict
 from featuregen.data import ImageSplit
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import run_record
-from featuregen.experiment.label_audit import honesty_of, judged_once, radii
+from featuregen.experiment.label_audit import audit_experiment, audit_radii, load_or_audit
 from featuregen.experiment.parallel import Stage, run_parallel
 from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages, TrainedModel
+from featuregen.experiment.records import LabelledImages
+from featuregen.models import TrainedModel
 from featuregen.report import KIND_NAMES
 from featuregen.runtime import atomic_write, versions
 from featuregen.storage import DatasetInfo, read_columns
@@ -56,12 +57,12 @@ def reproduce(experiment: Experiment, folder: Path, force: bool = False) -> Resu
             experiment.fresh_recipe(kind),
         )
         models.append(_row(kind, experiment.fresh(data, recipe, seeds, TITLES[kind])))
-    honesty, judging = honesty_of(experiment, folder, kinds)
+    honesty, judging = audit_experiment(experiment, folder, kinds)
     return {
         "format": "featuregen-results",
         "version": 1,
         "config": to_dict(experiment.config),
-        "base": describe_base(experiment),
+        "base": experiment.base.description(),
         "software": versions(experiment.compute),
         "models": models,
         "datasets": datasets,
@@ -78,7 +79,10 @@ def stages(experiment: Experiment, folder: Path, kinds: list[str], force: bool) 
     others += [Stage(_learn_sample, ())] if sample_of(experiment) else []
     made = [Stage(_make_and_learn, (folder, kind, force)) for kind in kinds]
     judged = [
-        Stage(_judge, (folder, kind, eps)) for kind in kinds if kind in MISLABELLED for eps in radii(experiment, kind)
+        Stage(_judge, (folder, kind, eps))
+        for kind in kinds
+        if kind in MISLABELLED
+        for eps in audit_radii(experiment, kind)
     ]
     return [first, others + made, judged]
 
@@ -95,7 +99,7 @@ def _learn_sample(experiment: Experiment) -> None:
 
 
 def _judge(experiment: Experiment, folder: Path, kind: str, eps: float) -> None:
-    judged_once(experiment, folder, kind, eps)
+    load_or_audit(experiment, folder, kind, eps)
 
 
 def _make_and_learn(experiment: Experiment, folder: Path, kind: str, force: bool) -> None:
@@ -117,19 +121,6 @@ def sample_of(experiment: Experiment) -> LabelledImages | None:
     split = ImageSplit(train.images[index], train.labels[index])
     name = f"{experiment.base.name}, {recipe.rows} rows"
     return LabelledImages(name, split.tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256)
-
-
-def describe_base(experiment: Experiment) -> dict[str, Any]:
-    base = experiment.base
-    return {
-        "name": base.name,
-        "train_rows": len(base.train),
-        "test_rows": len(base.test),
-        "train_sha256": base.train.sha256,
-        "test_sha256": base.test.sha256,
-        "classes": list(base.classes),
-        "image_shape": list(base.image_shape),
-    }
 
 
 def _row(key: str, runs: list[TrainedModel]) -> dict[str, Any]:
