@@ -66,7 +66,7 @@ def flips(
     values = given(common(None, seed, device, None) | {"data.name": data})
     chosen = with_overrides(load_config(config) if config else recorded_config(models[0]), (), values)
     experiment = Experiment(chosen, out)
-    loaded = [experiment.load_source(path) for path in models]
+    loaded = [experiment.load_model(path) for path in models]
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)

@@ -1,27 +1,20 @@
 """An experiment: one config, one base dataset, one output folder; its models, datasets and results."""
 
 from featuregen.experiment.cost import cost_of, estimate_cost
-from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.files import (
-    describe_model_file,
-    evaluate_path,
-    experiment_of,
-    fresh_training_of,
-    is_model,
-    recorded_config,
-    run_record,
-    sweep_path,
-    verify_file,
-)
+from featuregen.experiment.evaluate_files import evaluate_file, experiment_on, run_record, sweep_file
+from featuregen.experiment.experiment import FRESH_SEED, Experiment
 from featuregen.experiment.outputs import draw_preview, write_results
 from featuregen.experiment.paths import copy_model, dataset_path
+from featuregen.experiment.recorded import describe_model_file, experiment_of, is_model, recorded_config
 from featuregen.experiment.remake import remake
 from featuregen.experiment.reproduce import reproduce
-from featuregen.experiment.shards import make_shard, make_together, parse_shard, warn_unused_shards
+from featuregen.experiment.shards import make_distributed, make_shard, parse_shard, warn_unused_shards
 from featuregen.experiment.share import share_file
 from featuregen.experiment.transfer import transfer
+from featuregen.experiment.verify import verify
 
 __all__ = [
+    "FRESH_SEED",
     "Experiment",
     "copy_model",
     "cost_of",
@@ -29,21 +22,21 @@ __all__ = [
     "describe_model_file",
     "draw_preview",
     "estimate_cost",
-    "evaluate_path",
+    "evaluate_file",
     "experiment_of",
-    "fresh_training_of",
+    "experiment_on",
     "is_model",
+    "make_distributed",
     "make_shard",
-    "make_together",
     "parse_shard",
     "recorded_config",
     "remake",
     "reproduce",
     "run_record",
     "share_file",
-    "sweep_path",
+    "sweep_file",
     "transfer",
-    "verify_file",
+    "verify",
     "warn_unused_shards",
     "write_results",
 ]

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from featuregen.config import MISLABELLED, canonical_json, source_models
+from featuregen.config import MISLABELLED, Config, canonical_json, source_models
 from featuregen.evaluation import audit_labels, nearest_neighbour
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages
 from featuregen.models import TrainedModel
 from featuregen.runtime import atomic_write, log
-from featuregen.storage import read_columns
+from featuregen.storage import FeatureDataset, read_columns
 from featuregen.synthesis import RULES, synthesize, to_unit_range
 
 
@@ -32,15 +32,15 @@ def audit_experiment(
     timings = []
     for kind in (kind for kind in kinds if kind in MISLABELLED):
         audits[kind] = []
-        for eps in audit_radii(experiment, kind):
+        for eps in audited_radii(experiment.config, kind):
             row, seconds = load_or_audit(experiment, folder, kind, eps)
             audits[kind].append(row)
             timings.append({"stage": f"judging {kind} at eps {eps:g}", "seconds": seconds})
     return audits, timings
 
 
-def audit_radii(experiment: Experiment, kind: str) -> list[float]:
-    return sorted({*experiment.config.honesty.eps, experiment.config.synthesis[kind].eps})
+def audited_radii(config: Config, kind: str) -> list[float]:
+    return sorted({*config.honesty.eps, config.synthesis[kind].eps})
 
 
 def load_or_audit(experiment: Experiment, folder: Path, kind: str, eps: float) -> tuple[dict[str, Any], float]:
@@ -71,24 +71,24 @@ def load_or_audit(experiment: Experiment, folder: Path, kind: str, eps: float) -
 def _judges(experiment: Experiment) -> dict[str, TrainedModel]:
     """The second standard model is independent of the datasets, so it is trained even for a single seed."""
     return {
-        "source model": experiment.source("standard"),
-        "second standard model": experiment.sources("standard", source_models(experiment.config, "standard"))[1],
-        "robust model": experiment.source("robust"),
+        "source model": experiment.source_model("standard"),
+        "second standard model": experiment.source_models("standard", source_models(experiment.config, "standard"))[1],
+        "robust model": experiment.source_model("robust"),
     }
 
 
 def _stored(experiment: Experiment, folder: Path, kind: str) -> tuple[LabelledImages, torch.Tensor]:
     path = dataset_path(folder, experiment.base.name, kind)
     index = read_columns(path, ["index"])["index"]
-    return experiment.examples(path), torch.from_numpy(index).to(experiment.device)
+    return experiment.training_images(FeatureDataset(path)), torch.from_numpy(index).to(experiment.device)
 
 
 def _sampled(experiment: Experiment, kind: str, eps: float) -> tuple[LabelledImages, torch.Tensor]:
     """The same recipe at another eps, on a class-balanced sample; it is not written to a file."""
     recipe = dataclasses.replace(experiment.config.synthesis[kind], eps=eps)
     rows = min(experiment.config.honesty.rows, len(experiment.base.train))
-    plan, device = experiment.plan(kind, rows), experiment.device
-    source = experiment.source(RULES[kind].source).model
+    plan, device = experiment.row_plan(kind, rows), experiment.device
+    source = experiment.source_model(RULES[kind].source).model
     batches = synthesize(
         kind, recipe, source, experiment.base.train, plan, seed=experiment.config.seed, compute=experiment.compute
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 from featuregen.config import Attack, Model, to_dict
 from featuregen.evaluation import adversarial_examples, transfer_correlation, transfer_rate
 from featuregen.evaluation.transfer import AdversarialExamples
+from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.files import run_record
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages
 from featuregen.models import skeleton
@@ -30,11 +29,11 @@ def transfer(
     for architecture in architectures:
         # Refused before hours of training.
         skeleton(architecture, base.image_shape, len(base.classes))
-    experiment.make("det", det := dataset_path(folder, base.name, "det"), force=force)
-    data = experiment.examples(det)
+    det = dataset_path(folder, base.name, "det")
+    data = experiment.training_images(experiment.make_dataset("det", det, force=force))
     rows, test = experiment.attacked_rows, experiment.test_set
     examples = adversarial_examples(
-        experiment.source("standard").model, test.images[rows], test.labels[rows], attack,
+        experiment.source_model("standard").model, test.images[rows], test.labels[rows], attack,
         batch_size=config.evaluation.batch_size, compute=experiment.compute,
     )  # fmt: skip
     table = [_row(experiment, architecture, data, examples) for architecture in architectures]
@@ -60,12 +59,14 @@ def transfer(
 def _row(
     experiment: Experiment, architecture: Model, data: LabelledImages, examples: AdversarialExamples
 ) -> dict[str, Any]:
-    config = dataclasses.replace(experiment.config, model=architecture)
+    config = experiment.config
     title = architecture.architecture + (f" w{architecture.width}" if architecture.width else "")
-    other = Experiment(config, experiment.out, experiment.base)
+    other = experiment.with_model(model=architecture)
     # Another seed, so that it is not the source itself where the architecture is the same.
-    standard = other.trained(other.train_set, config.sources.standard, [config.seed + 1], f"{title}, standard")[0]
-    fresh = other.fresh(data, other.fresh_recipe("det"), config.evaluation.seeds, f"{title}, D_det")
+    (standard,) = other.models.get_or_train(
+        other.train_set, config.sources.standard, [config.seed + 1], f"{title}, standard"
+    )
+    fresh = other.train_fresh(data, recipe=other.fresh_recipe("det"), title=f"{title}, D_det")
     return {
         "title": title,
         "model": to_dict(architecture),

@@ -88,6 +88,6 @@ def test_label_flips_are_recorded(
 ) -> None:
     specs = expand_grid(["fgsm"], [0.1, 0.2], "linf")
     record = label_flips_to_folder(tmp_path, [target, target], inputs, specs, base=digits.description(), **SETTINGS)
-    assert json.loads((tmp_path / "flips.json").read_text(encoding="utf-8")) == record
+    assert json.loads((tmp_path / "flips.json").read_text(encoding="utf-8")) == json.loads(json.dumps(record))
     assert [model["title"] for model in record["models"]] == ["standard-1", "standard-2"]
     assert record["agreement"]["models"][0]["share"] == 1.0 and len(record["runs"]) == 4

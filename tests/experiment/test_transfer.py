@@ -43,7 +43,7 @@ def test_each_architecture_has_a_row(results: Any, out: Path) -> None:
 
 def test_adversarial_examples_fool_the_source(results: Any, out: Path) -> None:
     experiment = Experiment(load_config(str(tiny())), out)
-    source, test = experiment.source("standard").model, experiment.test_set
+    source, test = experiment.source_model("standard").model, experiment.test_set
     found = adversarial_examples(
         source, test.images[:], test.labels, Attack(eps=1, steps=5), batch_size=500, compute=experiment.compute
     )
