@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.processes import Command
 from featuregen.errors import UserError
-from featuregen.publish.layout import Contents, licence_of, plain_name
+from featuregen.publish.layout import Contents, licence_of, safe_name
 from featuregen.storage import read_info
 from tests.helpers import dataset_files as store_files
 from tests.helpers.bundle_folders import FILES, blocks, card, content, movable, shared
@@ -217,7 +217,7 @@ def test_a_strangers_names_change_neither_card_nor_commands(tmp_path: Path) -> N
         source_model={"settings": [], "accuracy": 7, "weights_sha256": "`|\n"},
     )
     store_files.write(path, head)
-    contents = Contents("a.h5", "", "", "", plain_name("/x/'; touch it #.npz"), licence_of("```\n![](x)"), "")
+    contents = Contents("a.h5", "", "", "", safe_name("/x/'; touch it #.npz"), licence_of("```\n![](x)"), "")
     write_card(tmp_path / "README.md", read_info(path), contents, None)
     top, text = card(tmp_path)
     assert top["license"] == "other" and top["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]["0"]
