@@ -1,4 +1,4 @@
-"""The card: what a person reads first, and what the Hugging Face hub and `datasets` read at its top."""
+"""The card of a published dataset: Markdown for readers, under YAML for the Hugging Face hub and `datasets`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featuregen.publish.layout import BIBTEX, CROISSANT, MEANINGS, Contents, tit
 from featuregen.publish.results_section import evaluation_section
 from featuregen.report import markdown_escape
 from featuregen.storage import COLUMNS, PAPER, SUMS, DatasetInfo, column_dtype
-from featuregen.synthesis import meaning_of
+from featuregen.synthesis import RULES, meaning_of
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _CLASS_COLUMNS = ("labels", "source_labels", "source_pred")
@@ -42,7 +42,7 @@ def write_card(path: Path, info: DatasetInfo, contents: Contents, results: Mappi
         info=info,
         contents=contents,
         facts=facts(info),
-        meaning=meaning_of(info.kind),
+        meaning=meaning_of(info.kind) + ("; x is the base image" if info.kind in RULES else ""),
         evaluation=_Markdown(evaluation_section(info, results)) if results else "",
         limits=limits(info, bool(contents.weights)),
         columns=_columns(info),

@@ -14,6 +14,7 @@ from featuregen.report import (
     markdown_escape,
     markdown_table,
     percent,
+    titles_of,
 )
 from featuregen.storage import DatasetInfo
 
@@ -57,7 +58,7 @@ def _section(models: list[dict[str, Any]], about: Mapping[str, Any], words: str)
         f"Accuracy in % on {tested}, {describe_seeds(models)}{spread}; the attack is PGD of {settings['steps']} "
         f"steps{restarts}. {words}"
     )
-    return "\n\n".join(["## Evaluation", text, "\n".join(markdown_table(models, accuracy_columns(models)))])
+    return "\n\n".join(["## Evaluation", text, "\n".join(markdown_table(titles_of(models), accuracy_columns(models)))])
 
 
 def _label_audit(kind: str, results: Results) -> str:

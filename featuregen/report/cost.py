@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featuregen.report.numbers import duration
+from featuregen.runtime import format_columns
 
 
 def cost_table(cost: Mapping[str, Any]) -> str:
@@ -17,13 +18,11 @@ def cost_table(cost: Mapping[str, Any]) -> str:
         work = {"gradient steps": stage["moved"], "trained": stage["learnt"]}
         described = ", ".join(f"{count:,.0f} {unit}" for unit, count in work.items() if count)
         rows.append((stage["stage"], described, duration(stage["seconds"])))
-    spans = [max(len(row[column]) for row in rows) for column in range(3)]
-    body = [f"{a.ljust(spans[0])}   {b.ljust(spans[1])}   {c.rjust(spans[2])}" for a, b, c in rows]
     return "\n".join([
         f"{cost['config']}: {net} on {cost['device']} ({', '.join(cost['arithmetic'].values())}), "
         f"{base['name']} with {base['train_rows']:,} training and {base['test_rows']:,} test images",
         "",
-        *body,
+        *format_columns(rows),
         "",
         f"together {_time(cost)}; finished stages are skipped",
         f"measured here, images per second: {rates['moved']:,.0f} gradient steps, {rates['learnt']:,.0f} trained, "

@@ -26,6 +26,7 @@ from featuregen.report.tables import (
     describe_test_images,
     grouped,
     paper_columns,
+    titles_of,
     training_columns,
 )
 from featuregen.runtime import atomic_write
@@ -75,7 +76,7 @@ def _accuracies(results: Results) -> Table:
         Column(column.group.replace("eps", "ε"), column.name, column.cells) for column in accuracy_columns(models)
     )
     columns = [*measured, *training_columns(models), *paper_columns(models)]
-    return columns, [model["title"] for model in models]
+    return columns, titles_of(models)
 
 
 def _datasets(datasets: Sequence[Results]) -> Table:
@@ -101,19 +102,18 @@ def _datasets(datasets: Sequence[Results]) -> Table:
 
 def _audit(rows: Sequence[Results]) -> Table:
     """For each eps the images, then for each judge the shares of true class, stored label and any other class."""
-    columns = [Column("", "images", tuple(Cell(f"{row['rows']:,}") for row in rows))]
+    columns = [Column.of("", "images", (f"{row['rows']:,}" for row in rows))]
     for judge in dict.fromkeys(judge for row in rows for judge in row["judges"]):
         for part in ("true", "stored", "neither"):
             shares = [row["judges"].get(judge, {}).get(part) for row in rows]
-            columns.append(Column(judge, part, tuple(Cell(percent(share)) for share in shares)))
+            columns.append(Column.of(judge, part, map(percent, shares)))
     return columns, [f"{row['eps']:g}" for row in rows]
 
 
 def _timings(stages: Sequence[Results]) -> Table:
     seconds = [stage["seconds"] for stage in stages]
-    cells = tuple(Cell(duration(value)) for value in (*seconds, math.fsum(seconds)))
     titles = [*(stage["stage"] for stage in stages), "sum over stages, several of which run at once"]
-    return [Column("", "time", cells)], titles
+    return [Column.of("", "time", map(duration, [*seconds, math.fsum(seconds)]))], titles
 
 
 def _base64(picture: str | Path) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
@@ -50,18 +49,22 @@ def draw_grid(path: str | Path, rows: Sequence[Row], headers: Sequence[str] = ()
     width = max(left + count * (cell + _GAP), 2 * _GAP + _text_width(title, 10, "bold"))
     height = top + sum(heights)
     with canvas.drawing(path, width / 2, height / 2, layout=None) as figure:
-        sheet = _Sheet(figure, height)
-        if title:
-            sheet.write(title, _GAP, _GAP + _LINE / 2, "left", 10, bold=True)
+
+        def write(text: str, x: float, y: float, align: str, size: float, weight: str = "normal") -> None:
+            """`y` counts from the top, unlike matplotlib's."""
+            figure.text(x, height - y, text, transform=None, ha=align, va="center", fontsize=size, fontweight=weight)
+
+        write(title, _GAP, _GAP + _LINE / 2, "left", 10, "bold")
         centres = [left + i * (cell + _GAP) + cell / 2 for i in range(count)]
         for header, x in zip(head.texts, centres, strict=False):
-            sheet.write(header, x, top - _LINE * head.lines / 2 - 4, "center", head.size)
+            write(header, x, top - _LINE * head.lines / 2 - 4, "center", head.size)
         for row, row_images, caption, row_height in zip(rows, images, captions, heights, strict=True):
-            sheet.write(row.title, left - 2 * _GAP, top + cell / 2, "right", 9)
+            write(row.title, left - 2 * _GAP, top + cell / 2, "right", 9)
             for image, x in zip(row_images, centres, strict=False):
-                sheet.paste(image[::thin, ::thin].repeat(scale, 0).repeat(scale, 1), round(x - cell / 2), top)
+                block = image[::thin, ::thin].repeat(scale, 0).repeat(scale, 1)
+                figure.figimage(block, round(x - cell / 2), height - top - block.shape[0], origin="upper")
             for text, x in zip(caption.texts, centres, strict=False):
-                sheet.write(text, x, top + cell + 2 + _LINE * caption.lines / 2, "center", caption.size)
+                write(text, x, top + cell + 2 + _LINE * caption.lines / 2, "center", caption.size)
             top += row_height
     return Path(path)
 
@@ -73,21 +76,6 @@ def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8:
         image = np.rint(255 * np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1)).astype(np.uint8)
     return np.repeat(np.moveaxis(image, 0, 2), 3 // image.shape[0], axis=2)
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    figure: Figure
-    height: int
-
-    def write(self, text: str, x: float, y: float, align: str, size: float, *, bold: bool = False) -> None:
-        self.figure.text(
-            x, self.height - y, text, transform=None, ha=align, va="center", fontsize=size,
-            fontweight="bold" if bold else "normal", parse_math=False,
-        )  # fmt: skip
-
-    def paste(self, image: NDArray[np.uint8], x: int, y: int) -> None:
-        self.figure.figimage(image, x, self.height - y - image.shape[0], origin="upper")
 
 
 def _text_width(text: str, size: float, weight: str = "normal") -> float:

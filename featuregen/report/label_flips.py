@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featuregen.errors import printable
 from featuregen.report import canvas
 from featuregen.report.numbers import UNKNOWN, number, percent
-from featuregen.report.tables import NORMS, Cell, Column, Results, terminal_table
+from featuregen.report.tables import NORMS, Column, Results, terminal_table
 
 Run = Mapping[str, Any]
 Pair = Mapping[str, Any]
@@ -73,26 +73,26 @@ def describe_run(run: Run) -> str:
 
 def _runs(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     columns = [
-        Column("flipped", "images", tuple(Cell(f"{run['flipped']}/{run['attacked']}") for run in runs)),
-        Column("flipped", "%", tuple(Cell(percent(run["success"])) for run in runs)),
-        Column("asymmetry", "index", tuple(Cell(number(run["asymmetry"]["index"], ".2f")) for run in runs)),
-        Column("asymmetry", "by chance", tuple(Cell(number(run["asymmetry"]["chance"], ".2f")) for run in runs)),
-        Column("asymmetry", "p", tuple(Cell(_p(run["asymmetry"]["p"])) for run in runs)),
-        Column("attracts most", "class", tuple(Cell(_strongest(run["attraction"], names)) for run in runs)),
-        Column("attracts most", "p", tuple(Cell(_p(run["attraction"]["p"])) for run in runs)),
+        Column.of("flipped", "images", (f"{run['flipped']}/{run['attacked']}" for run in runs)),
+        Column.of("flipped", "%", (percent(run["success"]) for run in runs)),
+        Column.of("asymmetry", "index", (number(run["asymmetry"]["index"], ".2f") for run in runs)),
+        Column.of("asymmetry", "by chance", (number(run["asymmetry"]["chance"], ".2f") for run in runs)),
+        Column.of("asymmetry", "p", (_p(run["asymmetry"]["p"]) for run in runs)),
+        Column.of("attracts most", "class", (_strongest(run["attraction"], names) for run in runs)),
+        Column.of("attracts most", "p", (_p(run["attraction"]["p"]) for run in runs)),
     ]
-    return terminal_table([{"title": describe_run(run)} for run in runs], columns, "attack")
+    return terminal_table(map(describe_run, runs), columns, "attack")
 
 
 def _agreements(titles: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
     columns = [
-        Column("flipped by both", "images", tuple(Cell(str(pair["both"])) for pair in pairs)),
-        Column("flipped by both", "same class", tuple(Cell(percent(pair["share"])) for pair in pairs)),
-        Column("flipped by both", "by chance", tuple(Cell(percent(pair["chance"])) for pair in pairs)),
-        Column("flipped by both", "kappa", tuple(Cell(number(pair["kappa"], ".2f")) for pair in pairs)),
-        Column("flipped by both", "p", tuple(Cell(_p(pair["p"])) for pair in pairs)),
+        Column.of("flipped by both", "images", (str(pair["both"]) for pair in pairs)),
+        Column.of("flipped by both", "same class", (percent(pair["share"]) for pair in pairs)),
+        Column.of("flipped by both", "by chance", (percent(pair["chance"]) for pair in pairs)),
+        Column.of("flipped by both", "kappa", (number(pair["kappa"], ".2f") for pair in pairs)),
+        Column.of("flipped by both", "p", (_p(pair["p"]) for pair in pairs)),
     ]
-    return terminal_table([{"title": title} for title in titles], columns, "attack")
+    return terminal_table(titles, columns, "attack")
 
 
 def _describe_attacks(pair: Pair) -> str:

@@ -10,7 +10,6 @@ from featuregen.report.numbers import UNKNOWN, mean_sd, percent
 from featuregen.report.tables import (
     KIND_NAMES,
     PAPER_NOTE,
-    Cell,
     Column,
     Model,
     Results,
@@ -22,6 +21,7 @@ from featuregen.report.tables import (
     markdown_table,
     paper_columns,
     terminal_table,
+    titles_of,
     training_columns,
 )
 
@@ -37,7 +37,7 @@ def results_table(results: Results) -> str:
     """For a terminal: accuracies in %, the paper's beside them, then the label audit."""
     models = results["models"]
     head = f"{printable(results['base']['name'])}: {_caption(models)}, {describe_test_images(results)}"
-    lines = [head, "", *terminal_table(models, _columns(models)), "", PAPER_NOTE]
+    lines = [head, "", *terminal_table(titles_of(models), _columns(models)), "", PAPER_NOTE]
     judges, columns = _judges(results)
     if judges:
         lines += ["", AUDIT_NOTE, "", *terminal_table(judges, columns, "judge")]
@@ -51,7 +51,7 @@ def results_markdown(results: Results) -> str:
     head = f"{markdown_escape(results['base']['name'])}: {_caption(models)}"
     head += " (min–max)" if any(cell.spread for column in columns for cell in column.cells) else ""
     head += f", {describe_test_images(results)}"
-    lines = [f"{head}.", "", *markdown_table(models, columns), "", PAPER_NOTE.replace("~", r"\~")]
+    lines = [f"{head}.", "", *markdown_table(titles_of(models), columns), "", PAPER_NOTE.replace("~", r"\~")]
     judges, columns = _judges(results)
     if judges:
         lines += ["", AUDIT_NOTE, "", *markdown_table(judges, columns, "judge")]
@@ -62,7 +62,7 @@ def evaluation_table(rows: Sequence[Model]) -> str:
     """For any models: rows of {"title", "runs"}, without the paper."""
     caption = _caption(rows)
     columns = accuracy_columns(rows) + training_columns(rows)
-    return "\n".join([caption[0].upper() + caption[1:], "", *terminal_table(rows, columns)])
+    return "\n".join([caption[0].upper() + caption[1:], "", *terminal_table(titles_of(rows), columns)])
 
 
 def _columns(models: Sequence[Model]) -> list[Column]:
@@ -74,15 +74,11 @@ def _caption(models: Sequence[Model]) -> str:
     return f"test accuracy in %, {'mean ± standard deviation over ' if several else ''}{describe_seeds(models)}"
 
 
-def _judges(results: Results) -> tuple[list[dict[str, Any]], list[Column]]:
+def _judges(results: Results) -> tuple[list[str], list[Column]]:
     """A row per judge, a column per mislabelled set as it is stored."""
     stored_eps = {made["kind"]: made["eps"] for made in results["datasets"]}
-    sets = {
-        kind: row["judges"]
-        for kind, rows in results["honesty"].items()
-        for row in rows
-        if row["eps"] == stored_eps.get(kind)
-    }
+    audits = ((kind, row) for kind, rows in results["honesty"].items() for row in rows)
+    sets = {kind: row["judges"] for kind, row in audits if row["eps"] == stored_eps.get(kind)}
     judges = list(dict.fromkeys(judge for shares in sets.values() for judge in shares))
     columns = []
     for kind, shares in sets.items():
@@ -90,8 +86,8 @@ def _judges(results: Results) -> tuple[list[dict[str, Any]], list[Column]]:
             f"{percent(shares[judge]['true'])} / {percent(shares[judge]['stored'])}" if judge in shares else UNKNOWN
             for judge in judges
         )
-        columns.append(Column("", f"{KIND_NAMES.get(kind, kind)}, eps {stored_eps[kind]:g}", tuple(map(Cell, cells))))
-    return [{"title": judge} for judge in judges], columns
+        columns.append(Column.of("", f"{KIND_NAMES.get(kind, kind)}, eps {stored_eps[kind]:g}", cells))
+    return judges, columns
 
 
 # Sentences -----------------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ class Column:
     name: str
     cells: tuple[Cell, ...]
 
+    @classmethod
+    def of(cls, group: str, name: str, texts: Iterable[str]) -> Column:
+        return cls(group, name, tuple(map(Cell, texts)))
+
 
 # Numbers of models -----------------------------------------------------------------------------------
 
@@ -66,6 +70,10 @@ def accuracies(model: Model, norm: str = "", eps: float = 0.0) -> list[float]:
     if not norm:
         return [run["clean"] for run in model["runs"]]
     return [value for run in model["runs"] for key, value in run.get(norm, {}).items() if float(key) == eps]
+
+
+def titles_of(models: Iterable[Model]) -> list[str]:
+    return [model["title"] for model in models]
 
 
 def radii(models: Iterable[Model], norm: str) -> list[float]:
@@ -107,7 +115,7 @@ def training_columns(models: Sequence[Model]) -> list[Column]:
 def paper_columns(models: Sequence[Model]) -> list[Column]:
     rows = [PAPER.get(model["key"], (UNKNOWN,) * 3) for model in models]
     names = ("clean", "0.25", "0.5")
-    return [Column(PAPER_GROUP, name, tuple(Cell(row[i]) for row in rows)) for i, name in enumerate(names)]
+    return [Column.of(PAPER_GROUP, name, (row[i] for row in rows)) for i, name in enumerate(names)]
 
 
 def _column(group: str, name: str, values: list[list[float]]) -> Column:
@@ -124,8 +132,8 @@ def grouped(columns: Iterable[Column]) -> list[list[Column]]:
 # Terminal ------------------------------------------------------------------------------------------
 
 
-def terminal_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
-    names = [printable(str(model["title"])) for model in models]
+def terminal_table(titles: Iterable[str], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
+    names = [printable(str(title)) for title in titles]
     titles = [name if len(name) <= _TITLE else f"{name[: _TITLE - 1]}…" for name in names]
     left = max(len(text) for text in (*titles, corner))
     lines: list[str] = []
@@ -143,14 +151,10 @@ def _blocks(columns: Sequence[Column], width: int) -> list[list[list[Column]]]:
     measured = [[column] for column in columns if column.group != PAPER_GROUP]
     blocks: list[list[Column]] = [[]]
     for unit in [*measured, paper]:
-        if blocks[-1] and sum(_width(group) for group in grouped([*blocks[-1], *unit])) > width:
+        if blocks[-1] and sum(len(_group_lines(group)[0]) for group in grouped([*blocks[-1], *unit])) > width:
             blocks.append([])
         blocks[-1] += unit
     return [grouped(block) for block in blocks]
-
-
-def _width(group: list[Column]) -> int:
-    return len(_group_lines(group)[0])
 
 
 def _group_lines(group: list[Column]) -> list[str]:
@@ -168,15 +172,15 @@ def _group_lines(group: list[Column]) -> list[str]:
 # Markdown ------------------------------------------------------------------------------------------
 
 
-def markdown_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
+def markdown_table(titles: Iterable[str], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
     """With (min–max) where there are several values."""
     comma = {PAPER_GROUP: ","}
     names = [f"{column.group}{comma.get(column.group, '')} {column.name}".strip() for column in columns]
     rows = [[corner, *names], ["---", *["---:"] * len(columns)]]
-    for i, model in enumerate(models):
+    for i, title in enumerate(titles):
         cells = [column.cells[i] for column in columns]
         texts = [f"{cell.text} ({cell.spread})" if cell.spread else cell.text for cell in cells]
-        rows.append([markdown_escape(text) for text in (model["title"], *texts)])
+        rows.append([markdown_escape(text) for text in (title, *texts)])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

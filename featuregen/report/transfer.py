@@ -7,12 +7,12 @@ from pathlib import Path
 from featuregen.report import canvas
 from featuregen.report.numbers import number, percent, summary
 from featuregen.report.tables import (
-    Cell,
     Column,
     Results,
     accuracies,
     accuracy_columns,
     terminal_table,
+    titles_of,
     training_columns,
 )
 
@@ -24,8 +24,8 @@ _MARKER = 8
 def transfer_table(results: Results) -> str:
     rows, source = results["rows"], results["source"]
     columns = [
-        Column("standard model", "clean", tuple(Cell(percent(row["clean"])) for row in rows)),
-        Column("standard model", "transfer rate", tuple(Cell(percent(row["transfer"])) for row in rows)),
+        Column.of("standard model", "clean", (percent(row["clean"]) for row in rows)),
+        Column.of("standard model", "transfer rate", (percent(row["transfer"]) for row in rows)),
         Column("trained on D_det", "clean", accuracy_columns(rows)[0].cells),
         *(Column("trained on D_det", "training set", column.cells) for column in training_columns(rows)),
     ]
@@ -35,7 +35,7 @@ def transfer_table(results: Results) -> str:
         "in %: accuracies, and the transfer rate: of these images the share that another model misclassifies as well, "
         "if it classifies the originals correctly",
         "",
-        *terminal_table(rows, columns, "architecture"),
+        *terminal_table(titles_of(rows), columns, "architecture"),
         "",
         f"correlation over {len(rows)} architectures: {number(results['correlation'], '.2f')}",
     ])  # fmt: skip

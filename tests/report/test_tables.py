@@ -62,15 +62,7 @@ def results() -> dict[str, Any]:
     return make_results()
 
 
-# Numbers -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([0.5], (0.5, None, 0.5, 0.5)), ([0.1, 0.3], (0.2, 0.1414214, 0.1, 0.3)), ([0, 0, 3], (1, 1.7320508, 0, 3))],
-)
-def test_summary(values: list[float], expected: tuple[float, float | None, float, float]) -> None:
-    assert numbers.summary(values) == pytest.approx(expected)
+# Tables -------------------------------------------------------------------------------------------
 
 
 def test_table_shows_measured_beside_published(results: dict[str, Any]) -> None:
