@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featuregen.errors import printable
 from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
 from featuregen.report.numbers import UNKNOWN, number, percent
 from featuregen.report.tables import NORMS
@@ -37,7 +38,7 @@ def attack_text(results: Mapping[str, Any]) -> str:
                 f"{medians[0]} before, {medians[1]} after (medians); more confident in {_percent(confidence['surer'])}",
             ),
         ]
-    return "\n".join(f"{name:<14}{text}" for name, text in lines)
+    return "\n".join(f"{name:<14}{printable(text)}" for name, text in lines)
 
 
 def describe_attack(attack: Mapping[str, Any]) -> str:
@@ -80,12 +81,14 @@ def attack_picture(
 
 
 def _threat_model(results: Mapping[str, Any]) -> str:
-    if results["threat"] != "transfer":
-        return {"white-box": "white box: the model and its gradients", "query": "black box: the model's outputs alone"}[
-            results["threat"]
-        ]
-    origin = results["origin"]
-    return f"transfer from another model: {origin['file']}, with {_percent(origin['success'])} success there"
+    match results["threat"]:
+        case "white-box":
+            return "white box: the model and its gradients"
+        case "query":
+            return "black box: the model's outputs alone"
+        case _:
+            origin = results["origin"]
+            return f"black box: transfer from {origin['file']}, with {_percent(origin['success'])} success there"
 
 
 def _percent(share: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from featuregen.report import canvas
 from featuregen.report.numbers import number, percent, summary
 from featuregen.report.tables import (
+    NORMS,
     Column,
     Results,
     accuracies,
@@ -32,8 +33,8 @@ def transfer_table(results: Results) -> str:
     return "\n".join([
         f"{_attack(results)}: {percent(source['fooled'])} % of the correctly classified images are then misclassified "
         f"({source['images']} images)",
-        "in %: accuracies, and the transfer rate: of these images the share that another model misclassifies as well, "
-        "if it classifies the originals correctly",
+        "in %: accuracies; transfer rate: the share of these images that a model misclassifies, of those whose "
+        "originals it classifies correctly",
         "",
         *terminal_table(titles_of(rows), columns, "architecture"),
         "",
@@ -69,4 +70,4 @@ def transfer_scatter(results: Results, path: str | Path) -> Path:
 
 def _attack(results: Results) -> str:
     attack, model = results["attack"], results["source"]["model"]
-    return f"{attack['norm'].capitalize()} eps {attack['eps']:g}, {attack['steps']} steps on {model['architecture']}"
+    return f"{NORMS[attack['norm']]} eps {attack['eps']:g}, {attack['steps']} steps on {model['architecture']}"
