@@ -147,7 +147,7 @@ def _deterministic(trial: MaskingTrial) -> MaskingCheck:
 
     rows = trial.by_batch(differs)
     return _share_check(
-        "deterministic predictions", _rate("different prediction", "query", rows), _hardly_any(rows),
+        "deterministic predictions", _rate("other prediction", "query", rows), _hardly_any(rows),
         good="predictions are deterministic",
         bad="predictions are random; attack the mean of many draws",
     )  # fmt: skip
@@ -186,7 +186,7 @@ def _gradient_free(trial: MaskingTrial, white_box: Tensor, other: nn.Module | No
     return _comparison(
         "gradient-free attacks", attacks, white_box,
         good="gradient-free attacks do not succeed significantly more often",
-        bad="gradient-free attacks succeed significantly more often, so gradients mislead",
+        bad="gradient-free attacks succeed significantly more often: gradients mislead",
     )  # fmt: skip
 
 
