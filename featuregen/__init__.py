@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from featuregen.data.sources import load_images
     from featuregen.errors import CheckFailed, UserError
     from featuregen.evaluation.accuracy import evaluate
-    from featuregen.evaluation.gradient_masking import check_gradient_masking
+    from featuregen.evaluation.gradient_masking import MaskingReport, check_gradient_masking
+    from featuregen.evaluation.label_audit import LabelAgreement, audit_labels
+    from featuregen.evaluation.label_flip_statistics import LabelFlips
+    from featuregen.evaluation.label_flips import label_flips
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.reproduce import reproduce
     from featuregen.experiment.transfer import transfer
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from featuregen.models.classifier import Classifier
     from featuregen.models.io import load_model, save_model
     from featuregen.models.registry import build_model, list_models, register_architecture
+    from featuregen.models.trained import Accuracy, TrainedModel
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
     from featuregen.synthesis.kinds import register_kind
@@ -61,7 +65,16 @@ _MODULES = {
         "UserError",
     ),
     "featuregen.evaluation.accuracy": ("evaluate",),
-    "featuregen.evaluation.gradient_masking": ("check_gradient_masking",),
+    "featuregen.evaluation.gradient_masking": (
+        "MaskingReport",
+        "check_gradient_masking",
+    ),
+    "featuregen.evaluation.label_audit": (
+        "LabelAgreement",
+        "audit_labels",
+    ),
+    "featuregen.evaluation.label_flip_statistics": ("LabelFlips",),
+    "featuregen.evaluation.label_flips": ("label_flips",),
     "featuregen.experiment.experiment": ("Experiment",),
     "featuregen.experiment.reproduce": ("reproduce",),
     "featuregen.experiment.transfer": ("transfer",),
@@ -82,6 +95,10 @@ _MODULES = {
         "list_models",
         "register_architecture",
     ),
+    "featuregen.models.trained": (
+        "Accuracy",
+        "TrainedModel",
+    ),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
     "featuregen.synthesis.kinds": ("register_kind",),
@@ -91,6 +108,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "PGD",
+    "Accuracy",
     "AttackResult",
     "BaseDataset",
     "CheckFailed",
@@ -100,15 +118,21 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "FeatureDataset",
+    "LabelAgreement",
+    "LabelFlips",
+    "MaskingReport",
     "Synthesis",
+    "TrainedModel",
     "Training",
     "UserError",
     "attack",
+    "audit_labels",
     "build_model",
     "check_gradient_masking",
     "evaluate",
     "export_dataset",
     "import_released",
+    "label_flips",
     "list_attacks",
     "list_models",
     "load_checkpoint",

@@ -20,20 +20,25 @@ from featuregen.models.registry import (
     register_architecture,
     skeleton,
 )
+from featuregen.models.trained import Accuracy, TrainedModel, describe_model, model_summary
 
 __all__ = [
     "ARCHITECTURES",
+    "Accuracy",
     "Backbone",
     "Classifier",
     "ConvNet",
     "RobustnessNet",
+    "TrainedModel",
     "architecture_table",
     "build_classifier",
     "build_model",
     "count_parameters",
+    "describe_model",
     "find_architecture",
     "list_models",
     "load_model",
+    "model_summary",
     "read_model_record",
     "register_architecture",
     "save_model",
