@@ -72,10 +72,10 @@ def attack(
 ) -> None:
     """Attack a model: success rate, perturbation sizes, confidences, the images as HDF5, and a picture.
 
-    With --sanity, check the model for gradient masking, which makes it look more robust than it is. The checks: one
-    step beats many; a black-box attack (by queries, or --from another model) beats the white-box attack; some images
-    resist a perturbation without a limit; more steps still help; random noise succeeds; the loss has a zero gradient;
-    predictions are not deterministic.
+    With --sanity, check the model for gradient masking, which makes it look more robust than it is. Its signs: one step
+    beats many; a black-box attack (by queries, or --from another model) beats the white-box attack; some images resist
+    an unlimited perturbation; more steps still help; random noise succeeds; the loss has a zero gradient; predictions
+    are not deterministic.
 
     featuregen attack robust.safetensors --attack pgd --norm linf --eps 8/255
 
