@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from featuregen.data.sources import load_images
     from featuregen.errors import CheckFailed, UserError
     from featuregen.evaluation.accuracy import evaluate
-    from featuregen.evaluation.gradient_masking import check_gradient_masking
+    from featuregen.evaluation.gradient_masking import MaskingReport, check_gradient_masking
+    from featuregen.evaluation.label_audit import LabelAgreement, audit_labels
+    from featuregen.evaluation.label_flip_statistics import LabelFlips
+    from featuregen.evaluation.label_flips import label_flips
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.reproduce import reproduce
     from featuregen.experiment.transfer import transfer
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from featuregen.models.classifier import Classifier
     from featuregen.models.io import load_model, save_model
     from featuregen.models.registry import build_model
+    from featuregen.models.trained import Accuracy, TrainedModel
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
     from featuregen.training.loop import train
@@ -54,7 +58,16 @@ _MODULES = {
         "UserError",
     ),
     "featuregen.evaluation.accuracy": ("evaluate",),
-    "featuregen.evaluation.gradient_masking": ("check_gradient_masking",),
+    "featuregen.evaluation.gradient_masking": (
+        "MaskingReport",
+        "check_gradient_masking",
+    ),
+    "featuregen.evaluation.label_audit": (
+        "LabelAgreement",
+        "audit_labels",
+    ),
+    "featuregen.evaluation.label_flip_statistics": ("LabelFlips",),
+    "featuregen.evaluation.label_flips": ("label_flips",),
     "featuregen.experiment.experiment": ("Experiment",),
     "featuregen.experiment.reproduce": ("reproduce",),
     "featuregen.experiment.transfer": ("transfer",),
@@ -70,6 +83,10 @@ _MODULES = {
         "save_model",
     ),
     "featuregen.models.registry": ("build_model",),
+    "featuregen.models.trained": (
+        "Accuracy",
+        "TrainedModel",
+    ),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
     "featuregen.training.loop": ("train",),
@@ -77,6 +94,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Accuracy",
     "Attack",
     "AttackResult",
     "BaseDataset",
@@ -87,15 +105,21 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "FeatureDataset",
+    "LabelAgreement",
+    "LabelFlips",
+    "MaskingReport",
     "Synthesis",
+    "TrainedModel",
     "Training",
     "UserError",
     "attack",
+    "audit_labels",
     "build_model",
     "check_gradient_masking",
     "evaluate",
     "export_dataset",
     "import_released",
+    "label_flips",
     "load_checkpoint",
     "load_config",
     "load_images",

@@ -24,11 +24,13 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config import Dtype, load_config, unique_assignments, with_overrides
+from featuregen.config import Dtype, load_config, to_dict, unique_assignments, with_overrides
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from featuregen.experiment import AttackInputs, Experiment, TrainedModel
+    from featuregen.evaluation import AttackInputs, AttackRunResult
+    from featuregen.experiment import Experiment
+    from featuregen.models import TrainedModel
 
 
 def attack(
@@ -94,8 +96,8 @@ def attack(
     options = unique_assignments(set_ or [], "--set", "key", "steps=40") | drop_none({"norm": norm, "eps": eps})
     from featuregen.attacks import settings_for
     from featuregen.data import is_image_file
-    from featuregen.evaluation import masking_settings
-    from featuregen.experiment import Experiment, inputs_from_file, inputs_from_split, recorded_config
+    from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_file, inputs_from_split, masking_settings
+    from featuregen.experiment import Experiment, recorded_config
 
     # Refused before anything is loaded.
     settings_for(name, options) if name else masking_settings(options)
@@ -107,20 +109,42 @@ def attack(
     experiment = Experiment(settings, out.parent if out else OUT)
     victim = experiment.load_model(model)
     surrogate = experiment.load_model(origin) if origin else None
-    inputs = inputs_from_file(experiment, file, rows) if file else inputs_from_split(experiment, part or "test", rows)
+    inputs = (
+        inputs_from_file(file, experiment.base, rows, settings.seed, experiment.device)
+        if file
+        else inputs_from_split(experiment.base, part or "test", rows, settings.seed, experiment.device)
+    )
     if sanity:
         path = out or OUT / f"{model.stem}-sanity.json"
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
         return
-    from featuregen.experiment import AttackRun, attack_to_file, draw_attack
     from featuregen.report import attack_text
 
     assert name
     path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
-    result = attack_to_file(path, experiment, run, force)
-    picture = draw_attack(result, path.with_suffix(".png"))
-    _print_results(result.results, attack_text(result.results), [path, picture], json_)
+    result = attack_to_file(
+        path, run, seed=settings.seed, batch_size=settings.evaluation.batch_size, compute=experiment.compute,
+        config=to_dict(settings), force=force,
+    )  # fmt: skip
+    picture = _draw_attack(result, path.with_suffix(".png"))
+    _print_results(result.record, attack_text(result.record), [path, picture], json_)
+
+
+def _draw_attack(result: AttackRunResult, picture: Path) -> Path:
+    """Draw a few images before and after the attack, with the predicted classes and confidences."""
+    from featuregen.report import attack_picture, describe_attack
+
+    inputs, outcome, rows = result.run.inputs, result.outcome, result.example_rows()
+    before, after = (images[rows].cpu().numpy() for images in (inputs.images, outcome.images))
+    first, last = (
+        [(inputs.classes[int(classes[row])], float(confidence[row])) for row in rows]
+        for classes, confidence in (
+            (outcome.before, outcome.confidence_before),
+            (outcome.after, outcome.confidence_after),
+        )
+    )
+    return attack_picture(picture, before, after, first, last, describe_attack(result.run.record))
 
 
 def _check_gradient_masking(
@@ -132,12 +156,16 @@ def _check_gradient_masking(
     path: Path,
     json_: bool,
 ) -> None:
-    from featuregen.experiment import doubt_model, write_doubts
-    from featuregen.report import masking_text
+    from featuregen.evaluation import gradient_masking_to_file
+    from featuregen.report import masking_bars, masking_text
 
-    results = doubt_model(experiment, victim, inputs, options, surrogate)
-    _print_results(results, masking_text(results), write_doubts(results, path), json_)
-    if flagged := [check["name"] for check in results["checks"] if not check["ok"]]:
+    config = experiment.config
+    record = gradient_masking_to_file(
+        path, victim, inputs, options, surrogate,
+        seed=config.seed, batch_size=config.evaluation.batch_size, compute=experiment.compute,
+    )  # fmt: skip
+    _print_results(record, masking_text(record), [path, masking_bars(path.with_suffix(".png"), record)], json_)
+    if flagged := [check["name"] for check in record["checks"] if not check["ok"]]:
         raise CheckFailed(f"{victim.path}: gradients look masked, by the checks: {', '.join(flagged)}")
 
 

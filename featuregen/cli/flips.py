@@ -63,9 +63,9 @@ def flips(
     for key, value in unique_assignments(set_ or [], "--set", "attack.key", "pgd.steps=40").items():
         attack, _, setting = key.rpartition(".")
         attack_settings.setdefault(attack, {})[setting] = value
-    from featuregen.evaluation import expand_grid
-    from featuregen.experiment import Experiment, flip_models, recorded_config, write_flips
-    from featuregen.report import flips_table
+    from featuregen.evaluation import expand_grid, inputs_from_split, label_flips_to_folder
+    from featuregen.experiment import Experiment, recorded_config
+    from featuregen.report import flip_maps, flips_table
 
     runs = expand_grid(names, radii, norm, attack_settings)
     values = drop_none(common_values(None, seed, device, None) | {"data.name": data})
@@ -75,8 +75,15 @@ def flips(
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
-    results = flip_models(experiment, victims, runs, rows)
-    files = write_flips(results, out)
+    inputs = inputs_from_split(experiment.base, "test", rows, settings.seed, experiment.device)
+    results = label_flips_to_folder(
+        out, victims, inputs, runs, base=experiment.base.description(), seed=settings.seed,
+        batch_size=settings.evaluation.batch_size, compute=experiment.compute,
+    )  # fmt: skip
+    files = [out / "flips.json", out / "flips.csv"]
+    for title in (model["title"] for model in results["models"]):
+        runs_of_model = [run for run in results["runs"] if run["model"] == title]
+        files.append(flip_maps(out / f"flips-{title}.png", title, runs_of_model, experiment.base.classes))
     print(json.dumps(results, indent=2) if json_ else flips_table(results))
     print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
 

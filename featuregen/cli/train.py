@@ -27,7 +27,7 @@ from featuregen.config import Config, EarlyStop, NamedRecipe, Norm, RecipeName, 
 from featuregen.errors import UserError
 
 if TYPE_CHECKING:
-    from featuregen.experiment import TrainedModel
+    from featuregen.models import TrainedModel
 
 Loss = Literal["standard", "adversarial", "mixed"]
 

@@ -115,6 +115,18 @@ class BaseDataset:
             "licence": self.licence,
         }
 
+    def description(self) -> dict[str, Any]:
+        """What results record of the set that models are trained and tested on."""
+        return {
+            "name": self.name,
+            "train_rows": len(self.train),
+            "test_rows": len(self.test),
+            "train_sha256": self.train.sha256,
+            "test_sha256": self.test.sha256,
+            "classes": list(self.classes),
+            "image_shape": list(self.image_shape),
+        }
+
     @property
     def digest(self) -> dict[str, str]:
         return {"train": self.train.sha256, "test": self.test.sha256}

@@ -16,7 +16,7 @@ from featuregen.config import (
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.recorded import is_model, recorded_config
-from featuregen.experiment.records import TrainedModel
+from featuregen.models import TrainedModel
 from featuregen.runtime import SINGLE_PROCESS, DistInfo
 from featuregen.storage import (
     FeatureDataset,

@@ -20,14 +20,14 @@ from featuregen.config import (
 )
 from featuregen.data import BaseDataset, balanced_rows, load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import Accuracy, evaluate
+from featuregen.evaluation import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, shard_job
 from featuregen.experiment.model_cache import ModelCache
 from featuregen.experiment.numerics import load_or_autotune
 from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages, TrainedModel, check_base
+from featuregen.experiment.records import LabelledImages, check_base
 from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import Classifier, load_model
+from featuregen.models import Accuracy, Classifier, TrainedModel, load_model
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
 from featuregen.storage import DatasetInfo, FeatureDataset
 from featuregen.synthesis import RULES, RowPlan, make_plan

@@ -17,9 +17,9 @@ from featuregen.config import Config
 from featuregen.errors import UserError
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.paths import check_writable, dataset_path
-from featuregen.experiment.records import TrainedModel
-from featuregen.runtime import ComputeSpec, DistInfo, locked, log, resolve_device
+from featuregen.experiment.paths import dataset_path
+from featuregen.models import TrainedModel
+from featuregen.runtime import ComputeSpec, DistInfo, check_writable, locked, log, resolve_device
 from featuregen.storage import DatasetInfo, merge_shards
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from featuregen.config import MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
 from featuregen.data import DatasetSize, ImageSplit
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.label_audit import judged_once
+from featuregen.experiment.label_audit import audited_radii, load_or_audit
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages
 from featuregen.report import KIND_NAMES
@@ -78,10 +78,6 @@ def stages(config: Config, size: DatasetSize, folder: Path, force: bool = False)
 def kinds_of(config: Config) -> list[str]:
     """The kinds of dataset that a config has recipes for, in the order of the paper's table."""
     return [kind for kind in RULES if kind in config.synthesis]
-
-
-def audited_radii(config: Config, kind: str) -> list[float]:
-    return sorted({*config.honesty.eps, config.synthesis[kind].eps})
 
 
 # One stage -----------------------------------------------------------------------------------------
@@ -166,7 +162,7 @@ def _audit_stage(config: Config, size: DatasetSize, kind: str, eps: float, folde
 
 
 def _audit(experiment: Experiment, folder: Path, kind: str, eps: float) -> None:
-    judged_once(experiment, folder, kind, eps)
+    load_or_audit(experiment, folder, kind, eps)
 
 
 # Counting ------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_an_existing_file_is_refused_before_the_attack(tmp_path: Path, monkeypat
     def too_late(*_: Any, **__: Any) -> None:
         raise AssertionError("attacked all the same")
 
-    monkeypatch.setattr("featuregen.experiment.attack_run.attack", too_late)
+    monkeypatch.setattr("featuregen.evaluation.attack_run.attack", too_late)
     assert str(out) in refused("attack", model("standard"), "--attack", "fgsm", "--eps", "0.2", "--out", out, *ROWS)
 
 
