@@ -74,10 +74,10 @@ def attack(
 ) -> None:
     """Attack a model: success rate, perturbation sizes, confidences, the images as HDF5, and a picture.
 
-    With --sanity, check the model for gradient masking, which makes it look more robust than it is. The checks: one
-    step beats many; a black-box attack (by queries, or --from another model) beats the white-box attack; some images
-    resist a perturbation without a limit; more steps still help; random noise succeeds; the loss has a zero gradient;
-    predictions are not deterministic.
+    With --sanity, check the model for gradient masking, which makes it look more robust than it is. Its signs: one step
+    beats many; a black-box attack (by queries, or --from another model) beats the white-box attack; some images resist
+    an unlimited perturbation; more steps still help; random noise succeeds; the loss has a zero gradient; predictions
+    are not deterministic.
 
     featuregen attack robust.safetensors --attack pgd --norm linf --eps 8/255
 
@@ -109,11 +109,11 @@ def attack(
     experiment = Experiment(settings, out.parent if out else OUT)
     victim = experiment.load_model(model)
     surrogate = experiment.load_model(origin) if origin else None
-    base, size = experiment.base, settings.evaluation.batch_size
-    if file:
-        inputs = inputs_from_file(file, base, rows, settings.seed, experiment.device)
-    else:
-        inputs = inputs_from_split(base, part or "test", rows, settings.seed, experiment.device)
+    inputs = (
+        inputs_from_file(file, experiment.base, rows, settings.seed, experiment.device)
+        if file
+        else inputs_from_split(experiment.base, part or "test", rows, settings.seed, experiment.device)
+    )
     if sanity:
         path = out or OUT / f"{model.stem}-sanity.json"
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
@@ -121,22 +121,18 @@ def attack(
     from featuregen.report import attack_text
 
     assert name
-    path = out or OUT / f"{file.stem if file else base.name}-{name}.h5"
+    path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
     result = attack_to_file(
-        path,
-        run,
-        seed=settings.seed,
-        batch_size=size,
-        compute=experiment.compute,
-        config=to_dict(settings),
-        force=force,
-    )
+        path, run, seed=settings.seed, batch_size=settings.evaluation.batch_size, compute=experiment.compute,
+        config=to_dict(settings), force=force,
+    )  # fmt: skip
     picture = _draw_attack(result, path.with_suffix(".png"))
     _print_results(result.record, attack_text(result.record), [path, picture], json_)
 
 
 def _draw_attack(result: AttackRunResult, picture: Path) -> Path:
+    """Draw a few images before and after the attack, with the predicted classes and confidences."""
     from featuregen.report import attack_picture, describe_attack
 
     inputs, outcome, rows = result.run.inputs, result.outcome, result.example_rows()
@@ -168,8 +164,7 @@ def _check_gradient_masking(
         path, victim, inputs, options, surrogate,
         seed=config.seed, batch_size=config.evaluation.batch_size, compute=experiment.compute,
     )  # fmt: skip
-    picture = masking_bars(path.with_suffix(".png"), record)
-    _print_results(record, masking_text(record), [path, picture], json_)
+    _print_results(record, masking_text(record), [path, masking_bars(path.with_suffix(".png"), record)], json_)
     if flagged := [check["name"] for check in record["checks"] if not check["ok"]]:
         raise CheckFailed(f"{victim.path}: gradients look masked, by the checks: {', '.join(flagged)}")
 

@@ -75,15 +75,15 @@ def flips(
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
+    inputs = inputs_from_split(experiment.base, "test", rows, settings.seed, experiment.device)
     results = label_flips_to_folder(
-        out, victims, inputs_from_split(experiment.base, "test", rows, settings.seed, experiment.device), runs,
-        base=experiment.base.description(), seed=settings.seed, batch_size=settings.evaluation.batch_size,
-        compute=experiment.compute,
+        out, victims, inputs, runs, base=experiment.base.description(), seed=settings.seed,
+        batch_size=settings.evaluation.batch_size, compute=experiment.compute,
     )  # fmt: skip
     files = [out / "flips.json", out / "flips.csv"]
     for title in (model["title"] for model in results["models"]):
-        of_model = [run for run in results["runs"] if run["model"] == title]
-        files.append(flip_maps(out / f"flips-{title}.png", title, of_model, experiment.base.classes))
+        runs_of_model = [run for run in results["runs"] if run["model"] == title]
+        files.append(flip_maps(out / f"flips-{title}.png", title, runs_of_model, experiment.base.classes))
     print(json.dumps(results, indent=2) if json_ else flips_table(results))
     print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
 

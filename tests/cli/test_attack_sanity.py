@@ -93,12 +93,12 @@ def test_the_picture() -> None:
 def test_a_masked_model_is_flagged_with_exit_code_1(tmp_path: Path) -> None:
     out = tmp_path / "new" / "it.json"
     ran = run("attack", saturated(), "--sanity", *BALL, *LESS, "--out", out, "--json")
-    told = ran.json()
-    assert ran.code == 1 and not told["ok"] and told["file"] == str(out) and "origin" not in told
-    flagged = [check["name"] for check in told["checks"] if not check["ok"]]
-    assert flagged == ["non-zero gradient"] and told["checks"][1]["rates"][0]["lost"] > 0.9
+    results = ran.json()
+    assert ran.code == 1 and not results["ok"] and results["file"] == str(out) and "origin" not in results
+    flagged = [check["name"] for check in results["checks"] if not check["ok"]]
+    assert flagged == ["non-zero gradient"] and results["checks"][1]["rates"][0]["lost"] > 0.9
     assert ran.err.splitlines()[-1] == f"failed: {saturated()}: gradients look masked, by the checks: non-zero gradient"
-    assert json.loads(out.read_text(encoding="utf-8")) == {key: told[key] for key in told if key != "file"}
+    assert json.loads(out.read_text(encoding="utf-8")) == {key: results[key] for key in results if key != "file"}
     with Image.open(out.with_suffix(".png")) as picture:
         assert (np.asarray(picture.convert("RGB")) == (213, 94, 0)).all(2).any(), "what is flagged is red"
     again = run("attack", saturated(), "--sanity", *BALL, *LESS, "--out", out)

@@ -246,7 +246,7 @@ def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -
         assert torch.equal(theirs(images())[0], make()(images()))
     told = json.loads(done("info", tmp_path / "m.pt").out)
     assert told["architecture"] == "resnet18" and told["record"]["origin"]["epoch"] == 3
-    assert "is there already" in refused(*words)
+    assert "m.pt exists already; choose another --out" in refused(*words)
     assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
     assert done(*words, "--force").code == 0
 
