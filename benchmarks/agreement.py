@@ -33,7 +33,7 @@ STEPS, TRAINED, TESTED, BATCH = 10, 5_000, 1_000, 100
 def batches_of(split: ImageSplit, count: int) -> Batches:
     rows = balanced_rows(split.labels, count, 0)
     rows = np.random.default_rng(0).permutation(rows)
-    images, labels = split.tensor(CPU, rows), split.labels_tensor(CPU, rows)
+    images, labels = split.images_tensor(CPU, rows), split.labels_tensor(CPU, rows)
     return [(images[start : start + BATCH], labels[start : start + BATCH]) for start in range(0, count, BATCH)]
 
 

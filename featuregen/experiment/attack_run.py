@@ -101,9 +101,9 @@ class AttackRunResult:
 
 def inputs_from_split(experiment: Experiment, part: str, rows: int | None = None) -> AttackInputs:
     """A class-balanced sample of the base set's test or training images; 0 rows means all, None at most a thousand."""
-    base, split = experiment.base, experiment.base.part(part)
+    base, split = experiment.base, experiment.base.split(part)
     index = balanced_rows(split.labels, _sample(rows, len(split)), experiment.config.seed)
-    images, labels = split.tensor(experiment.device, index), split.labels_tensor(experiment.device, index)
+    images, labels = split.images_tensor(experiment.device, index), split.labels_tensor(experiment.device, index)
     return AttackInputs(images, labels, index, base.classes, base.record(part), base.citation)
 
 

@@ -98,12 +98,12 @@ class Experiment:
     @cached_property
     def train_set(self) -> LabelledImages:
         split, device = self.base.train, self.device
-        return LabelledImages(self.base.name, split.on(device), split.labels_tensor(device), split.sha256)
+        return LabelledImages(self.base.name, split.to(device), split.labels_tensor(device), split.sha256)
 
     @cached_property
     def test_set(self) -> LabelledImages:
         split, device = self.base.test, self.device
-        return LabelledImages(f"{self.base.name} test", split.on(device), split.labels_tensor(device), split.sha256)
+        return LabelledImages(f"{self.base.name} test", split.to(device), split.labels_tensor(device), split.sha256)
 
     # Models --------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Experiment:
         check_base(data.info, self.base)
         device = self.device
         # Where the base set is not in memory, a dataset as large as that would not be at home there either.
-        images = data.images.to(device) if self.base.in_memory else data.on(device)
+        images = data.images.to(device) if self.base.in_memory else data.lazy_images(device)
         return LabelledImages(
             f"{data.info.kind} ({path.name})", images, data.labels.to(device), data.info.content_sha256
         )

@@ -235,7 +235,7 @@ def _check_base(path: Path, info: DatasetInfo, config: Config, base: BaseDataset
     part = info.base.get("split", "train")
     if part not in SPLITS:
         return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
-    split = base.part(part)
+    split = base.split(part)
     if split.sha256 != info.base.get("sha256"):
         raise UserError(
             f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "

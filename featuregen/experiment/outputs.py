@@ -22,7 +22,7 @@ from featuregen.report import (
     write_report,
 )
 from featuregen.runtime import atomic_write
-from featuregen.storage import read_columns, read_images, read_info
+from featuregen.storage import FeatureDataset, read_columns, read_info
 from featuregen.synthesis import RowPlan, start_images
 
 SHOWN = 10
@@ -38,17 +38,17 @@ def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
     rows = known[_one_per_class(plan.source_labels[known])] if len(known) else _one_per_class(plan.labels)
     base = start = np.empty((0, *info.image_shape), dtype=np.float32)
     if len(known):
-        base = experiment.base.train.tensor(experiment.device, plan.index[rows]).cpu().numpy()
+        base = experiment.base.train.images_tensor(experiment.device, plan.index[rows]).cpu().numpy()
     if "synthesis" in info.recipe:
         noise, seed = info.recipe["synthesis"]["noise"], info.recipe["seed"]
         start = start_images(experiment.base.train, plan, rows, noise, seed).numpy()
     elif (plan.start_index[rows] >= 0).all():
-        start = experiment.base.train.tensor(experiment.device, plan.start_index[rows]).cpu().numpy()
+        start = experiment.base.train.images_tensor(experiment.device, plan.start_index[rows]).cpu().numpy()
     titles = [name if len(part) else f"{name} unknown" for name, part in (("base image", base), ("start image", start))]
     names = [*info.classes, "?"]
     headers = [_caption(names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows]
     captions: Captions = {"columns": headers, "rows": [*titles, "result"], "title": f"{path.name}: {info.kind}"}
-    return preview(picture, base, start, _images(path, rows), captions)
+    return preview(picture, base, start, FeatureDataset(path).fetch(rows).numpy(), captions)
 
 
 def write_results(experiment: Experiment, results: Results, folder: Path) -> Path:
@@ -89,9 +89,9 @@ def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -
     for kind, path in files.items():
         plan = plans[kind]
         rows = np.array([int(np.flatnonzero(plan.index == row)[0]) for row in chosen])
-        images[TITLES[kind]] = _images(path, rows)
+        images[TITLES[kind]] = FeatureDataset(path).fetch(rows).numpy()
         labels[TITLES[kind]] = [names[label] for label in plan.labels[rows]]
-    base = experiment.base.train.tensor(experiment.device, chosen).cpu().numpy()
+    base = experiment.base.train.images_tensor(experiment.device, chosen).cpu().numpy()
     return kinds_grid(picture, base, images, labels)
 
 
@@ -105,10 +105,6 @@ def _one_per_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     first = np.unique(labels, return_index=True)[1]
     others = np.setdiff1d(np.arange(len(labels)), first)
     return np.concatenate([first, others])[: min(SHOWN, len(labels))].astype(np.int64)
-
-
-def _images(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    return np.concatenate([read_images(path, int(row), int(row) + 1) for row in rows])
 
 
 def _caption(true: str, stored: str) -> str:

@@ -17,7 +17,8 @@ from featuregen.experiment.paths import find_by_weights
 from featuregen.experiment.records import TrainedModel
 from featuregen.models import weights_sha256
 from featuregen.runtime import log, resolve_device
-from featuregen.storage import DatasetDiff, DatasetInfo, diff_datasets, read_info
+from featuregen.storage import DatasetDiff, DatasetInfo, read_info
+from featuregen.storage.diff import diff
 from featuregen.synthesis import RULES
 
 
@@ -52,7 +53,7 @@ def remake(
         _attack_again(info, experiment, out, source, force)
     else:
         _synthesize_again(info, experiment, out, source, force)
-    return RemakeResult(out, diff_datasets(path, out))
+    return RemakeResult(out, diff(path, out))
 
 
 def _experiment(info: DatasetInfo, folder: Path, data: str | None, device: str | None) -> Experiment:
@@ -65,7 +66,7 @@ def _experiment(info: DatasetInfo, folder: Path, data: str | None, device: str |
         )
     config = _recorded(info, data, device)
     base = load_images(config.data)
-    found = base.part(part).sha256
+    found = base.split(part).sha256
     if found != info.base.get("sha256"):
         raise UserError(
             f"{info.path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "

@@ -116,7 +116,9 @@ def sample_of(experiment: Experiment) -> LabelledImages | None:
     index, train = experiment.plan("robust", recipe.rows).index, experiment.base.train
     split = ImageSplit(train.images[index], train.labels[index])
     name = f"{experiment.base.name}, {recipe.rows} rows"
-    return LabelledImages(name, split.tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256)
+    return LabelledImages(
+        name, split.images_tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256
+    )
 
 
 def describe_base(experiment: Experiment) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.paths import check_writable, dataset_path
 from featuregen.experiment.records import TrainedModel
 from featuregen.runtime import ComputeSpec, DistInfo, locked, log, resolve_device
-from featuregen.storage import DatasetInfo, merge_shards
+from featuregen.storage import DatasetInfo
+from featuregen.storage.merge import merge
 from featuregen.synthesis import RULES
 
 
@@ -125,7 +126,7 @@ def make_together(
     if not dist.is_main:
         return None
     if not order.finished:
-        info = merge_shards([part.path(path) for part in order.parts], path, force, remove=True)
+        info = merge([part.path(path) for part in order.parts], path, force, remove=True)
     else:
         info = experiment.make(kind, path, maker)
         # Those left by a run that was stopped while it removed them.

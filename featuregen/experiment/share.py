@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.config import with_overrides
-from featuregen.data import KNOWN, load_images
+from featuregen.data import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import describe_model_file, recorded_config, verify_origin
@@ -66,7 +66,7 @@ def share_file(
         weights=(lambda target: _copy_weights(model, target)) if model else None,
         preview=(lambda picture: draw_preview(experiment, path, picture)) if drawn else None,
         results=_results_of(path, info, results),
-        base="" if recorded.data.name in KNOWN else config.data.name,
+        base="" if recorded.data.name in NAMED_SETS else config.data.name,
         licence=licence or _licence_of(info),
         citation=citation or base_citation(info),
     )
@@ -118,7 +118,7 @@ def _copy_weights(model: Path, target: Path) -> None:
 
 def _licence_of(info: DatasetInfo) -> str:
     """As recorded; a file of images states none, but may hold a set that is known by its name."""
-    recorded, known = str(info.base.get("licence") or ""), KNOWN.get(str(info.base.get("name")))
+    recorded, known = str(info.base.get("licence") or ""), NAMED_SETS.get(str(info.base.get("name")))
     return known.licence if known and (not recorded or recorded.startswith("not stated")) else recorded
 
 

@@ -91,7 +91,7 @@ def _synthesize_batch(
     seed: int,
     device: torch.device,
 ) -> Columns:
-    base = split.tensor(device, plan.index[batch])
+    base = split.images_tensor(device, plan.index[batch])
     start = start_images(split, plan, batch, recipe.noise, seed).to(device)
     labels = torch.from_numpy(plan.labels[batch]).to(device)
     ball = None if recipe.norm == "none" else Ball(recipe.norm, recipe.eps, base)

@@ -48,7 +48,7 @@ def make_plan(kind: str, labels: NDArray[np.int64], index: NDArray[np.int64], cl
 def start_images(split: ImageSplit, plan: RowPlan, rows: NDArray[np.int64], noise: float, seed: int) -> Tensor:
     """The images the given rows of the plan start from, in float32 NCHW on the CPU."""
     if plan.start_index[rows[0]] >= 0:
-        return split.tensor(torch.device("cpu"), plan.start_index[rows])
+        return split.images_tensor(torch.device("cpu"), plan.start_index[rows])
     height, width, channels = split.images.shape[1:]
     draws = RowRandom(seed, "noise")
     size = height * width * channels

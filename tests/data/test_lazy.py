@@ -15,8 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.data import BaseDataset
-from featuregen.data.on_disk import Hdf5Images
+from featuregen.data import BaseDataset, Hdf5Rows
 from featuregen.errors import UserError
 from featuregen.storage import read_columns
 from tests.helpers.cli_runs import TINY, done, info, refused
@@ -66,8 +65,8 @@ def test_hdf5_holds_what_an_npz_holds(tmp_path: Path, options: dict[str, Any]) -
     assert here.digest == there.digest and here.size == there.size.__class__(**vars(there.size) | {"in_memory": False})
     assert here.train.labels.tolist() == there.train.labels.tolist()
     for rows in (slice(3, 9), slice(None), np.array([7, 7, 0, 29, 3]), np.array([], dtype=np.int64), np.array([29, 0])):
-        assert torch.equal(here.train.tensor(CPU, rows), there.train.tensor(CPU, rows))
-    pictures, tensor = here.train.on(CPU), there.train.tensor(CPU)
+        assert torch.equal(here.train.images_tensor(CPU, rows), there.train.images_tensor(CPU, rows))
+    pictures, tensor = here.train.to(CPU), there.train.images_tensor(CPU)
     assert len(pictures) == 30 and pictures.shape == tensor.shape and pictures.device == CPU
     for chosen in (slice(2, 30, 3), torch.tensor([4, 1, 4]), tensor.flatten(1).mean(1) > 0.5):
         assert torch.equal(pictures[chosen], tensor[chosen])
@@ -86,7 +85,7 @@ def test_a_folder_holds_what_an_npz_holds(tmp_path: Path, shape: tuple[int, ...]
     assert here.digest == there.digest and here.classes == ("class 0", "class 1", "class 2")
     assert here.name == "pictures" and not here.in_memory
     rows = np.array([11, 2, 2])
-    assert torch.equal(here.test.tensor(CPU, rows), there.test.tensor(CPU, rows))
+    assert torch.equal(here.test.images_tensor(CPU, rows), there.test.images_tensor(CPU, rows))
 
 
 def test_known_sets_are_known_by_the_file_too(tmp_path: Path, digits: BaseDataset) -> None:
@@ -99,7 +98,7 @@ def test_other_processes_read_for_themselves(tmp_path: Path) -> None:
 
     arrays = make_arrays(12)
     images = load(as_hdf5(tmp_path / "a.h5", arrays)).train.images
-    assert isinstance(images, Hdf5Images)
+    assert isinstance(images, Hdf5Rows)
     first = images[slice(0, 2)]
     again = pickle.loads(pickle.dumps(images))
     assert np.array_equal(again[slice(0, 2)], first)
@@ -241,7 +240,7 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
     with h5py.File(path, "a") as root:
         del root["x_train"]
         root.create_dataset("x_train", (12, 30000, 30000, 1), np.uint8, chunks=(1, 30000, 30000, 1), compression="gzip")
-    with pytest.raises(UserError, match="in chunks of 858 MiB, of which a row takes one"):
+    with pytest.raises(UserError, match="in chunks of 858 MiB, and reading a row reads a chunk"):
         load(path)
 
 
@@ -252,7 +251,7 @@ def test_rows_that_go_bad_later_are_a_sentence(tmp_path: Path) -> None:
     content[at] ^= 1
     (tmp_path / "a.h5").write_bytes(content)
     with pytest.raises(UserError, match="x_train cannot be read"):
-        base.train.tensor(CPU, np.array([5]))
+        base.train.images_tensor(CPU, np.array([5]))
 
 
 def test_folders_that_make_no_set_are_a_sentence(tmp_path: Path) -> None:
@@ -264,24 +263,24 @@ def test_folders_that_make_no_set_are_a_sentence(tmp_path: Path) -> None:
         return str(caught.value)
 
     (path / "test" / "another").mkdir()
-    assert "has the class another, of which there are no training images" in told()
+    assert "has the class another, which has no training images" in told()
     (path / "test" / "another").rmdir()
     (path / "train" / "empty").mkdir()
-    assert "has no pictures; put some there" in told()
+    assert "has no images; put some there" in told()
     (path / "train" / "empty").rmdir()
     odd = path / "train" / "class 1" / "0001.png"
     Image.new("RGB", (7, 7)).save(odd)
-    assert f"{odd} is 7×7 pixels and the first picture 5×4" in told()
+    assert f"{odd} is 7×7 pixels and the first image 5×4" in told()
     odd.write_bytes(odd.read_bytes()[:50])
     assert str(odd) in told()
     odd.write_bytes(b"words")
-    assert f"{odd} is no picture that can be read" in told()
+    assert f"{odd} is no readable image" in told()
     shutil.rmtree(path / "test")
     assert f"{path} has no folder test" in told()
     shutil.rmtree(path / "train" / "class 1")
     (path / "test").mkdir()
     shutil.rmtree(path / "train" / "class 2")
-    assert "has 1 folders of classes; two are needed" in told()
+    assert "has 1 class folders; give at least two" in told()
 
 
 # Memory --------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_sha256_follows_its_definition() -> None:
 def test_tensors_are_nchw_between_0_and_1(rows: Any) -> None:
     arrays = make_arrays()
     split = ImageSplit(arrays["x_train"], arrays["y_train"].astype(np.int64))
-    pixels, labels = split.tensor(CPU, rows), split.labels_tensor(CPU, rows)
+    pixels, labels = split.images_tensor(CPU, rows), split.labels_tensor(CPU, rows)
     chosen = split.images if rows is None else split.images[rows]
     assert pixels.dtype == torch.float32 and pixels.is_contiguous() and labels.dtype == torch.int64
     expected = chosen.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
@@ -74,7 +74,7 @@ def test_tensors_are_copies() -> None:
     arrays = make_arrays(shape=(4, 4, 1))
     split = ImageSplit(arrays["x_train"], arrays["y_train"].astype(np.int64))
     before = split.images.copy(), split.labels.copy()
-    split.tensor(CPU).zero_()
+    split.images_tensor(CPU).zero_()
     split.labels_tensor(CPU).zero_()
     assert np.array_equal(split.images, before[0]) and np.array_equal(split.labels, before[1])
 

@@ -25,7 +25,7 @@ def base() -> BaseDataset:
 
 def near(rows: Any, distance: float = 0.4) -> Tensor:
     """Images at this L2 distance from the given base rows, moved towards grey so that pixels stay in [0, 1]."""
-    there = base().train.tensor(torch.device("cpu"), np.asarray(rows))
+    there = base().train.images_tensor(torch.device("cpu"), np.asarray(rows))
     noise = torch.rand(there.shape, generator=torch.Generator().manual_seed(1)) * (0.5 - there).sign()
     lengths: Tensor = noise.flatten(1).norm(dim=1)
     return there + distance * noise / lengths.view(-1, 1, 1, 1)

@@ -16,11 +16,11 @@ from featuregen.data import BaseDataset, ImageSplit
 from featuregen.interop import export_dataset, released
 from featuregen.storage import (
     COLUMNS,
+    FeatureDataset,
     Writer,
     check_against_base,
     check_file,
     read_columns,
-    read_images,
     read_info,
 )
 from tests.helpers import cli_runs
@@ -221,7 +221,7 @@ def test_an_imported_set_goes_on_through_the_commands(tmp_path: Path, monkeypatc
     ran = done("import", folder, *words)
     path = Path("datasets_out/digits-det-imported.h5")
     assert ran.out.splitlines()[-1] == str(path) and "nan" not in ran.out and "None" not in ran.out
-    assert np.array_equal(read_images(path, 0, 40), read_images(dataset("det"), 0, 40))
+    assert torch.equal(FeatureDataset(path).images, FeatureDataset(dataset("det")).images)
     done("verify", path)
     done("preview", path)
     assert "source" in refused("verify", path, "--source", cli_runs.model("standard"))

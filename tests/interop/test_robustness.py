@@ -213,7 +213,7 @@ def test_a_checkpoint_is_evaluated_like_a_model_of_ours(written: Path, coloured:
     words = ("--config", tiny(), "--data", coloured, "--out", tmp_path, "--json")
     (row,) = done("evaluate", written, *words).json()["models"]
     model, base = load_checkpoint(written)[0], load_images(Data(str(coloured)))
-    seen = predict(model, base.test.tensor(torch.device("cpu")))
+    seen = predict(model, base.test.images_tensor(torch.device("cpu")))
     assert row["runs"][0]["clean"] == pytest.approx(np.mean(seen.numpy() == base.test.labels))
     assert row["title"] == written.name and not list(tmp_path.iterdir())
     assert "records no settings; name them with --config" in refused("evaluate", written, "--out", tmp_path)

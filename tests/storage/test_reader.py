@@ -206,5 +206,5 @@ def test_bad_pixel_in_one_row(tmp_path: Path) -> None:
     column(tmp_path / "a.h5", "images", np.nan)
     data = FeatureDataset(tmp_path / "a.h5")
     data[1]
-    with pytest.raises(UserError, match="image 2 is broken"):
+    with pytest.raises(UserError, match="image 2 is damaged"):
         data[2]

@@ -58,7 +58,7 @@ class Maker:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def base_pixels(self, columns: Columns) -> Tensor:
-        return self.split.tensor(CPU, columns["index"])
+        return self.split.images_tensor(CPU, columns["index"])
 
 
 @pytest.fixture(scope="module")
