@@ -53,7 +53,7 @@ def by_the_package(package: dict[str, Any], path: Path, batches: Batches, constr
 def by_featuregen(path: Path, batches: Batches, constraint: str, eps: float) -> list[float]:
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     radii: dict[str, Any] = {"l2": (eps,), "linf": ()} if constraint == "2" else {"l2": (), "linf": (eps,)}
-    found = evaluate(load_checkpoint(path)[0], images, labels, Evaluation(**radii, steps=STEPS))
+    found = evaluate(load_checkpoint(path), images, labels, Evaluation(**radii, steps=STEPS))
     return [100 * found.clean, *(100 * value for value in (*found.l2.values(), *found.linf.values()))]
 
 

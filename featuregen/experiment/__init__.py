@@ -15,7 +15,7 @@ from featuregen.experiment.gradient_masking import doubt_model, write_doubts
 from featuregen.experiment.label_flips import flip_models, write_flips
 from featuregen.experiment.outputs import draw_preview, write_results
 from featuregen.experiment.paths import copy_model, dataset_path
-from featuregen.experiment.recorded import describe_model_file, experiment_of, is_model, recorded_config
+from featuregen.experiment.recorded import experiment_of, recorded_config
 from featuregen.experiment.records import TrainedModel
 from featuregen.experiment.remake import remake
 from featuregen.experiment.reproduce import reproduce
@@ -34,7 +34,6 @@ __all__ = [
     "copy_model",
     "cost_of",
     "dataset_path",
-    "describe_model_file",
     "doubt_model",
     "draw_attack",
     "draw_preview",
@@ -45,7 +44,6 @@ __all__ = [
     "flip_models",
     "inputs_from_file",
     "inputs_from_split",
-    "is_model",
     "make_distributed",
     "make_shard",
     "parse_shard",

@@ -26,8 +26,8 @@ from featuregen.experiment.model_cache import ModelCache
 from featuregen.experiment.numerics import load_or_autotune
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages, TrainedModel, check_base
-from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import Classifier, load_model
+from featuregen.interop import load_model
+from featuregen.models import Classifier
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
 from featuregen.storage import DatasetInfo, FeatureDataset
 from featuregen.synthesis import RULES, RowPlan, make_plan
@@ -211,9 +211,9 @@ class Experiment:
 
     def load_model(self, path: Path) -> TrainedModel:
         """A saved model, ours or a checkpoint of robustness, which must fit the base dataset."""
-        model, record = (load_checkpoint if is_checkpoint(path) else load_model)(path, self.device)
+        model = load_model(path, self.device)
         self.check_fits(model, str(path))
-        return TrainedModel(model, record, Path(path))
+        return TrainedModel(model, model.record, Path(path))
 
     @cached_property
     def models(self) -> ModelCache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_other_processes_read_for_themselves(tmp_path: Path) -> None:
     first = images[slice(0, 2)]
     again = pickle.loads(pickle.dumps(images))
     assert np.array_equal(again[slice(0, 2)], first)
+
+
+def test_a_replaced_file_is_noticed(tmp_path: Path) -> None:
+    base = load(as_hdf5(tmp_path / "a.h5", make_arrays(12)))
+    as_hdf5(tmp_path / "b.h5", make_arrays(13))
+    os.replace(tmp_path / "b.h5", tmp_path / "a.h5")
+    with pytest.raises(UserError, match=r"a\.h5 was replaced while it was in use; start again\."):
+        base.train.images_tensor()
 
 
 # The same models and datasets ----------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from featuregen.config import Data
-from featuregen.data import ImageSplit, balanced_rows, load_images
+from featuregen.data import BaseDataset, ImageSplit, balanced_rows, load_images
 from featuregen.errors import UserError
 from tests.helpers.image_files import Arrays, load, make_arrays, save
 
@@ -55,6 +55,12 @@ def test_sha256_follows_its_definition() -> None:
     turned = np.asfortranarray(images)
     assert ImageSplit(turned, labels).sha256 == ImageSplit(images, labels).sha256
     assert ImageSplit(images, labels[::-1]).sha256 != ImageSplit(images, labels).sha256
+
+
+def test_a_name_or_a_path_is_enough(tmp_path: Path, digits: BaseDataset) -> None:
+    path = save(tmp_path / "mine.npz", make_arrays())
+    assert load_images("digits").digest == digits.digest
+    assert load_images(str(path)).digest == load_images(path).digest == load(path).digest
 
 
 @pytest.mark.parametrize("rows", [None, slice(1, 4), np.array([5, 0, 2])])

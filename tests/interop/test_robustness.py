@@ -70,7 +70,8 @@ def images(count: int = 4) -> Tensor:
 
 def test_what_the_package_wrote_is_read(package: dict[str, Any], written: Path) -> None:
     assert is_checkpoint(written)
-    model, record = load_checkpoint(written)
+    model = load_checkpoint(written)
+    record = model.record
     assert (model.architecture, model.classes, model.training) == ("vgg16", 10, False)
     assert model.mean.tolist() == pytest.approx(MEAN) and model.std.tolist() == pytest.approx(STD)
     theirs = restored(package, "vgg16", written)
@@ -91,7 +92,8 @@ def test_the_released_layout_is_read(tmp_path: Path, zipped: bool, key: str) -> 
     content |= {"optimizer": torch.optim.SGD(model.parameters(), lr=rate).state_dict(), "nat_prec1": np.float64(91.5)}
     content["adv_prec1"] = torch.tensor(70.25)
     torch.save(content, path, pickle_module=dill, _use_new_zipfile_serialization=zipped)
-    found, record = load_checkpoint(path)
+    found = load_checkpoint(path)
+    record = found.record
     with torch.no_grad():
         assert torch.equal(found(images()), model(images()))
     told = {name: record["origin"][name] for name in ("epoch", "nat_prec1", "adv_prec1")}
@@ -105,8 +107,8 @@ def test_the_package_restores_what_is_written_here(package: dict[str, Any], arch
     theirs = restored(package, arch, path)
     with torch.no_grad():
         assert torch.equal(theirs(images())[0], model(images()))
-    back, record = load_checkpoint(path)
-    assert back.architecture == arch and record["origin"]["epoch"] == 7
+    back = load_checkpoint(path)
+    assert back.architecture == arch and back.record["origin"]["epoch"] == 7
 
 
 @pytest.mark.parametrize(("constraint", "eps"), [("2", 0.03), ("inf", 0.001)])
@@ -119,7 +121,7 @@ def test_attacked_accuracy_is_the_packages(
         model.net.linear.bias.sub_(model(x).mean(0))
         y = model(x).argmax(1)
     save_checkpoint(model, path, {})
-    ours, theirs = load_checkpoint(path)[0], restored(package, "vgg16", path)
+    ours, theirs = load_checkpoint(path), restored(package, "vgg16", path)
     settings = {"constraint": constraint, "eps": eps, "step_size": 2.5 * eps / steps, "iterations": steps}
     logits, _ = theirs(x, y, make_adv=True, use_best=False, **settings)
     found = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
@@ -212,7 +214,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_is_evaluated_like_a_model_of_ours(written: Path, coloured: Path, tmp_path: Path) -> None:
     words = ("--config", tiny(), "--data", coloured, "--out", tmp_path, "--json")
     (row,) = done("evaluate", written, *words).json()["models"]
-    model, base = load_checkpoint(written)[0], load_images(Data(str(coloured)))
+    model, base = load_checkpoint(written), load_images(Data(str(coloured)))
     seen = predict(model, base.test.images_tensor(torch.device("cpu")))
     assert row["runs"][0]["clean"] == pytest.approx(np.mean(seen.numpy() == base.test.labels))
     assert row["title"] == written.name and not list(tmp_path.iterdir())
@@ -224,7 +226,7 @@ def test_a_checkpoint_makes_a_dataset(written: Path, coloured: Path, tmp_path: P
     done("make-robust-dataset", *words, "--out", tmp_path / "r.h5")
     source = read_info(tmp_path / "r.h5").source_model
     assert (source["architecture"], source["origin"]["file"]) == ("vgg16", written.name)
-    assert source["weights_sha256"] == weights_sha256(load_checkpoint(written)[0])
+    assert source["weights_sha256"] == weights_sha256(load_checkpoint(written))
     checks = done("verify", tmp_path / "r.h5", "--data", coloured, "--source", written).out
     assert "FAILED" not in checks and "success recomputed" in checks
 

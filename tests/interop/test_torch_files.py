@@ -16,7 +16,7 @@ import torch
 
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
-from featuregen.interop.unpickle import Inert
+from featuregen.interop.unpickle import Placeholder
 
 PLAIN: dict[str, Any] = {
     "list": [torch.rand(2, 3), torch.arange(4)],
@@ -102,7 +102,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, escape: str) -> None:
     except UserError as error:
         assert str(error).startswith(f"{path} ") and "\n" not in str(error)
     else:
-        assert isinstance(found, Inert), "only what stands for nothing may come out"
+        assert isinstance(found, Placeholder), "only what stands for nothing may come out"
     assert not marker.exists()
 
 
