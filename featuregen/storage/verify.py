@@ -237,7 +237,7 @@ def _ball(info: DatasetInfo) -> tuple[str, float] | None:
 
 
 def _tolerance(info: DatasetInfo) -> float:
-    """float16 rounds pixels after the ball was enforced; the other types are held to it."""
+    """How far rounding may move pixels out of the ball: float16 rounds after projection, the other types do not."""
     return 1e-3 if info.dtype == "float16" else 1e-6
 
 

@@ -56,7 +56,7 @@ class Writer:
         """Open an output, or refuse at once what would fail later: folder, disk space, another file in its place."""
         path = Path(path)
         # A run killed between finishing the file and deleting its journal leaves both; the journal is deleted below.
-        if not force and _is_complete(path, header) and not partial_path(path).exists():
+        if not force and check_compatible(path, header) and not partial_path(path).exists():
             return cls(path, header, None)
         with os_errors_as_user_errors(path, _BEFORE_WORK):
             if path.is_dir():
@@ -66,7 +66,7 @@ class Writer:
         writer = cls(path, header, journal)
         try:
             # Another run may have finished the file before this one got the lock.
-            if not force and _is_complete(path, header):
+            if not force and check_compatible(path, header):
                 journal.remove()
                 return cls(path, header, None)
             with os_errors_as_user_errors(path, _BEFORE_WORK):
@@ -224,15 +224,10 @@ class Writer:
 
 
 def check_compatible(path: Path, header: Header) -> bool:
-    """Whether the output exists already; another file in its place is refused.
+    """Whether the output exists already; anything else in its place is refused.
 
-    Called before a source model is trained, so the header may not name one yet.
+    Called before a source model is trained, when the header may not name one yet.
     """
-    return _is_complete(Path(path), header)
-
-
-def _is_complete(path: Path, header: Header) -> bool:
-    """Whether the output exists already; anything else in its place is refused."""
     if not path.is_file():
         return False
     try:

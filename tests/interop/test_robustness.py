@@ -19,7 +19,14 @@ from featuregen.config import Data, Evaluation, Model
 from featuregen.data import load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import evaluate, predict
-from featuregen.interop import is_checkpoint, load_checkpoint, save_checkpoint
+from featuregen.interop import (
+    is_checkpoint,
+    is_model_file,
+    load_checkpoint,
+    load_model,
+    model_header,
+    save_checkpoint,
+)
 from featuregen.models import Classifier, RobustnessNet, build_model, save_model, weights_sha256
 from featuregen.storage import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
@@ -175,6 +182,22 @@ def test_what_fits_nothing_is_refused_in_one_sentence(tmp_path: Path, case: str)
     with pytest.raises(UserError, match=message) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_function_loads_models_of_both_kinds(tmp_path: Path) -> None:
+    ours, theirs, model, record = tmp_path / "m.safetensors", tmp_path / "m.pt", make("vgg16"), {"note": "untrained"}
+    save_model(ours, model, record)
+    model.record = {"settings": {"training": {"epochs": 3}}}
+    save_checkpoint(model, theirs)
+    for path in (ours, theirs):
+        loaded, header = load_model(str(path)), model_header(path)
+        assert is_model_file(path) and weights_sha256(loaded) == weights_sha256(model) and not loaded.training
+        assert header["record"] == loaded.record and header["weights_sha256"] == weights_sha256(model)
+        assert (header["architecture"], list(header["image_shape"]), header["classes"]) == ("vgg16", [3, 32, 32], 10)
+    assert load_model(ours).record == record and load_model(theirs).record["origin"]["epoch"] == 3
+    assert not is_model_file(tmp_path / "det.h5")
+    with pytest.raises(UserError, match=r"nowhere\.pt"):
+        load_model(tmp_path / "nowhere.pt")
 
 
 def test_other_nets_have_no_such_checkpoint(tmp_path: Path) -> None:

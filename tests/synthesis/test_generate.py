@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from featuregen.compute import Ball, project
 from featuregen.config import KINDS, Norm, Synthesis
-from featuregen.data import BaseDataset
+from featuregen.data import BaseDataset, balanced_rows
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, RowRandom
@@ -214,6 +214,14 @@ def test_batches_have_one_shape_and_the_last_is_cut_to_its_rows(make: Maker) -> 
 
 def test_nothing_is_left_to_do_after_the_last_row(make: Maker) -> None:
     assert make.batches("det", NEAR, 20, done=20) == []
+
+
+def test_a_plan_is_made_from_the_recipe_where_none_is_given(make: Maker) -> None:
+    recipe = replace(NEAR, rows=30, steps=2, batch_size=30)
+    (made,) = synthesize("det", recipe, make.nets["standard"], make.split, seed=SEED)
+    rows = balanced_rows(make.split.labels, 30, SEED)
+    for name, values in make("det", recipe, rows).items():
+        assert values.tobytes() == made[name].tobytes(), name
 
 
 # What the pixels become ---------------------------------------------------------------------------
