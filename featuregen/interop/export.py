@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,14 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from featuregen.config import did_you_mean
 from featuregen.errors import UserError
-from featuregen.interop.released import IMAGES, LABELS, write_released
+from featuregen.interop.released import IMAGES, LABELS
 from featuregen.runtime import atomic_folder, atomic_path, log, progress
-from featuregen.storage import COLUMNS, DatasetInfo, column_blocks, read_columns, read_info, row_blocks, to_pixels
+from featuregen.storage import (
+    COLUMNS,
+    DatasetInfo,
+    FeatureDataset,
+    column_blocks,
+    read_columns,
+    read_info,
+    row_blocks,
+    to_pixels,
+)
 
 # The columns of numbers, under the names they have where each row is a record.
 NUMBERS = {
@@ -41,6 +53,8 @@ NUMBERS = {
     "source_pred": "source_pred",
 }
 TABLE = "labels.csv"
+# CIFAR-10 in 50 batches of 12 MB: a reader that handles one at a time needs little extra memory.
+_MADRY_BATCH = 1000
 
 
 def export_dataset(path: Path, format: str, out: Path | None = None, force: bool = False) -> Path:
@@ -141,6 +155,35 @@ def attributes(info: DatasetInfo) -> str:
     record = {name: value for name, value in info.to_dict().items() if name not in ("path", "size")}
     rate = record["success_rate"]
     return json.dumps(record | {"success_rate": None if math.isnan(rate) else rate}, sort_keys=True, allow_nan=False)
+
+
+def _write_madry(path: Path, info: DatasetInfo, folder: Path) -> None:
+    """Write a dataset file in the authors' layout, as float32; an import restores the same pixels and labels."""
+    data = FeatureDataset(path)
+    labels = data.labels
+    _save_tensors(folder / LABELS, [labels[at : at + _MADRY_BATCH].clone() for at in range(0, info.rows, _MADRY_BATCH)])
+    # torch.save needs everything at once, so the pixels go to a scratch file that is memory-mapped.
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        for rows in row_blocks(info.rows, 4 * math.prod(info.image_shape)):
+            scratch.write(data.fetch(rows).numpy().tobytes())
+        scratch.flush()
+        pixels = np.memmap(scratch, dtype=np.float32, mode="c", shape=(info.rows, *info.image_shape))
+        _save_tensors(
+            folder / IMAGES,
+            [torch.from_numpy(pixels[at : at + _MADRY_BATCH]) for at in range(0, info.rows, _MADRY_BATCH)],
+        )
+
+
+def _save_tensors(path: Path, batches: list[Tensor]) -> None:
+    # Through an open file, since torch stores the name of a path in the archive.
+    with path.open("wb") as file:
+        try:
+            torch.save(batches, file)
+        except RuntimeError as error:
+            # torch reports a full disk only as an unexpected position.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _write_npz(path: Path, info: DatasetInfo, target: Path) -> None:
@@ -247,7 +290,7 @@ class _Format:
 
 
 FORMATS = {
-    "madry": _Format(write_released, holds=f"{IMAGES}|{LABELS}"),
+    "madry": _Format(_write_madry, holds=f"{IMAGES}|{LABELS}"),
     "npz": _Format(_write_npz, ending=".npz"),
     "imagefolder": _Format(_write_folder, holds=rf"{TABLE}|\d+_[^/]*/\d{{6,}}\.png", images_as_png=True),
     "parquet": _Format(_write_parquet, ending=".parquet", images_as_png=True),

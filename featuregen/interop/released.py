@@ -7,7 +7,6 @@ They do not record which base image a row was made from, so an import matches ro
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from featuregen.runtime import ComputeSpec, log, progress, versions
 from featuregen.storage import (
     PAPER,
     DatasetInfo,
-    FeatureDataset,
     Header,
     Writer,
     file_sha256,
@@ -37,8 +35,6 @@ from featuregen.synthesis import RULES, quantize, to_unit_range
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 # The radius of the authors' ball, 0.5, plus what rounding to uint8 adds to it on CIFAR-10.
 WITHIN = 0.57
-# CIFAR-10 in 50 batches of 12 MB: a reader that handles one at a time needs little extra memory.
-BATCH = 1000
 # Rows and base rows whose distances are computed at once.
 _BLOCK, _BASE_BLOCK, _BASE_BYTES = 512, 10_000, 1 << 27
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
@@ -284,32 +280,3 @@ def _nearest_base_rows(release: _Release) -> NDArray[np.int64]:
             best[block] = torch.where(closer, distance, best[block])
             index[block] = torch.where(closer, nearest + first, index[block])
     return index.numpy()
-
-
-# Writing -------------------------------------------------------------------------------------------
-
-
-def write_released(path: Path, info: DatasetInfo, folder: Path) -> None:
-    """Write a dataset file in the authors' layout, as float32; an import restores the same pixels and labels."""
-    data = FeatureDataset(path)
-    labels = data.labels
-    _save(folder / LABELS, [labels[at : at + BATCH].clone() for at in range(0, info.rows, BATCH)])
-    # torch.save needs everything at once, so the pixels go to a scratch file that is memory-mapped.
-    with tempfile.TemporaryFile(dir=folder) as scratch:
-        for rows in row_blocks(info.rows, 4 * math.prod(info.image_shape)):
-            scratch.write(data.fetch(rows).numpy().tobytes())
-        scratch.flush()
-        pixels = np.memmap(scratch, dtype=np.float32, mode="c", shape=(info.rows, *info.image_shape))
-        _save(folder / IMAGES, [torch.from_numpy(pixels[at : at + BATCH]) for at in range(0, info.rows, BATCH)])
-
-
-def _save(path: Path, batches: list[Tensor]) -> None:
-    # Through an open file, since torch stores the name of a path in the archive.
-    with path.open("wb") as file:
-        try:
-            torch.save(batches, file)
-        except RuntimeError as error:
-            # torch reports a full disk only as an unexpected position.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise

@@ -58,16 +58,13 @@ def check_file(path: Path) -> list[Check]:
         with open_file(path) as root:
             attributes = attributes_of(root, path)
             info = info_of(root, path, attributes)
-            checks = [
-                Check("opens", True, f"{info.kind}, {info.rows} images, {info.dtype}"),
-                _members(root, attributes),
-            ]
-            checks += _digests(root, attributes, info)
-            columns, broken = _columns(root, info)
+            checks = [Check("opens", True, f"{info.kind}, {info.rows} images, {info.dtype}")]
+            checks += [_members(root, attributes), *_digests(root, attributes, info)]
+            columns, column_checks = _columns(root, info)
     except CorruptFile as error:
         return [Check("opens", False, str(error))]
-    checks += broken
-    if not any(check.name == "values" and not check.ok for check in broken):
+    checks += column_checks
+    if not any(check.name == "values" and not check.ok for check in column_checks):
         checks += _labels(info, columns) + _rows(info, columns) + _norms(info, columns) + _success(info, columns)
     return checks
 
@@ -161,7 +158,7 @@ def _labels(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
         rule = f"(source label + 1) mod {classes}" if shift else "the source label"
         wrong = _has_base_row(info, columns["index"]) & (labels != (true + shift) % classes)
         return [_row_check("labels", wrong, f"each is {rule}", f"are not {rule}")]
-    seed = _seed(info)
+    seed = _integer(info.recipe.get("seed"), 0)
     if info.kind != "rand" or seed is None or (columns["index"] < 0).any():
         return [Check("labels", True, f"within the {classes} classes; no further rule to check")]
     wanted = RowRandom(seed, "target").integers(columns["index"], classes)
@@ -172,14 +169,14 @@ def _rows(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     index, start = columns["index"], columns["start_index"]
     if _is_unrecorded(index):
         return [Check("index", True, "not recorded")]
-    base_rows = _count(info.base.get("rows"))
+    base_rows = _integer(info.base.get("rows"), 1)
     recorded = _has_base_row(info, index)
     outside = recorded & ((index < 0) | (index >= (base_rows if base_rows is not None else np.iinfo(np.int64).max)))
     repeated = recorded.copy()
     repeated[np.unique(index, return_index=True)[1]] = False
     passed = "unique base rows" + ("" if recorded.all() else f", recorded for {int(recorded.sum())} of {len(index)}")
     checks = [_row_check("index", outside | repeated, passed, "are repeated or outside the base set")]
-    seed = _seed(info)
+    seed = _integer(info.recipe.get("seed"), 0)
     if info.kind in (*MISLABELLED, ATTACKED):
         checks.append(_row_check("start_index", start != index, "the base image itself", "start elsewhere"))
     elif info.kind.endswith("-noise"):
@@ -215,13 +212,9 @@ def _success(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     return [Check("success_rate", abs(share - info.success_rate) < 1e-6, detail)]
 
 
-def _seed(info: DatasetInfo) -> int | None:
-    seed = info.recipe.get("seed")
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63 else None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63 else None
+def _integer(value: Any, low: int) -> int | None:
+    """A number from somebody else's JSON, or None if it is none that can be used."""
+    return value if type(value) is int and low <= value < 2**63 else None
 
 
 def _ball(info: DatasetInfo) -> tuple[str, float] | None:
@@ -231,9 +224,7 @@ def _ball(info: DatasetInfo) -> tuple[str, float] | None:
     norm, eps = settings.get("norm"), settings.get("eps")
     if norm not in ("l2", "linf") or isinstance(eps, bool) or not isinstance(eps, (int, float)):
         return None
-    if not 0 <= eps < 1e9:
-        return None
-    return str(norm), float(eps)
+    return (str(norm), float(eps)) if 0 <= eps < 1e9 else None
 
 
 def _tolerance(info: DatasetInfo) -> float:
