@@ -54,7 +54,7 @@ NUMBERS = {
 }
 TABLE = "labels.csv"
 # CIFAR-10 in 50 batches of 12 MB: a reader that handles one at a time needs little extra memory.
-_MADRY_BATCH = 1000
+MADRY_BATCH = 1000
 
 
 def export_dataset(path: Path, format: str, out: Path | None = None, force: bool = False) -> Path:
@@ -161,7 +161,7 @@ def _write_madry(path: Path, info: DatasetInfo, folder: Path) -> None:
     """Write a dataset file in the authors' layout, as float32; an import restores the same pixels and labels."""
     data = FeatureDataset(path)
     labels = data.labels
-    _save_tensors(folder / LABELS, [labels[at : at + _MADRY_BATCH].clone() for at in range(0, info.rows, _MADRY_BATCH)])
+    _save_tensors(folder / LABELS, [labels[at : at + MADRY_BATCH].clone() for at in range(0, info.rows, MADRY_BATCH)])
     # torch.save needs everything at once, so the pixels go to a scratch file that is memory-mapped.
     with tempfile.TemporaryFile(dir=folder) as scratch:
         for rows in row_blocks(info.rows, 4 * math.prod(info.image_shape)):
@@ -170,7 +170,7 @@ def _write_madry(path: Path, info: DatasetInfo, folder: Path) -> None:
         pixels = np.memmap(scratch, dtype=np.float32, mode="c", shape=(info.rows, *info.image_shape))
         _save_tensors(
             folder / IMAGES,
-            [torch.from_numpy(pixels[at : at + _MADRY_BATCH]) for at in range(0, info.rows, _MADRY_BATCH)],
+            [torch.from_numpy(pixels[at : at + MADRY_BATCH]) for at in range(0, info.rows, MADRY_BATCH)],
         )
 
 

@@ -48,15 +48,13 @@ class FeatureDataset(Dataset[tuple[Any, int]]):
         UserError: The file is missing, damaged, or no featuregen dataset.
 
     Example:
-        >>> import tempfile
         >>> import featuregen as fg
-        >>> short = ["synthesis.det.rows=20", "synthesis.det.steps=1", "sources.standard.epochs=1"]
-        >>> with tempfile.TemporaryDirectory() as out:
-        ...     path = fg.Experiment(fg.load_config("digits", short), out).make("det", f"{out}/det.h5").path
-        ...     data = fg.FeatureDataset(path, transform=lambda image: image.flip(-1))
-        ...     image, label = data[0]
-        ...     print(len(data), image.shape, torch.equal(image, data.images[0].flip(-1)))
-        20 torch.Size([1, 8, 8]) True
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> path = fg.Experiment("digits", out="out", overrides=tiny).make_dataset("det").path
+        >>> data = fg.FeatureDataset(path, transform=lambda image: image.flip(-1))
+        >>> image, label = data[0]
+        >>> len(data), tuple(image.shape), bool((image == data.images[0].flip(-1)).all())
+        (20, (1, 8, 8), True)
     """
 
     def __init__(self, path: str | os.PathLike[str], transform: Callable[[Tensor], Any] | None = None) -> None:

@@ -99,12 +99,12 @@ def test_the_released_layout_is_read(tmp_path: Path, zipped: bool, key: str) -> 
     content |= {"optimizer": torch.optim.SGD(model.parameters(), lr=rate).state_dict(), "nat_prec1": np.float64(91.5)}
     content["adv_prec1"] = torch.tensor(70.25)
     torch.save(content, path, pickle_module=dill, _use_new_zipfile_serialization=zipped)
-    found = load_checkpoint(path)
-    record = found.record
+    loaded = load_checkpoint(path)
+    record = loaded.record
     with torch.no_grad():
-        assert torch.equal(found(images()), model(images()))
-    told = {name: record["origin"][name] for name in ("epoch", "nat_prec1", "adv_prec1")}
-    assert told == {"epoch": 150, "nat_prec1": 91.5, "adv_prec1": 70.25}
+        assert torch.equal(loaded(images()), model(images()))
+    numbers = {name: record["origin"][name] for name in ("epoch", "nat_prec1", "adv_prec1")}
+    assert numbers == {"epoch": 150, "nat_prec1": 91.5, "adv_prec1": 70.25}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "vgg16", "densenet121"])
@@ -131,8 +131,8 @@ def test_attacked_accuracy_is_the_packages(
     ours, theirs = load_checkpoint(path), restored(package, "vgg16", path)
     settings = {"constraint": constraint, "eps": eps, "step_size": 2.5 * eps / steps, "iterations": steps}
     logits, _ = theirs(x, y, make_adv=True, use_best=False, **settings)
-    found = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
-    accuracy = (found.l2 if constraint == "2" else found.linf)[f"{eps:g}"]
+    result = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
+    accuracy = (result.l2 if constraint == "2" else result.linf)[f"{eps:g}"]
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item(), abs=1e-3)
     assert 0.1 < accuracy < 0.9, "an attack that all or none survive would prove nothing"
 
@@ -269,8 +269,8 @@ def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -
     theirs = restored(package, "resnet18", tmp_path / "m.pt")
     with torch.no_grad():
         assert torch.equal(theirs(images())[0], make()(images()))
-    told = json.loads(done("info", tmp_path / "m.pt").out)
-    assert told["architecture"] == "resnet18" and told["record"]["origin"]["epoch"] == 3
+    printed = json.loads(done("info", tmp_path / "m.pt").out)
+    assert printed["architecture"] == "resnet18" and printed["record"]["origin"]["epoch"] == 3
     assert "is there already" in refused(*words)
     assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
     assert done(*words, "--force").code == 0

@@ -74,11 +74,11 @@ def brighten_(image: torch.Tensor) -> torch.Tensor:
 
 def test_a_transform_changes_what_indexing_returns_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "a.h5")
-    plain, data = FeatureDataset(tmp_path / "a.h5"), FeatureDataset(tmp_path / "a.h5", transform=brighten_)
+    unchanged, data = FeatureDataset(tmp_path / "a.h5"), FeatureDataset(tmp_path / "a.h5", transform=brighten_)
     white = torch.ones(SHAPE)
-    assert torch.equal(data[3][0], white) and data[3][1] == plain[3][1]
-    assert torch.equal(data.images, plain.images) and torch.equal(data.fetch(slice(3, 5)), plain.images[3:5])
-    assert torch.equal(data[3][0], white) and torch.equal(data.images, plain.images)
+    assert torch.equal(data[3][0], white) and data[3][1] == unchanged[3][1]
+    assert torch.equal(data.images, unchanged.images) and torch.equal(data.fetch(slice(3, 5)), unchanged.images[3:5])
+    assert torch.equal(data[3][0], white) and torch.equal(data.images, unchanged.images)
     assert torch.equal(pickle.loads(pickle.dumps(data))[3][0], white)
     assert isinstance(FeatureDataset(tmp_path / "a.h5", transform=lambda image: image.sum().item())[0][0], float)
 
@@ -93,8 +93,8 @@ def test_rows_are_fetched_in_any_order(tmp_path: Path) -> None:
 
 def shown(data: FeatureDataset) -> list[np.ndarray[Any, Any]]:
     """The pictures in the HTML of a dataset."""
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', data._repr_html_())
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))) for png in found]
+    pngs = re.findall(r'src="data:image/png;base64,([^"]+)"', data._repr_html_())
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))) for png in pngs]
 
 
 def test_a_notebook_shows_a_few_images_one_per_class(tmp_path: Path) -> None:
@@ -256,12 +256,12 @@ VALUES: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_bad_input_is_one_sentence(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.h5"
     write(path)
-    damage, said = {**STRANGERS, **BROKEN, **VALUES}[name]
+    damage, message = {**STRANGERS, **BROKEN, **VALUES}[name]
     damage(path)
     with pytest.raises(UserError) as error:
         FeatureDataset(path).images.sum()
     text = one_sentence(error)
-    assert said in text and str(path) in text
+    assert message in text and str(path) in text
     if name in STRANGERS:
         assert not isinstance(error.value, CorruptFile)
         with pytest.raises(UserError):

@@ -168,7 +168,7 @@ def test_interrupt_keeps_the_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data[:-60] + bytes([data[-60] ^ 1]) + data[-59:], ""),
         (lambda data: data[:600] + bytes([data[600] ^ 1]) + data[601:], "damaged"),
@@ -177,7 +177,7 @@ def test_interrupt_keeps_the_batches(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_partial_is_dropped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[bytes], bytes], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[bytes], bytes], message: str
 ) -> None:
     path = tmp_path / "a.h5"
     with Writer.open(path, header()) as writer:
@@ -186,7 +186,7 @@ def test_damaged_partial_is_dropped(
     partial_path(path).write_bytes(change(partial_path(path).read_bytes()))
     capsys.readouterr()
     assert write(path) == write(tmp_path / "whole.h5")
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_partial_with_other_settings_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
