@@ -23,7 +23,7 @@ from featuregen.report import (
     write_report,
 )
 from featuregen.runtime import atomic_write
-from featuregen.storage import FeatureDataset, read_columns, read_info
+from featuregen.storage import FeatureDataset, read_columns
 from featuregen.synthesis import RowPlan, start_images
 
 SHOWN = 10
@@ -31,7 +31,8 @@ SHOWN = 10
 
 def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
     """Base image, start image and result of ten rows, one per class where there are ten."""
-    info = read_info(path)
+    data = FeatureDataset(path)
+    info = data.info
     check_base(info, experiment.base)
     plan = _recorded_plan(path)
     known = np.flatnonzero(plan.index >= 0)
@@ -49,7 +50,7 @@ def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
     names = [*info.classes, "?"]
     headers = [_caption(names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows]
     captions: Captions = {"columns": headers, "rows": [*titles, "result"], "title": f"{path.name}: {info.kind}"}
-    return preview(picture, base, start, FeatureDataset(path).fetch(rows).numpy(), captions)
+    return preview(picture, base, start, data.fetch(rows).numpy(), captions)
 
 
 def write_results(experiment: Experiment, results: Results, folder: Path) -> Path:
