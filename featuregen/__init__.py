@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from featuregen.experiment.reproduce import reproduce
     from featuregen.experiment.transfer import transfer
     from featuregen.interop.export import export_dataset
+    from featuregen.interop.load import load_model
     from featuregen.interop.released import import_released
     from featuregen.interop.robustness import load_checkpoint, save_checkpoint
     from featuregen.models.classifier import Classifier
-    from featuregen.models.io import load_model, save_model
+    from featuregen.models.io import save_model
     from featuregen.models.registry import build_model
     from featuregen.models.trained import Accuracy, TrainedModel
+    from featuregen.storage.diff import DatasetDiff, diff
+    from featuregen.storage.merge import merge
+    from featuregen.storage.reader import DatasetInfo
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
     from featuregen.training.loop import train
@@ -72,21 +76,25 @@ _MODULES = {
     "featuregen.experiment.reproduce": ("reproduce",),
     "featuregen.experiment.transfer": ("transfer",),
     "featuregen.interop.export": ("export_dataset",),
+    "featuregen.interop.load": ("load_model",),
     "featuregen.interop.released": ("import_released",),
     "featuregen.interop.robustness": (
         "load_checkpoint",
         "save_checkpoint",
     ),
     "featuregen.models.classifier": ("Classifier",),
-    "featuregen.models.io": (
-        "load_model",
-        "save_model",
-    ),
+    "featuregen.models.io": ("save_model",),
     "featuregen.models.registry": ("build_model",),
     "featuregen.models.trained": (
         "Accuracy",
         "TrainedModel",
     ),
+    "featuregen.storage.diff": (
+        "DatasetDiff",
+        "diff",
+    ),
+    "featuregen.storage.merge": ("merge",),
+    "featuregen.storage.reader": ("DatasetInfo",),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
     "featuregen.training.loop": ("train",),
@@ -102,6 +110,8 @@ __all__ = [
     "Classifier",
     "Config",
     "Data",
+    "DatasetDiff",
+    "DatasetInfo",
     "Evaluation",
     "Experiment",
     "FeatureDataset",
@@ -116,6 +126,7 @@ __all__ = [
     "audit_labels",
     "build_model",
     "check_gradient_masking",
+    "diff",
     "evaluate",
     "export_dataset",
     "import_released",
@@ -124,6 +135,7 @@ __all__ = [
     "load_config",
     "load_images",
     "load_model",
+    "merge",
     "pgd",
     "reproduce",
     "save_checkpoint",

@@ -125,7 +125,7 @@ def shard_job(job: DatasetJob, shard: Shard) -> DatasetJob:
     rows = shard.rows(total, batch, job.kind)
     mark = {"number": shard.number, "of": shard.of, "rows": total, "first": rows.start}
     return DatasetJob(
-        job.kind, job.recipe, job.plan.part(rows), job.config, job.base, job.compute, batch, {"shard": mark}
+        job.kind, job.recipe, job.plan.take(rows), job.config, job.base, job.compute, batch, {"shard": mark}
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class Classifier(nn.Module):
         self.classes = classes
         self.width = width
         self.takes_fake_relu = fake_relu
+        self.record: dict[str, Any] = {}
         self.arithmetic: torch.dtype | None = None
         self._compiled: Callable[[Tensor, bool], Tensor] | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
