@@ -85,7 +85,7 @@ MACHINES = [
 ]
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("compute", "near"), MACHINES)
 @pytest.mark.parametrize(("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16))])
 def test_pixels_get_the_same_gradient(
     architecture: str, shape: tuple[int, int, int], compute: ComputeSpec, near: float
@@ -105,7 +105,7 @@ def test_pixels_get_the_same_gradient(
     assert compute.precision == "fp32" or float((found - wanted).norm() / wanted.norm()) > 1e-4
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("compute", "near"), MACHINES)
 @pytest.mark.parametrize(
     ("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16)), ("preactresnet18", (3, 16, 16))]
 )
@@ -143,7 +143,7 @@ def test_a_new_net_is_folded_like_one_that_has_lived() -> None:
     )
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("compute", "near"), MACHINES)
 def test_the_model_itself_stays_as_it_is(compute: ComputeSpec, near: float) -> None:
     model = lived_in("resnet9", (3, 16, 16), wide=True).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -155,7 +155,7 @@ def test_the_model_itself_stays_as_it_is(compute: ComputeSpec, near: float) -> N
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES[:2])
+@pytest.mark.parametrize(("compute", "near"), MACHINES[:2])
 @pytest.mark.parametrize("architecture", ["convnet", "resnet9"])
 def test_the_linear_end_for_inversion_is_kept(architecture: str, compute: ComputeSpec, near: float) -> None:
     model = lived_in(architecture, (3, 16, 16), wide=True)

@@ -98,7 +98,7 @@ def test_the_kernels_compared_here_are_in_use(wide_standard: Classifier) -> None
     assert [kernels(folded_copy(wide_standard, compute)) for compute in (FOLDED, WINOGRAD)] == [0, 6]
 
 
-@pytest.mark.parametrize("machine", FP32)
+@pytest.mark.parametrize("compute", FP32)
 def test_batch_norms_are_folded_here(wide_standard: Classifier, wide_robust: Classifier, compute: ComputeSpec) -> None:
     """A fold that went wrong would be refused, and nothing but the plain net be compared with itself."""
     for model in (wide_standard, wide_robust):
@@ -119,7 +119,7 @@ def plainly_fooled(wide_standard: Classifier, attacked: Examples) -> dict[Attack
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=["l2", "linf"])
-@pytest.mark.parametrize("machine", FP32)
+@pytest.mark.parametrize("compute", FP32)
 def test_attacks_are_as_strong(
     wide_standard: Classifier,
     attacked: Examples,
@@ -219,7 +219,7 @@ def test_a_set_that_teaches_less_is_noticed(
     assert not within_spread(taught(blurred.to(torch.uint8), labels, unseen), plain)
 
 
-@pytest.mark.parametrize("machine", FP32)
+@pytest.mark.parametrize("compute", FP32)
 @pytest.mark.parametrize("name", RECIPES)
 def test_sets_teach_the_same(
     name: str,

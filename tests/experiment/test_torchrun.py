@@ -168,7 +168,7 @@ def test_the_mean_of_both_gradients_is_that_of_one_process(trained: Path, name: 
 
 
 def test_processes_that_would_go_on_from_different_epochs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DistInfo, "told", lambda self, value: 3)
+    monkeypatch.setattr(DistInfo, "broadcast_object", lambda self, value: 3)
     check_same_epoch(3, DistInfo(1, 2), "it")
     with pytest.raises(UserError, match="process 1 finds 0 epochs to go on from and the first one 3; give all of them"):
         check_same_epoch(0, DistInfo(1, 2), "it")

@@ -223,7 +223,7 @@ def told(monkeypatch: pytest.MonkeyPatch, unsolved: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "patience", "kept", "ended"),
+    ("unsolved", "patience", "kept", "ended"),
     [
         ([4, 7, 5, 7, 6], 0, 2, "all epochs are run"),
         ([4, 7, 5, 7, 6], 3, 2, "all epochs are run"),
