@@ -28,7 +28,7 @@ class FoldedModel:
         if compute.convolution == "winograd":
             self._insert_winograd()
         if compute.precision == "bf16":
-            self.model.set_arithmetic(torch.bfloat16)
+            self.model.set_dtype(torch.bfloat16)
         self.model.to(memory_format=torch.channels_last)
         if compute.compiled:
             self.model.compile_network()

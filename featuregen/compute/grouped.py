@@ -62,6 +62,7 @@ class GroupedEnsemble(nn.Module):
         for number, member in enumerate(self.members):
             member_state = member.net.state_dict()
             for name, tensor in state.items():
-                member_state[name].copy_(tensor if name.endswith("num_batches_tracked") else tensor.chunk(count)[number])
+                part = tensor if name.endswith("num_batches_tracked") else tensor.chunk(count)[number]
+                member_state[name].copy_(part)
             member.net.linear.weight.copy_(self.weight[number])
             member.net.linear.bias.copy_(self.bias[number, 0])

@@ -68,7 +68,8 @@ class WinogradConv(nn.Module):
         """Transform and copy the weight and bias of a convolution."""
         to_points = torch.tensor(_TO_POINTS)
         to_points = torch.kron(to_points, to_points)
-        for buffer, kernel in ((self.forward_kernel, weight.transpose(0, 1)), (self.backward_kernel, weight.flip(2, 3))):
+        kernels = ((self.forward_kernel, weight.transpose(0, 1)), (self.backward_kernel, weight.flip(2, 3)))
+        for buffer, kernel in kernels:
             torch.mm(to_points, kernel.permute(2, 3, 0, 1).reshape(9, -1), out=buffer.view(36, -1))
         if bias is not None:
             self.bias.copy_(bias)

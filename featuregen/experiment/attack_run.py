@@ -231,7 +231,7 @@ def _recipe(experiment: Experiment, attempt: AttackRun) -> dict[str, Any]:
         "seed": experiment.config.seed,
         "attack": attempt.record,
         **({"found_on": describe_model(attempt.origin)["weights_sha256"]} if attempt.origin else {}),
-        **experiment.compute.arithmetic,
+        **experiment.compute.numerics,
     }
 
 

@@ -112,7 +112,8 @@ def _found_model(path: Path, wanted: str) -> Path:
 def _copy_weights(model: Path, target: Path) -> None:
     """Ours as it is; a checkpoint of robustness as one of ours, since nobody should have to unpickle what is sent."""
     if is_checkpoint(model):
-        save_model(target, *load_checkpoint(model))
+        classifier, record = load_checkpoint(model)
+        save_model(classifier, target, record)
     else:
         shutil.copyfile(model, target)
 

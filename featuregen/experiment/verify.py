@@ -84,7 +84,7 @@ def _check_success(path: Path, info: DatasetInfo, config: Config, source: Path) 
         raise UserError(f"{path} records no source model to compare with; leave out --source.")
     device = resolve_device(config.runtime.device)
     configure_process(config.runtime.threads)
-    model, _ = (load_checkpoint if is_checkpoint(source) else load_model)(source, device)
+    model = load_checkpoint(source, device)[0] if is_checkpoint(source) else load_model(source, device)
     if (model.image_shape, model.classes) != (info.image_shape, len(info.classes)):
         raise UserError(
             f"{source} takes images of shape {model.image_shape} in {model.classes} classes, but {path} has "

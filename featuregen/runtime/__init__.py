@@ -12,8 +12,7 @@ from featuregen.runtime.atomic import (
     sync_folder,
     unlock,
 )
-from featuregen.runtime.columns import format_columns
-from featuregen.runtime.console import log, progress
+from featuregen.runtime.console import format_columns, log, progress
 from featuregen.runtime.device import (
     ComputeSpec,
     autocast,

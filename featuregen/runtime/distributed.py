@@ -150,7 +150,7 @@ def _set_gpu(dist: DistInfo, device: str | None) -> None:
 
 
 def threads_per_process() -> int:
-    """An equal share of the CPUs for each rank of a machine; 0 (torch decides) without torchrun or if the user has set it."""
+    """An equal share of the CPUs for each rank of a machine; 0, torch decides, if alone or if the user has."""
     dist = dist_from_env()
     # torchrun itself sets it to 1, whatever the machine has.
     if dist.local_world_size == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":

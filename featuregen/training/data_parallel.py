@@ -55,7 +55,7 @@ def rank_rng(seed: int, dist: DistInfo) -> RowRandom:
 
 
 def data_parallel(network: nn.Module, dist: DistInfo) -> nn.Module:
-    """The network wrapped in DDP, which also copies the weights of rank 0 to all; in a single process the network itself.
+    """The network in DDP, which also copies the weights of rank 0 to all; in a single process the network itself.
 
     On GPUs batch norm normalises by the whole batch. Torch has no such layer for CPUs: there every rank normalises by
     its part, and `average_batch_norms` keeps the running statistics equal.

@@ -126,7 +126,7 @@ def train_many(
         return [train(model, images, labels, recipe, seed=seed, **options) for model, seed in pairs]
     # Dropout draws from the global generator.
     with seeded(rank_seed(seeds[0], dist), images.device):
-        logs = _Training(models, images, labels, recipe, seeds, **options).run()
+        logs = TrainingRun(models, images, labels, recipe, seeds, **options).run()
     for model in models:
         model.eval()
         model.record = {}
@@ -143,7 +143,7 @@ def can_group(architecture: str, recipe: Training) -> bool:
     return supports_grouping(architecture) and not random_starts and recipe.early_stop == "none"
 
 
-class _Training:
+class TrainingRun:
     """A training in progress: all that changes from step to step, and can be saved and loaded between epochs."""
 
     def __init__(

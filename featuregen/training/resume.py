@@ -59,9 +59,7 @@ class TrainingState:
             training.load_state_dict(state)
         except Exception as error:  # what a damaged file makes torch raise has no common ancestor
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"Cannot resume from {self._path} ({reason}); delete it to train from the start."
-            ) from None
+            raise UserError(f"Cannot resume from {self._path} ({reason}); delete it to train from the start.") from None
         log(f"{self._path} holds {len(state['epochs'][0])} epochs; resuming from there.")
 
 

@@ -117,10 +117,10 @@ def test_nothing_is_measured_where_nothing_is_open(able: None) -> None:
 
 
 def test_what_was_found_before_is_used_again(able: None, measured: Callable[[dict[ComputeSpec, float]], None]) -> None:
-    assert pick_compute_spec(Runtime(device="cpu"), never, WINOGRAD.arithmetic) == (WINOGRAD, False)
+    assert pick_compute_spec(Runtime(device="cpu"), never, WINOGRAD.numerics) == (WINOGRAD, False)
     # What the settings no longer allow, or the machine no longer can, is measured anew.
     measured({PLAIN: 1.0, BF16: 0.5})
-    assert pick_compute_spec(Runtime(device="cpu", convolution="direct"), net, WINOGRAD.arithmetic) == (BF16, True)
+    assert pick_compute_spec(Runtime(device="cpu", convolution="direct"), net, WINOGRAD.numerics) == (BF16, True)
 
 
 def test_every_candidate_is_really_timed() -> None:
@@ -142,7 +142,7 @@ def test_a_compiler_that_fails_is_announced(
     monkeypatch.setattr(torch, "compile", broken)
     settings = Runtime(device="cpu", precision="fp32", convolution="direct", compile=True)
     assert pick_compute_spec(settings, net) == (PLAIN, False)
-    assert "going on without torch.compile, which fails here: no working C++ compiler\n" in capsys.readouterr().err
+    assert "torch.compile fails here and is not used: no working C++ compiler\n" in capsys.readouterr().err
 
 
 def test_compiled_nets_are_asked_for_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_compiled_nets_are_asked_for_and_recorded(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "compile", fused)
     settings = Runtime(device="cpu", precision="fp32", convolution="direct", compile=True)
     compute, _ = pick_compute_spec(settings, net)
-    assert compute.arithmetic == {"precision": "fp32", "convolution": "direct", "compiled": "yes"}
+    assert compute.numerics == {"precision": "fp32", "convolution": "direct", "compiled": "yes"}
     assert calls
 
 
@@ -186,7 +186,7 @@ def test_a_folder_remembers_what_was_measured(
     measured({PLAIN: 1.0, WINOGRAD: 0.5})
     assert shop_in(tmp_path).compute == WINOGRAD
     kept = json.loads((tmp_path / "models" / "arithmetic.json").read_text(encoding="utf-8"))
-    assert list(kept.values()) == [WINOGRAD.arithmetic]
+    assert list(kept.values()) == [WINOGRAD.numerics]
     # A later measurement would say otherwise, and is not made.
     measured({PLAIN: 1.0, WINOGRAD: 3.0})
     assert shop_in(tmp_path).compute == WINOGRAD

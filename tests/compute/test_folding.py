@@ -123,12 +123,12 @@ def test_refreshing_takes_over_weights_and_statistics(
     lean = FoldedModel(model.eval(), compute)
     x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        before = lean.net(x)
+        before = lean.model(x)
         live_in(model)
         for parameter in model.parameters():
             parameter.mul_(1.1)
         lean.sync_weights()
-        anew, found = folded_copy(model, compute)(x), lean.net(x)
+        anew, found = folded_copy(model, compute)(x), lean.model(x)
     assert not torch.allclose(found, before, rtol=0.1)
     assert torch.allclose(found, anew, rtol=1e-5, atol=1e-5 * float(anew.abs().max()))
 
@@ -150,7 +150,7 @@ def test_the_model_itself_stays_as_it_is(compute: ComputeSpec, near: float) -> N
     lean = FoldedModel(model, compute)
     lean.sync_weights()
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
-    assert not lean.net.training and all(module.training for module in model.modules())
+    assert not lean.model.training and all(module.training for module in model.modules())
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 

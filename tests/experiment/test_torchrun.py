@@ -239,7 +239,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def digest_of(path: Path) -> str:
-    return weights_sha256(load_model(path, torch.device("cpu"))[0])
+    return weights_sha256(load_model(path, torch.device("cpu")))
 
 
 @pytest.mark.slow

@@ -238,7 +238,7 @@ def test_classes_and_sizes_must_be_those_of_the_images(written: Path, coloured: 
 
 
 def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -> None:
-    save_model(tmp_path / "m.safetensors", make(), {"settings": {"training": {"epochs": 3}}})
+    save_model(make(), tmp_path / "m.safetensors", {"settings": {"training": {"epochs": 3}}})
     words = ("export", tmp_path / "m.safetensors", "--format", "robustness")
     assert done(*words).out.strip() == str(tmp_path / "m.pt")
     theirs = restored(package, "resnet18", tmp_path / "m.pt")

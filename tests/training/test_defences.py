@@ -28,7 +28,7 @@ from featuregen.models import Classifier, build_model, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, can_group, train, train_many
 from featuregen.training.early_stopping import hold_out
-from featuregen.training.loop import learning_rate
+from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")
 ATTACK = Attack(eps=0.5, steps=2)
@@ -219,7 +219,7 @@ def test_looking_at_images_held_out_does_not_change_training(few: Few) -> None:
 def told(monkeypatch: pytest.MonkeyPatch, unsolved: list[int]) -> None:
     """So many of the ten images held out are still right after each epoch."""
     left = iter(unsolved)
-    monkeypatch.setattr("featuregen.training.early_stopping.EarlyStopping._standing", lambda self: next(left))
+    monkeypatch.setattr("featuregen.training.early_stopping.EarlyStopping._count_correct", lambda self: next(left))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from featuregen.evaluation import predict
 from featuregen.models import Classifier, build_model, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, train, train_many
-from featuregen.training.loop import learning_rate
+from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")
 QUICK = Training(epochs=2, batch_size=32, lr=0.05)
