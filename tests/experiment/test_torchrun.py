@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.processes import has_rows
 from featuregen.errors import UserError
 from featuregen.models import load_model, read_model_record, weights_sha256
-from featuregen.runtime import SINGLE_PROCESS, DistInfo, dist_from_env
+from featuregen.runtime import SINGLE_PROCESS, DistInfo, connection_errors_as_user_errors, dist_from_env
 from featuregen.runtime.distributed import threads_per_process
 from featuregen.training.data_parallel import check_same_epoch, rank_rng, rank_seed, sync_bn_copy
 from tests.helpers.cli_runs import done, info, model, refused, tiny
@@ -128,6 +128,15 @@ def test_every_row_belongs_to_one_process() -> None:
     assert [row for part in parts for row in range(10)[part]] == list(range(10))
 
 
+def test_a_lost_connection_is_one_sentence_and_other_errors_pass() -> None:
+    reason = "[gloo/transport/tcp/pair.cc:545] Connection closed by peer"
+    with pytest.raises(UserError, match=r"cannot reach each other, as when one has ended .*; what is finished is kept"):
+        with connection_errors_as_user_errors():
+            raise RuntimeError(reason)
+    with pytest.raises(RuntimeError, match="shapes differ"), connection_errors_as_user_errors():
+        raise RuntimeError("shapes differ")
+
+
 # Models --------------------------------------------------------------------------------------------
 
 
@@ -170,7 +179,9 @@ def test_the_mean_of_both_gradients_is_that_of_one_process(trained: Path, name: 
 def test_processes_that_would_go_on_from_different_epochs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DistInfo, "broadcast_object", lambda self, value: 3)
     check_same_epoch(3, DistInfo(1, 2), "it")
-    with pytest.raises(UserError, match="process 1 finds 0 epochs to go on from and the first one 3; give all of them"):
+    with pytest.raises(
+        UserError, match="process 1 finds 0 epochs to resume from and process 0 finds 3; give all of them"
+    ):
         check_same_epoch(0, DistInfo(1, 2), "it")
 
 
@@ -253,6 +264,6 @@ def test_a_training_of_which_one_is_killed_goes_on_to_the_same_weights(
     assert not out.exists()
     ran = torchrun("-m", "featuregen", *training(out))
     assert ran.returncode == 0, ran.stderr
-    assert re.search(r"holds [1-4] epochs: going on from there", ran.stderr)
+    assert re.search(r"holds [1-4] epochs; resuming from there", ran.stderr)
     assert digest_of(out) == undisturbed
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors"}

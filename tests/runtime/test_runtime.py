@@ -1,4 +1,4 @@
-"""The machine and its random numbers."""
+"""Device, random numbers and progress bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from featuregen.errors import UserError
-from featuregen.runtime import RowDraws, RowRandom, autocast, progress, resolve_device
+from featuregen.runtime import RowDraws, RowRandom, autocast, console, progress, resolve_device
 
 CPU = torch.device("cpu")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -150,7 +150,7 @@ def test_torch_generators_are_keyed_by_row() -> None:
     assert draws[0] == draws[2] != draws[1]
 
 
-# The machine
+# Devices and progress
 
 
 def test_auto_device() -> None:
@@ -193,6 +193,13 @@ def test_cuda_without_cuda(name: str) -> None:
 def test_progress_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tqdm, "monitor", None)
     assert list(progress(range(3), "three")) == [0, 1, 2] and tqdm.monitor is None
+
+
+def test_progress_shows_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """There standard error is no terminal."""
+    monkeypatch.setattr(console, "_IN_NOTEBOOK", True)
+    assert list(progress(range(3), "steps")) == [0, 1, 2]
+    assert "steps: " in capsys.readouterr().err
 
 
 def test_progress_passes_items_on_and_keeps_quiet(capsys: pytest.CaptureFixture[str]) -> None:
