@@ -130,9 +130,9 @@ def test_every_row_belongs_to_one_process() -> None:
 
 def test_a_lost_connection_is_one_sentence_and_other_errors_pass() -> None:
     reason = "[gloo/transport/tcp/pair.cc:545] Connection closed by peer"
-    with pytest.raises(UserError, match=r"cannot reach each other, as when one has ended .*; what is finished is kept"):
-        with connection_errors_as_user_errors():
-            raise RuntimeError(reason)
+    sentence = r"cannot reach each other, as when one has ended .*; what is finished is kept"
+    with pytest.raises(UserError, match=sentence), connection_errors_as_user_errors():
+        raise RuntimeError(reason)
     with pytest.raises(RuntimeError, match="shapes differ"), connection_errors_as_user_errors():
         raise RuntimeError("shapes differ")
 

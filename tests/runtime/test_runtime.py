@@ -77,12 +77,12 @@ def test_a_row_draws_the_same_beside_any_others(kind: str) -> None:
     getattr(draws, kind)(4, 3)
     part = draws[torch.tensor([2])]
     assert len(part) == 1 and torch.equal(getattr(part, kind)(2, 3).flatten(1), whole[[2], 12:])
-    # The part has counted for the whole.
+    # The subset has advanced the shared counter.
     assert not torch.isin(RowRandom(0, "attack").draws([2], CPU).uniform(18), draws.uniform(6)[2]).any()
-    # One apart counts from there on too, and for itself alone.
-    apart = draws.apart(torch.tensor([1]))
-    first, second = getattr(apart, kind)(4), getattr(draws, kind)(4)
-    assert torch.equal(first, second[[1]]) and not torch.equal(getattr(apart, kind)(4), first)
+    # A fork starts at the same counter, and then counts alone.
+    fork = draws.fork(torch.tensor([1]))
+    first, second = getattr(fork, kind)(4), getattr(draws, kind)(4)
+    assert torch.equal(first, second[[1]]) and not torch.equal(getattr(fork, kind)(4), first)
 
 
 def test_tensors_for_many_rows_are_random() -> None:
