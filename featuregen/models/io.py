@@ -46,6 +46,14 @@ def save_model(model: Classifier, path: str | Path, record: dict[str, Any] | Non
 
     Raises:
         UserError: A weight is NaN or infinite, or the file cannot be written.
+
+    Example:
+        >>> import tempfile, featuregen as fg
+        >>> model = fg.build_model("convnet", (1, 8, 8), classes=10, width=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fg.save_model(model, f"{folder}/m.safetensors", {"note": "untrained"})
+        ...     fg.load_model(f"{folder}/m.safetensors").record
+        {'note': 'untrained'}
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -85,13 +93,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Classifi
 
     Example:
         >>> import tempfile, featuregen as fg
-        >>> from featuregen.config import Model
-        >>> model = fg.build_model(Model(width=4), (1, 8, 8), classes=10, mean=[0.5], std=[0.25], seed=0)
+        >>> model = fg.build_model("convnet", (1, 8, 8), classes=10, width=4)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     fg.save_model(model, f"{folder}/m.safetensors", {"note": "untrained"})
+        ...     fg.save_model(model, f"{folder}/m.safetensors")
         ...     loaded = fg.load_model(f"{folder}/m.safetensors")
-        >>> loaded.architecture, loaded.classes, loaded.record
-        ('convnet', 10, {'note': 'untrained'})
+        >>> loaded.architecture, loaded.image_shape, loaded.classes, loaded.training
+        ('convnet', (1, 8, 8), 10, False)
     """
     path = Path(path)
     with _open(path) as file:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from featuregen.errors import UserError
-from featuregen.runtime import DistInfo, RowRandom
+from featuregen.runtime import DistInfo, RowRandom, connection_errors_as_user_errors
 
 
 def check_equal_shares(batch: int, dist: DistInfo, title: str) -> None:
@@ -74,6 +74,12 @@ def sync_bn_copy(network: nn.Module) -> nn.Module:
     copied = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
     convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
     return convert(copied)
+
+
+def backward(loss: Tensor) -> None:
+    """Gradients of the loss, which DDP averages over the ranks."""
+    with connection_errors_as_user_errors():
+        torch.autograd.backward(loss)
 
 
 def average_batch_norms(network: nn.Module, dist: DistInfo) -> None:

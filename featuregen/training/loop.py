@@ -18,19 +18,11 @@ from featuregen.config import Training, check_training
 from featuregen.data import ImageSource
 from featuregen.errors import UserError
 from featuregen.models import Classifier
-from featuregen.runtime import (
-    SINGLE_PROCESS,
-    ComputeSpec,
-    DistInfo,
-    RowRandom,
-    autocast,
-    connection_errors_as_user_errors,
-    progress,
-    seeded,
-)
+from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, RowRandom, autocast, progress, seeded
 from featuregen.training.augment import augment
 from featuregen.training.data_parallel import (
     average_batch_norms,
+    backward,
     check_equal_shares,
     check_same_epoch,
     data_parallel,
@@ -39,7 +31,7 @@ from featuregen.training.data_parallel import (
     reseed_rank,
 )
 from featuregen.training.early_stopping import EarlyStopping
-from featuregen.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from featuregen.training.optimizer import make_optimizer, set_learning_rate
 from featuregen.training.resume import TrainingState, rng_state, set_rng_state
 
 
@@ -103,6 +95,15 @@ def train(
 
     Raises:
         UserError: The recipe contradicts itself, or the loss is no longer finite.
+
+    Example:
+        >>> import featuregen as fg
+        >>> digits = fg.load_images("digits")
+        >>> model = fg.build_model("convnet", digits.image_shape, classes=10, width=4)
+        >>> recipe = fg.Training(epochs=2, batch_size=64, lr=0.1)
+        >>> log = fg.train(model, digits.train.images_tensor(), digits.train.labels_tensor(), recipe)
+        >>> len(log.epochs), log.epochs[1].loss < log.epochs[0].loss
+        (2, True)
     """
     return train_many([model], images, labels, recipe, seeds=[seed], **options)[0]
 
@@ -211,9 +212,7 @@ class TrainingRun:
                 break
             if self.state_file and self.dist.is_main and epoch + 1 < total:
                 self.state_file.save(self)
-        kept, ended = total, "all epochs are run"
-        if self.stopping:
-            kept = self.stopping.restore_best()
+        kept, ended = self.stopping.restore_best() if self.stopping else total, "all epochs are run"
         if len(self.epochs[0]) < total:
             ended = f"no smaller error in {self.recipe.patience} epoch{'s' * (self.recipe.patience > 1)}"
         if isinstance(self.network, GroupedEnsemble):
@@ -233,8 +232,7 @@ class TrainingRun:
         losses, accuracies = torch.zeros(self.count, device=device), torch.zeros(self.count, device=device)
         batches = len(self.train_rows) // self.batch_size
         for step in range(batches):
-            rate = learning_rate(recipe, (epoch * batches + step) / (recipe.epochs * batches))
-            set_learning_rate(self.optimizer, rate)
+            set_learning_rate(self.optimizer, recipe, (epoch * batches + step) / (recipe.epochs * batches))
             batch = rows[:, step * self.batch_size : (step + 1) * self.batch_size]
             pairs = zip(batch, generators, strict=True)
             x = torch.cat([augment(self.images[chosen], recipe.augment, generator) for chosen, generator in pairs])
@@ -277,10 +275,8 @@ class TrainingRun:
         smoothing = self.recipe.label_smoothing
         loss = self._means(F.cross_entropy(logits.float(), y, label_smoothing=smoothing, reduction="none"))
         self.optimizer.zero_grad(set_to_none=True)
-        # A sum over models of means over their batches: no model's gradient depends on the others. DDP averages
-        # gradients over the ranks in this pass.
-        with connection_errors_as_user_errors():
-            torch.autograd.backward(loss.sum())
+        # A sum over models of means over their batches: no model's gradient depends on the others.
+        backward(loss.sum())
         average_batch_norms(self.replica, self.dist)
         self.optimizer.step()
         return loss.detach(), self._means((logits.detach().argmax(1) == y).float())

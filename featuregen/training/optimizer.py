@@ -31,6 +31,6 @@ def learning_rate(recipe: Training, done: float) -> float:
     return recipe.lr
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, done: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate(recipe, done)
