@@ -72,7 +72,7 @@ def test_candidates(able: None, precision: Precision, convolution: Convolution) 
         assert candidate_specs(settings) == ALLOWED[precision, convolution]
 
 
-def test_emulated_bf16_is_no_candidate_unless_asked_for(able: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_bf16_is_no_candidate_unless_requested(able: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(featuregen.compute.autotune, "multiplies_bf16", lambda device: False)
     assert candidate_specs(Runtime(device="cpu")) == [PLAIN, WINOGRAD]
     assert candidate_specs(Runtime(device="cpu", precision="bf16")) == [BF16]
@@ -175,7 +175,7 @@ def test_torch_compile_gives_the_same_features() -> None:
 # The folder's memory ------------------------------------------------------------------------------
 
 
-def shop_in(folder: Path, architecture: str = "convnet") -> Experiment:
+def experiment_in(folder: Path, architecture: str = "convnet") -> Experiment:
     config: Config = load_config("digits", ["runtime.convolution=auto", f"model.architecture={architecture}"])
     return Experiment(config, folder)
 
@@ -184,13 +184,13 @@ def test_a_folder_remembers_what_was_measured(
     able: None, measured: Callable[[dict[ComputeSpec, float]], None], tmp_path: Path
 ) -> None:
     measured({PLAIN: 1.0, WINOGRAD: 0.5})
-    assert shop_in(tmp_path).compute == WINOGRAD
+    assert experiment_in(tmp_path).compute == WINOGRAD
     kept = json.loads((tmp_path / "models" / "arithmetic.json").read_text(encoding="utf-8"))
     assert list(kept.values()) == [WINOGRAD.numerics]
     # A later measurement would say otherwise, and is not made.
     measured({PLAIN: 1.0, WINOGRAD: 3.0})
-    assert shop_in(tmp_path).compute == WINOGRAD
-    assert shop_in(tmp_path / "elsewhere").compute == PLAIN
+    assert experiment_in(tmp_path).compute == WINOGRAD
+    assert experiment_in(tmp_path / "elsewhere").compute == PLAIN
 
 
 def test_a_damaged_memory_is_named(able: None, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_damaged_memory_is_named(able: None, tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"arithmetic\.json is damaged.*delete it"):
-        _ = shop_in(tmp_path).compute
+        _ = experiment_in(tmp_path).compute
 
 
 def test_nothing_is_written_where_nothing_was_measured(tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ def test_batch_norms_are_folded_here(wide_standard: Classifier, wide_robust: Cla
 
 
 def test_bf16_is_what_it_says(standard: Classifier, images: Tensor) -> None:
-    lean, plain = folded_copy(standard, BF16), standard.features(images[:8]).detach()
-    found = lean.features(images[:8])
-    assert found.dtype == torch.bfloat16 and {each.dtype for each in lean.net.parameters()} == {torch.bfloat16}
+    folded, plain = folded_copy(standard, BF16), standard.features(images[:8]).detach()
+    found = folded.features(images[:8])
+    assert found.dtype == torch.bfloat16 and {each.dtype for each in folded.net.parameters()} == {torch.bfloat16}
     # Rounded results alone would be within 2^-9 of the plain ones; here every layer has rounded.
     assert 2**-9 < float((found.float() - plain).norm() / plain.norm()) < 0.1
 

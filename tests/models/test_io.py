@@ -64,6 +64,14 @@ def test_a_saved_model_comes_back(name: str, shape: Shape, width: int, tmp_path:
     assert torch.equal(loaded(images), model.eval()(images))
 
 
+def test_the_record_of_a_loaded_model_is_saved_with_it_unless_another_is_given(tmp_path: Path) -> None:
+    assert make().record == {}
+    save_model(make(), tmp_path / "a", RECORD)
+    save_model(load_model(tmp_path / "a"), tmp_path / "b")
+    save_model(load_model(tmp_path / "a"), tmp_path / "c", {})
+    assert load_model(tmp_path / "b").record == RECORD and load_model(tmp_path / "c").record == {}
+
+
 def test_the_header_is_read_without_the_weights(tmp_path: Path) -> None:
     model = make()
     save_model(model, tmp_path / "m", RECORD)
