@@ -213,7 +213,7 @@ by more than 2 % larger; !: images outside the ball or [0, 1], which are no succ
 def compare(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     tune_malloc()  # as the commands do, and for all of them
-    model, _ = load_model(options.model, device)
+    model = load_model(options.model, device)
     images, labels = inputs(options, model.eval(), device)
     table = pairs(Effort(**{field.name: getattr(options, field.name) for field in fields(Effort)}))
     told = {key: value for key, value in vars(options).items() if key != "out"} | {"model": options.model.name}

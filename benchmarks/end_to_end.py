@@ -115,7 +115,7 @@ def fewest_steps(job: Job, goal: tuple[float, float], recipe: Synthesis) -> Synt
 def race(options: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device(options.device)
     base = load_images(Data(str(options.data)))
-    model, _ = load_model(options.source, device)
+    model = load_model(options.source, device)
     if model.image_shape != base.image_shape:
         raise UserError(f"{options.source} takes images of shape {model.image_shape}, {options.data} has others.")
     if len(base.train) < options.images + options.batch:

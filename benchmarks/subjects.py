@@ -62,7 +62,7 @@ def ready_model(folder: Path | None, name: str, images: NDArray[np.float32], cla
     """The model, and where its weights are from."""
     file = weights_file(folder, name)
     if file:
-        return load_model(file)[0], f"weights of {file.name}"
+        return load_model(file), f"weights of {file.name}"
     channels, height, width = images.shape[1:]
     mean, std = (_MEAN, _STD) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
     model = build_model(Model(name), (channels, height, width), classes, mean, std, seed=0)

@@ -64,7 +64,7 @@ class DatasetJob:
 
     def header(self, source: TrainedModel | None) -> Header:
         """The file's attributes; without a source model, those that any would have."""
-        recipe = {"seed": self.config.seed, "synthesis": to_dict(self.recipe), **self.compute.arithmetic, **self.shard}
+        recipe = {"seed": self.config.seed, "synthesis": to_dict(self.recipe), **self.compute.numerics, **self.shard}
         return Header(
             kind=self.kind,
             rows=len(self.plan.index),

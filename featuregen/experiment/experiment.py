@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from featuregen.compute import load_or_autotune
 from featuregen.config import (
     Config,
     Synthesis,
@@ -23,7 +24,6 @@ from featuregen.errors import UserError
 from featuregen.evaluation import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, shard_job
 from featuregen.experiment.model_cache import ModelCache
-from featuregen.experiment.numerics import load_or_autotune
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages, check_base
 from featuregen.interop import load_model
@@ -227,8 +227,8 @@ class Experiment:
             return self._compute
         shape, classes, numerics = self.base.image_shape, len(self.base.classes), None
         if self.dist.is_main:
-            numerics = load_or_autotune(self.config, shape, classes, self.out / "models").arithmetic
-        return ComputeSpec.computing(self.device, self.dist.broadcast_object(numerics))
+            numerics = load_or_autotune(self.config, shape, classes, self.out / "models").numerics
+        return ComputeSpec.from_numerics(self.device, self.dist.broadcast_object(numerics))
 
     # Images --------------------------------------------------------------------------------------
 

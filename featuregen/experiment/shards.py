@@ -124,7 +124,7 @@ def make_distributed(
         assignment = ShardAssignment(**dist.broadcast_object())
         if assignment.finished:
             return None
-        compute = ComputeSpec.computing(resolve_device(config.runtime.device), assignment.numerics)
+        compute = ComputeSpec.from_numerics(resolve_device(config.runtime.device), assignment.numerics)
         experiment = Experiment(config, folder, compute=compute)
         model = experiment.load_model(Path(assignment.source))
     path = Path(assignment.path)
@@ -170,7 +170,7 @@ def _assign_shards(
         _check_shard(experiment, kind, Shard(1, count))
     model = model or experiment.source_model(whole.source)
     finished = not force and whole.is_done(path, model)
-    assignment = ShardAssignment(str(path), str(model.path), experiment.compute.arithmetic, finished, count, [])
+    assignment = ShardAssignment(str(path), str(model.path), experiment.compute.numerics, finished, count, [])
     if not finished:
         for shard in assignment.shards:
             if force or not experiment.dataset_job(kind, shard).is_done(shard.path(path), model):

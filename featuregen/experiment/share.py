@@ -113,7 +113,7 @@ def _copy_weights(model: Path, target: Path) -> None:
     """Ours as it is; a checkpoint of robustness as one of ours, since nobody should have to unpickle what is sent."""
     if is_checkpoint(model):
         classifier = load_model(model)
-        save_model(target, classifier, classifier.record)
+        save_model(classifier, target, classifier.record)
     else:
         shutil.copyfile(model, target)
 

@@ -47,9 +47,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
     """
     if is_checkpoint(Path(path)):
         return load_checkpoint(path, device)
-    model, record = models.load_model(Path(path), device)
-    model.record = record
-    return model
+    return models.load_model(Path(path), device)
 
 
 def model_header(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_what_is_told_is_what_the_model_sees_in_the_file(tmp_path: Path) -> None
     out = tmp_path / "a.h5"
     told = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.15", "--set", "steps=5")
     net, data, columns = (
-        load_model(model("standard"))[0],
+        load_model(model("standard")),
         FeatureDataset(out),
         read_columns(out, ["index", "source_pred"]),
     )
@@ -161,7 +161,7 @@ def test_images_of_the_class_that_is_wanted_are_not_attacked(tmp_path: Path) -> 
     out = tmp_path / "a.h5"
     told = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.3", "--target", "3")
     data = FeatureDataset(out)
-    net, columns = load_model(model("standard"))[0], read_columns(out, ["index"])
+    net, columns = load_model(model("standard")), read_columns(out, ["index"])
     before = load_images(Data()).test.images_tensor(torch.device("cpu"), columns["index"])
     with torch.no_grad():
         seen = net(before).argmax(1)

@@ -112,9 +112,9 @@ def test_a_dataset_is_worth_what_fresh_models_learn_from_it(tmp_path: Path) -> N
     (row,) = evaluate(dataset("det"), tmp_path)
     assert row["key"] == "det" and row["training"]["epochs"] == 1 and len(row["runs"]) == 1
     (path,) = (tmp_path / "models").iterdir()
-    fresh, record = load_model(path)
-    assert record["trained_on"]["sha256"] == row["content_sha256"]
-    assert record["accuracy"]["clean"] == row["runs"][0]["clean"] and not fresh.training
+    fresh = load_model(path)
+    assert fresh.record["trained_on"]["sha256"] == row["content_sha256"]
+    assert fresh.record["accuracy"]["clean"] == row["runs"][0]["clean"] and not fresh.training
 
 
 def test_seeds_epochs_and_rate_of_fresh_models(tmp_path: Path) -> None:

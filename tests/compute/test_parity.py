@@ -98,7 +98,7 @@ def test_the_kernels_compared_here_are_in_use(wide_standard: Classifier) -> None
     assert [kernels(folded_copy(wide_standard, compute)) for compute in (FOLDED, WINOGRAD)] == [0, 6]
 
 
-@pytest.mark.parametrize("machine", FP32)
+@pytest.mark.parametrize("compute", FP32)
 def test_batch_norms_are_folded_here(wide_standard: Classifier, wide_robust: Classifier, compute: ComputeSpec) -> None:
     """A fold that went wrong would be refused, and nothing but the plain net be compared with itself."""
     for model in (wide_standard, wide_robust):
@@ -106,9 +106,9 @@ def test_batch_norms_are_folded_here(wide_standard: Classifier, wide_robust: Cla
 
 
 def test_bf16_is_what_it_says(standard: Classifier, images: Tensor) -> None:
-    lean, plain = folded_copy(standard, BF16), standard.features(images[:8]).detach()
-    found = lean.features(images[:8])
-    assert found.dtype == torch.bfloat16 and {each.dtype for each in lean.net.parameters()} == {torch.bfloat16}
+    folded, plain = folded_copy(standard, BF16), standard.features(images[:8]).detach()
+    found = folded.features(images[:8])
+    assert found.dtype == torch.bfloat16 and {each.dtype for each in folded.net.parameters()} == {torch.bfloat16}
     # Rounded results alone would be within 2^-9 of the plain ones; here every layer has rounded.
     assert 2**-9 < float((found.float() - plain).norm() / plain.norm()) < 0.1
 
@@ -119,7 +119,7 @@ def plainly_fooled(wide_standard: Classifier, attacked: Examples) -> dict[Attack
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=["l2", "linf"])
-@pytest.mark.parametrize("machine", FP32)
+@pytest.mark.parametrize("compute", FP32)
 def test_attacks_are_as_strong(
     wide_standard: Classifier,
     attacked: Examples,
@@ -222,7 +222,7 @@ def test_a_set_that_teaches_less_is_noticed(
     assert not within_spread(taught(blurred.to(torch.uint8), labels, unseen), plain)
 
 
-@pytest.mark.parametrize("machine", FP32)
+@pytest.mark.parametrize("compute", FP32)
 @pytest.mark.parametrize("name", RECIPES)
 def test_sets_teach_the_same(
     name: str,

@@ -186,7 +186,7 @@ def test_what_fits_nothing_is_refused_in_one_sentence(tmp_path: Path, case: str)
 
 def test_one_function_loads_models_of_both_kinds(tmp_path: Path) -> None:
     ours, theirs, model, record = tmp_path / "m.safetensors", tmp_path / "m.pt", make("vgg16"), {"note": "untrained"}
-    save_model(ours, model, record)
+    save_model(model, ours, record)
     model.record = {"settings": {"training": {"epochs": 3}}}
     save_checkpoint(model, theirs)
     for path in (ours, theirs):
@@ -263,7 +263,7 @@ def test_classes_and_sizes_must_be_those_of_the_images(written: Path, coloured: 
 
 
 def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -> None:
-    save_model(tmp_path / "m.safetensors", make(), {"settings": {"training": {"epochs": 3}}})
+    save_model(make(), tmp_path / "m.safetensors", {"settings": {"training": {"epochs": 3}}})
     words = ("export", tmp_path / "m.safetensors", "--format", "robustness")
     assert done(*words).out.strip() == str(tmp_path / "m.pt")
     theirs = restored(package, "resnet18", tmp_path / "m.pt")
