@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from featuregen.experiment.transfer import transfer
     from featuregen.experiment.verify import verify
     from featuregen.interop.export import export_dataset
+    from featuregen.interop.load import load_model
     from featuregen.interop.released import import_released
     from featuregen.interop.robustness import load_checkpoint, save_checkpoint
     from featuregen.models.classifier import Classifier
-    from featuregen.models.io import load_model, save_model
+    from featuregen.models.io import save_model
     from featuregen.models.registry import build_model, list_models, register_architecture
     from featuregen.models.trained import Accuracy, TrainedModel
+    from featuregen.storage.diff import DatasetDiff, diff
+    from featuregen.storage.merge import merge
+    from featuregen.storage.reader import DatasetInfo
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
     from featuregen.synthesis.kinds import register_kind
@@ -80,16 +84,14 @@ _MODULES = {
     "featuregen.experiment.transfer": ("transfer",),
     "featuregen.experiment.verify": ("verify",),
     "featuregen.interop.export": ("export_dataset",),
+    "featuregen.interop.load": ("load_model",),
     "featuregen.interop.released": ("import_released",),
     "featuregen.interop.robustness": (
         "load_checkpoint",
         "save_checkpoint",
     ),
     "featuregen.models.classifier": ("Classifier",),
-    "featuregen.models.io": (
-        "load_model",
-        "save_model",
-    ),
+    "featuregen.models.io": ("save_model",),
     "featuregen.models.registry": (
         "build_model",
         "list_models",
@@ -99,6 +101,12 @@ _MODULES = {
         "Accuracy",
         "TrainedModel",
     ),
+    "featuregen.storage.diff": (
+        "DatasetDiff",
+        "diff",
+    ),
+    "featuregen.storage.merge": ("merge",),
+    "featuregen.storage.reader": ("DatasetInfo",),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
     "featuregen.synthesis.kinds": ("register_kind",),
@@ -115,6 +123,8 @@ __all__ = [
     "Classifier",
     "Config",
     "Data",
+    "DatasetDiff",
+    "DatasetInfo",
     "Evaluation",
     "Experiment",
     "FeatureDataset",
@@ -129,6 +139,7 @@ __all__ = [
     "audit_labels",
     "build_model",
     "check_gradient_masking",
+    "diff",
     "evaluate",
     "export_dataset",
     "import_released",
@@ -139,6 +150,7 @@ __all__ = [
     "load_config",
     "load_images",
     "load_model",
+    "merge",
     "pgd",
     "register_architecture",
     "register_attack",

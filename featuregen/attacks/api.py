@@ -133,7 +133,7 @@ def _run(problem: AttackProblem, info: AttackInfo, settings: Any) -> Tensor:
     adversarial = []
     for rows in progress(batches, f"attack {info.name}", total=len(batches)):
         # Batches that went on counting where the one before ended would depend on their size.
-        batch = replace(problem[rows], draws=problem.draws.apart(rows))
+        batch = replace(problem[rows], draws=problem.draws.fork(rows))
         x = info.run(batch, settings)
         if eps is not None and norm in get_args(Norm):
             x = clip_exact(x, Ball(norm, eps, batch.images))

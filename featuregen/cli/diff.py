@@ -24,9 +24,9 @@ def diff(
     featuregen diff datasets_out/digits-det.h5 sent/digits-det.h5
     """
     from featuregen.report import diff_text
-    from featuregen.storage import diff_datasets
+    from featuregen.storage.diff import diff as compare
 
-    comparison = diff_datasets(first, second)
+    comparison = compare(first, second)
     print(json.dumps(comparison.to_dict(), indent=2) if json_ else diff_text(first, second, comparison.to_dict()))
     if not comparison.same:
         raise CheckFailed(f"the contents of {first} and {second} differ")

@@ -65,19 +65,20 @@ def evaluate(
     """
     values = drop_none(common_values(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = drop_none({"epochs": epochs, "lr": lr})
-    from featuregen.experiment import evaluate_file, is_model, sweep_file
+    from featuregen.experiment import evaluate_file, sweep_file
+    from featuregen.interop import is_model_file
 
     for_datasets = drop_none({
         "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
     })  # fmt: skip
-    if for_datasets and all(is_model(path) for path in paths):
+    if for_datasets and all(is_model_file(path) for path in paths):
         raise UserError(f"{paths[0]} is already trained; {', '.join(for_datasets)} apply to datasets.")
     settings = load_config(config) if config else None
     grid = _parse_sweep(sweep or [], recipe)
     rows = []
     for path in paths:
         options: dict[str, Any] = {"values": values, "overrides": set_ or (), "out": out}
-        if is_model(path):
+        if is_model_file(path):
             rows.append(evaluate_file(path, settings, **options))
         else:
             rows += sweep_file(path, grid, settings, recipe=recipe, **options)

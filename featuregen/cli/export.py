@@ -52,6 +52,6 @@ def _export_model(file: Path, out: Path | None, force: bool) -> Path:
         raise UserError(f"--out {target} should end in .pt, as a checkpoint of robustness does.")
     if target.exists() and not force:
         raise UserError(f"{target} exists already; choose another --out, or replace it with --force.")
-    model, record = load_model(file)
-    save_checkpoint(model, target, record)
+    model = load_model(file)
+    save_checkpoint(model, target, model.record)
     return target

@@ -24,12 +24,10 @@ def info(
 
     featuregen info datasets_out/digits-robust.h5
     """
-    from featuregen.experiment import is_model
+    from featuregen.interop import is_model_file, model_header
 
-    if is_model(file):
-        from featuregen.experiment import describe_model_file
-
-        print(json.dumps(describe_model_file(file), indent=2))
+    if is_model_file(file):
+        print(json.dumps(model_header(file), indent=2))
         return
     from featuregen.storage import read_info
 

@@ -53,9 +53,9 @@ def inputs_from_split(
     base: BaseDataset, split_name: str, rows: int | None, seed: int, device: torch.device
 ) -> AttackInputs:
     """A class-balanced sample of the test or training images; 0 rows means all, None at most a thousand."""
-    split = base.part(split_name)
+    split = base.split(split_name)
     index = balanced_rows(split.labels, _sample_size(rows, len(split)), seed)
-    images, labels = split.tensor(device, index), split.labels_tensor(device, index)
+    images, labels = split.images_tensor(device, index), split.labels_tensor(device, index)
     return AttackInputs(images, labels, index, base.classes, base.record(split_name), base.citation)
 
 

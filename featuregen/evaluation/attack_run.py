@@ -123,7 +123,7 @@ def attack_to_file(
 
 def _recipe(run: AttackRun, seed: int, compute: ComputeSpec) -> dict[str, Any]:
     origin = {"found_on": describe_model(run.origin)["weights_sha256"]} if run.origin else {}
-    return {"seed": seed, "attack": run.record, **origin, **compute.arithmetic}
+    return {"seed": seed, "attack": run.record, **origin, **compute.numerics}
 
 
 def _run(run: AttackRun, seed: int, batch_size: int, compute: ComputeSpec) -> AttackRunResult:

@@ -5,7 +5,7 @@ from featuregen.experiment.evaluate_files import evaluate_file, experiment_on, r
 from featuregen.experiment.experiment import FRESH_SEED, Experiment
 from featuregen.experiment.outputs import draw_preview, write_results
 from featuregen.experiment.paths import copy_model, dataset_path
-from featuregen.experiment.recorded import describe_model_file, experiment_of, is_model, recorded_config
+from featuregen.experiment.recorded import experiment_of, recorded_config
 from featuregen.experiment.remake import remake
 from featuregen.experiment.reproduce import reproduce
 from featuregen.experiment.shards import make_distributed, make_shard, parse_shard, warn_unused_shards
@@ -19,13 +19,11 @@ __all__ = [
     "copy_model",
     "cost_of",
     "dataset_path",
-    "describe_model_file",
     "draw_preview",
     "estimate_cost",
     "evaluate_file",
     "experiment_of",
     "experiment_on",
-    "is_model",
     "make_distributed",
     "make_shard",
     "parse_shard",

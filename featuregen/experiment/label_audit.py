@@ -52,7 +52,7 @@ def load_or_audit(experiment: Experiment, folder: Path, kind: str, eps: float) -
         "rows": 0 if is_dataset else experiment.config.honesty.rows,
         "recipe": experiment.config.synthesis[kind],
         "judges": [str(trained.path.name) for trained in _judges(experiment).values()],
-        "arithmetic": experiment.compute.arithmetic,
+        "arithmetic": experiment.compute.numerics,
     }
     key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
     path = folder / "judged" / f"{kind}-{key}.json"

@@ -16,7 +16,8 @@ from featuregen.experiment.paths import find_by_weights
 from featuregen.experiment.recorded import recorded_config
 from featuregen.models import TrainedModel, weights_sha256
 from featuregen.runtime import log, resolve_device
-from featuregen.storage import DatasetDiff, DatasetInfo, diff_datasets, read_info
+from featuregen.storage import DatasetDiff, DatasetInfo, read_info
+from featuregen.storage.diff import diff
 from featuregen.synthesis import find_kind
 
 
@@ -52,7 +53,7 @@ def remake(
         _attack_again(info, experiment, out, source, force)
     else:
         _synthesize_again(info, experiment, out, source, force)
-    return RemakeResult(out, diff_datasets(path, out))
+    return RemakeResult(out, diff(path, out))
 
 
 def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, device: str | None) -> Experiment:
@@ -65,7 +66,7 @@ def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, devi
         )
     config = _recorded_settings(info, data, device)
     base = load_images(config.data)
-    digest = base.part(split).sha256
+    digest = base.split(split).sha256
     if digest != info.base.get("sha256"):
         raise UserError(
             f"{info.path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "

@@ -116,7 +116,9 @@ def base_sample(experiment: Experiment) -> LabelledImages | None:
     index = experiment.row_plan("robust", recipe.rows).index
     split = ImageSplit(train.images[index], train.labels[index])
     name = f"{experiment.base.name}, {recipe.rows} rows"
-    return LabelledImages(name, split.tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256)
+    return LabelledImages(
+        name, split.images_tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256
+    )
 
 
 def _dataset_stage(config: Config, size: DatasetSize, kind: str, folder: Path, force: bool) -> Stage:

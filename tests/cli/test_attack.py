@@ -27,12 +27,12 @@ def test_printed_rates_agree_with_predictions_on_the_file(tmp_path: Path) -> Non
     out = tmp_path / "a.h5"
     results = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.15", "--set", "steps=5")
     net, data, columns = (
-        load_model(model("standard"))[0],
+        load_model(model("standard")),
         FeatureDataset(out),
         read_columns(out, ["index", "source_pred"]),
     )
     test = load_images(Data()).test
-    before, labels = test.tensor(torch.device("cpu"), columns["index"]), test.labels[columns["index"]]
+    before, labels = test.images_tensor(torch.device("cpu"), columns["index"]), test.labels[columns["index"]]
     with torch.no_grad():
         first, then = (net(images).argmax(1).numpy() for images in (before, data.images))
     right = first == labels
@@ -161,8 +161,8 @@ def test_images_of_the_target_class_are_not_attacked(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     results = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.3", "--target", "3")
     data = FeatureDataset(out)
-    net, columns = load_model(model("standard"))[0], read_columns(out, ["index"])
-    before = load_images(Data()).test.tensor(torch.device("cpu"), columns["index"])
+    net, columns = load_model(model("standard")), read_columns(out, ["index"])
+    before = load_images(Data()).test.images_tensor(torch.device("cpu"), columns["index"])
     with torch.no_grad():
         seen = net(before).argmax(1)
     assert results["tried"] == ((data.labels != 3) & (seen != 3)).sum() > 0

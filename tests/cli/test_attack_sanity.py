@@ -25,12 +25,12 @@ BALL = ("--norm", "linf", "--eps", "0.1")
 def saturated() -> Path:
     """The standard model, so sure that cross-entropy has no slope left in float32."""
     path = ROOM / "saturated.safetensors"
-    net, record = load_model(model("standard"))
+    net = load_model(model("standard"))
     last = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.mul_(1e5)
-    save_model(path, net, record)
+    save_model(net, path)
     return path
 
 

@@ -40,9 +40,9 @@ def test_a_dataset_is_evaluated_by_fresh_models(tmp_path: Path) -> None:
     (row,) = evaluate(dataset("det"), tmp_path)
     assert row["key"] == "det" and row["training"]["epochs"] == 1 and len(row["runs"]) == 1
     (path,) = (tmp_path / "models").iterdir()
-    fresh, record = load_model(path)
-    assert record["trained_on"]["sha256"] == row["content_sha256"]
-    assert record["accuracy"]["clean"] == row["runs"][0]["clean"] and not fresh.training
+    fresh = load_model(path)
+    assert fresh.record["trained_on"]["sha256"] == row["content_sha256"]
+    assert fresh.record["accuracy"]["clean"] == row["runs"][0]["clean"] and not fresh.training
 
 
 def test_seeds_epochs_and_rate_of_fresh_models(tmp_path: Path) -> None:

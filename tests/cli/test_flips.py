@@ -220,7 +220,7 @@ def test_what_is_refused(tmp_path: Path, words: str, why: str) -> None:
 def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     words = ("--attacks", "pgd", "--eps", "0.1", "--out", tmp_path / "o")
     two = tmp_path / "two.safetensors"
-    save_model(two, build_classifier(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), {})
+    save_model(build_classifier(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), two)
     assert "2 classes" in refused("flips", model("standard"), two, *words)
     assert "records no settings" in refused("flips", two, *words)
     assert "nowhere.safetensors" in refused("flips", tmp_path / "nowhere.safetensors", *words)

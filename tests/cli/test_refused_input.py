@@ -163,7 +163,7 @@ def test_a_model_of_other_images(tmp_path: Path, words: str) -> None:
 
 
 def test_a_source_of_other_classes(tmp_path: Path) -> None:
-    save_model(tmp_path / "two.safetensors", build_classifier(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), {})
+    save_model(build_classifier(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), tmp_path / "two.safetensors")
     assert "2 classes" in refused("make-dataset", "det", "--source", tmp_path / "two.safetensors")
 
 

@@ -90,9 +90,9 @@ def test_mean_and_std_can_be_set(tmp_path: Path) -> None:
     words: tuple[str | Path, ...] = ("--config", "cifar10-cpu", "--data", data, *cut_down("cifar10-cpu"))
     own = ("--set=model.mean=[0.1,0.2,0.3]", "--set=model.std=[0.4,0.5,0.6]")
     done("train", *words, *own, "--out", tmp_path / "m.safetensors")
-    model, record = load_model(tmp_path / "m.safetensors")
+    model = load_model(tmp_path / "m.safetensors")
     assert model.mean.tolist() == pytest.approx([0.1, 0.2, 0.3]) and model.std.tolist() == pytest.approx(
         [0.4, 0.5, 0.6]
     )
-    settings = record["settings"]["model"]
+    settings = model.record["settings"]["model"]
     assert (settings["mean"], settings["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])

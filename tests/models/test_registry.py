@@ -192,8 +192,8 @@ def test_a_registered_architecture_is_built_saved_and_loaded(table: None, tmp_pa
     assert add(small) is small and list_models("small") == ["small"] and "small" in architecture_table()
     model = build_model("small", (1, 8, 8), 3, width=5, seed=1)
     assert model.width == 5 and build_model("small", (1, 8, 8), 3).width == 2
-    save_model(tmp_path / "m.safetensors", model, {})
-    assert weights_sha256(load_model(tmp_path / "m.safetensors")[0]) == weights_sha256(model)
+    save_model(model, tmp_path / "m.safetensors")
+    assert weights_sha256(load_model(tmp_path / "m.safetensors")) == weights_sha256(model)
     with pytest.raises(UserError, match="small takes no 3x8x8 images"):
         build_model("small", (3, 8, 8), 3)
     with pytest.raises(UserError, match="small has no fake ReLU"):
