@@ -97,7 +97,7 @@ def inputs(options: argparse.Namespace, model: Classifier, device: torch.device)
     if options.rows > len(base.test):
         raise UserError(f"--rows is {options.rows}, and {options.data} has {len(base.test)} test images.")
     rows = balanced_rows(base.test.labels, options.rows, options.seed)
-    images, labels = base.test.tensor(device, rows), base.test.labels_tensor(device, rows)
+    images, labels = base.test.images_tensor(device, rows), base.test.labels_tensor(device, rows)
     if not _any_right(model, images[: options.few], labels[: options.few]):
         raise UserError(f"{options.model} gets none of the first {options.few} images right, so none can be attacked.")
     return images, labels

@@ -29,7 +29,7 @@ def read_images(data: Path | None, count: int) -> tuple[NDArray[np.float32], NDA
     base = load_images(Data(str(data)))
     if count > len(base.train):
         raise UserError(f"{data} has {len(base.train)} training images; this needs {count}.")
-    images = base.train.tensor(_CPU, np.arange(count)).numpy()
+    images = base.train.images_tensor(_CPU, np.arange(count)).numpy()
     return images, base.train.labels[:count], len(base.classes), f"the first {count} training images of {base.name}"
 
 

@@ -39,7 +39,7 @@ def job(model: Classifier, base: BaseDataset) -> end_to_end.Job:
 def test_both_work_on_the_same_rows_and_the_distance_is_that_of_what_is_stored(job: end_to_end.Job) -> None:
     plan = job.plan(8)
     assert plan.index.tolist() == list(range(8, 16))
-    start, aim = (job.base.train.tensor(torch.device("cpu"), rows) for rows in (plan.start_index, plan.index))
+    start, aim = (job.base.train.images_tensor(torch.device("cpu"), rows) for rows in (plan.start_index, plan.index))
     with torch.no_grad():
         wanted = job.model.features(aim)
         away = (job.model.features(start) - wanted).norm(dim=1) / wanted.norm(dim=1)

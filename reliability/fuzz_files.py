@@ -114,7 +114,7 @@ def _base() -> BaseDataset:
 
 
 def release() -> tuple[Files, ...]:
-    pixels = _base().train.tensor(CPU) * 0.999
+    pixels = _base().train.images_tensor(CPU) * 0.999
     labels = (torch.from_numpy(_base().train.labels) + 1) % 3
     forms: list[tuple[Any, Any, dict[str, Any]]] = [
         ([pixels[:8].clone(), pixels[8:].clone()], [labels[:9].clone(), labels[9:].clone()], {}),
@@ -176,7 +176,7 @@ def read_set(folder: Path) -> None:
     (path,) = folder.iterdir()
     base = load_images(Data(name=str(path)))
     for split in (base.train, base.test):
-        split.tensor(CPU, np.array([0, len(split) - 1]))
+        split.images_tensor(CPU, np.array([0, len(split) - 1]))
         split.images[0:2]
     base.digest  # noqa: B018 - every pixel is read for it
 

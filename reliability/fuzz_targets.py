@@ -80,7 +80,7 @@ def targets() -> dict[str, Target]:
         Target("dataset", sets.datasets(), {"a.h5": HDF5}, sets.load_dataset,
         (*_STORE, "store/dataset.py", "store/compare.py"), _decoys),
         Target("verify", sets.datasets(), {"a.h5": HDF5}, sets.verify_dataset, (*_STORE, "store/checks.py"), _decoys),
-        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge, ("store/merging.py",), _decoys),
+        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge_files, ("store/merging.py",), _decoys),
         Target("journal", (sets.journal(),), {"a.h5.partial": ()}, sets.go_on, ("store/journal.py",)),
         Target("sums", ({"a.h5": b"content", "SHA256SUMS": b"0" * 64 + b"  a.h5\n" + b"1" * 64 + b" *b.h5\n"},),
                {"SHA256SUMS": ()}, sets.look_at_sums, ("store/sums.py",)),

@@ -36,8 +36,8 @@ ROOMS = (
 # Below, and still not to be imported.
 UNKNOWN = {
     "storage": {"models", "compute", "attacks", "training", "synthesis"},
-    "evaluation": {"training", "synthesis", "storage"},
-    "report": {"models", "compute", "attacks", "training", "synthesis", "evaluation", "storage"},
+    "evaluation": {"training"},
+    "report": {"data", "models", "compute", "attacks", "training", "synthesis", "evaluation", "storage"},
     "publish": {"models", "compute", "attacks", "training"},
 }
 # Entrances, which belong to no room.

@@ -29,7 +29,9 @@ from featuregen.cli.options import (
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from featuregen.experiment import AttackInputs, AttackRun, Experiment, TrainedModel
+    from featuregen.evaluation import AttackInputs, AttackRun, AttackRunResult
+    from featuregen.experiment import Experiment
+    from featuregen.models import TrainedModel
 
 
 class PartName(StrEnum):
@@ -95,8 +97,8 @@ def attack(
     from featuregen.attacks import settings_for
     from featuregen.config import load_config, with_overrides
     from featuregen.data import is_image_file
-    from featuregen.evaluation import masking_settings
-    from featuregen.experiment import AttackRun, Experiment, inputs_from_file, inputs_from_split, recorded_config
+    from featuregen.evaluation import AttackRun, inputs_from_file, inputs_from_split, masking_settings
+    from featuregen.experiment import Experiment, recorded_config
 
     options = _options(set_ or []) | given({"norm": norm and norm.value, "eps": eps})
     settings_for(name, options) if name else masking_settings(options)
@@ -109,16 +111,16 @@ def attack(
     aim = experiment.load_model(model)
     maker = experiment.load_model(origin) if origin else None
     inputs = (
-        inputs_from_file(experiment, file, rows)
+        inputs_from_file(file, experiment.base, rows, settings.seed, experiment.device)
         if file
-        else inputs_from_split(experiment, (part or PartName.test).value, rows)
+        else inputs_from_split(experiment.base, (part or PartName.test).value, rows, settings.seed, experiment.device)
     )
     if name:
         path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
         stored = (dtype or DtypeName.float32).value
         told = _attacked(experiment, AttackRun(aim, inputs, name, options, target, maker, stored), path, force)
     else:
-        told = _doubted(experiment, aim, inputs, options, maker, out or OUT / f"{model.stem}-sanity.json")
+        told = _checked(experiment, aim, inputs, options, maker, out or OUT / f"{model.stem}-sanity.json")
     print(json.dumps({**told.results, "file": str(told.files[0])}, indent=2) if json_ else told.text)
     print(*told.files, sep="\n", file=sys.stderr if json_ else sys.stdout)
     if told.failed:
@@ -135,29 +137,53 @@ class _Told:
     failed: str = ""
 
 
-def _attacked(experiment: Experiment, attempt: AttackRun, path: Path, force: bool) -> _Told:
-    from featuregen.experiment import attack_to_file, draw_attack
+def _attacked(experiment: Experiment, run: AttackRun, path: Path, force: bool) -> _Told:
+    from featuregen.config import to_dict
+    from featuregen.evaluation import attack_to_file
     from featuregen.report import attack_text
 
-    made = attack_to_file(path, experiment, attempt, force)
-    return _Told(made.results, attack_text(made.results), [path, draw_attack(made, path.with_suffix(".png"))])
+    config = experiment.config
+    result = attack_to_file(
+        path, run, seed=config.seed, batch_size=config.evaluation.batch_size, compute=experiment.compute,
+        config=to_dict(config), force=force,
+    )  # fmt: skip
+    return _Told(result.record, attack_text(result.record), [path, _draw_attack(result, path.with_suffix(".png"))])
 
 
-def _doubted(
+def _draw_attack(result: AttackRunResult, picture: Path) -> Path:
+    from featuregen.report import attack_picture, describe_attack
+
+    inputs, outcome, rows = result.run.inputs, result.outcome, result.example_rows()
+    before, after = (images[rows].cpu().numpy() for images in (inputs.images, outcome.images))
+    first, last = (
+        [(inputs.classes[int(classes[row])], float(confidence[row])) for row in rows]
+        for classes, confidence in (
+            (outcome.before, outcome.confidence_before),
+            (outcome.after, outcome.confidence_after),
+        )
+    )
+    return attack_picture(picture, before, after, first, last, describe_attack(result.run.record))
+
+
+def _checked(
     experiment: Experiment,
-    aim: TrainedModel,
+    target: TrainedModel,
     inputs: AttackInputs,
     options: dict[str, Any],
     other: TrainedModel | None,
     path: Path,
 ) -> _Told:
-    from featuregen.experiment import doubt_model, write_doubts
-    from featuregen.report import masking_text
+    from featuregen.evaluation import gradient_masking_to_file
+    from featuregen.report import masking_bars, masking_text
 
-    results = doubt_model(experiment, aim, inputs, options, other)
-    flagged = ", ".join(check["name"] for check in results["checks"] if not check["ok"])
-    failed = f"{aim.path}: gradients look masked, by the checks: {flagged}" if flagged else ""
-    return _Told(results, masking_text(results), write_doubts(results, path), failed)
+    config = experiment.config
+    record = gradient_masking_to_file(
+        path, target, inputs, options, other,
+        seed=config.seed, batch_size=config.evaluation.batch_size, compute=experiment.compute,
+    )  # fmt: skip
+    flagged = ", ".join(check["name"] for check in record["checks"] if not check["ok"])
+    failed = f"{target.path}: gradients look masked, by the checks: {flagged}" if flagged else ""
+    return _Told(record, masking_text(record), [path, masking_bars(path.with_suffix(".png"), record)], failed)
 
 
 def _check_choice(sanity: bool, alone: dict[str, Any], out: Path | None) -> None:

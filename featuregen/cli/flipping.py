@@ -58,21 +58,27 @@ def flips(
     if twice := next((path for number, path in enumerate(models) if path in models[:number]), None):
         raise UserError(f"{twice} is given twice; name each model once.")
     from featuregen.config import load_config, with_overrides
-    from featuregen.evaluation import expand_grid
-    from featuregen.experiment import Experiment, flip_models, recorded_config, write_flips
-    from featuregen.report import flips_table
+    from featuregen.evaluation import expand_grid, inputs_from_split, label_flips_to_folder
+    from featuregen.experiment import Experiment, recorded_config
+    from featuregen.report import flip_maps, flips_table
 
     runs = expand_grid(names, radii, norm.value, _settings(set_ or []))
     values = given(common(None, seed, device, None) | {"data.name": data})
-    experiment = Experiment(
-        with_overrides(load_config(config) if config else recorded_config(models[0]), (), values), out
-    )
-    inputs = [experiment.load_model(path) for path in models]
+    chosen = with_overrides(load_config(config) if config else recorded_config(models[0]), (), values)
+    experiment = Experiment(chosen, out)
+    loaded = [experiment.load_model(path) for path in models]
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
-    results = flip_models(experiment, inputs, runs, rows)
-    written = write_flips(results, out)
+    results = label_flips_to_folder(
+        out, loaded, inputs_from_split(experiment.base, "test", rows, chosen.seed, experiment.device), runs,
+        base=experiment.base.description(), seed=chosen.seed, batch_size=chosen.evaluation.batch_size,
+        compute=experiment.compute,
+    )  # fmt: skip
+    written = [out / "flips.json", out / "flips.csv"]
+    for title in (model["title"] for model in results["models"]):
+        of_model = [run for run in results["runs"] if run["model"] == title]
+        written.append(flip_maps(out / f"flips-{title}.png", title, of_model, experiment.base.classes))
     print(json.dumps(results, indent=2) if json_ else flips_table(results))
     print(*written, sep="\n", file=sys.stderr if json_ else sys.stdout)
 

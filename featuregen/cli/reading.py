@@ -64,19 +64,20 @@ def evaluate(
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = given({"epochs": epochs, "lr": lr})
     from featuregen.config import load_config
-    from featuregen.experiment import evaluate_file, is_model, sweep_file
+    from featuregen.experiment import evaluate_file, sweep_file
+    from featuregen.interop import is_model_file
 
     for_datasets = given({
         "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
     })  # fmt: skip
-    if for_datasets and all(is_model(path) for path in paths):
+    if for_datasets and all(is_model_file(path) for path in paths):
         raise UserError(f"{paths[0]} is trained already; {', '.join(for_datasets)} go with a dataset.")
     chosen = load_config(config) if config else None
     grid = _grid(sweep or [], given({"lr": lr, "epochs": epochs}))
     rows = []
     for path in paths:
         options: dict[str, Any] = {"values": values, "overrides": set_ or (), "out": out}
-        if is_model(path):
+        if is_model_file(path):
             rows.append(evaluate_file(path, chosen, **options))
         else:
             rows += sweep_file(path, grid, chosen, recipe=recipe, **options)
@@ -110,12 +111,10 @@ def info(
 
     featuregen info datasets_out/digits-robust.h5
     """
-    from featuregen.experiment import is_model
+    from featuregen.interop import is_model_file, model_header
 
-    if is_model(file):
-        from featuregen.experiment import describe_model_file
-
-        print(json.dumps(describe_model_file(file), indent=2))
+    if is_model_file(file):
+        print(json.dumps(model_header(file), indent=2))
         return
     from featuregen.storage import read_info
 

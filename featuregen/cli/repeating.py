@@ -56,9 +56,9 @@ def diff(
     featuregen diff datasets_out/digits-det.h5 sent/digits-det.h5
     """
     from featuregen.report import diff_text
-    from featuregen.storage import diff_datasets
+    from featuregen.storage.diff import diff
 
-    found = diff_datasets(first, second)
+    found = diff(first, second)
     print(json.dumps(found.to_dict(), indent=2) if json_ else diff_text(first, second, found.to_dict()))
     if not found.same:
         raise CheckFailed(f"{first} and {second} differ")

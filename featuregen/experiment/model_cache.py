@@ -15,11 +15,18 @@ import torch
 from featuregen.config import Config, Model, Training, canonical_json, to_dict
 from featuregen.data import BaseDataset, ImageSource
 from featuregen.errors import UserError
-from featuregen.evaluation import Accuracy
-from featuregen.experiment.paths import check_writable
-from featuregen.experiment.records import LabelledImages, TrainedModel
-from featuregen.models import Classifier, build_model, load_model, read_model_record, save_model, weights_sha256
-from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, locked, log, versions
+from featuregen.experiment.records import LabelledImages
+from featuregen.models import (
+    Accuracy,
+    Classifier,
+    TrainedModel,
+    build_model,
+    load_model,
+    read_model_record,
+    save_model,
+    weights_sha256,
+)
+from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, check_writable, locked, log, versions
 from featuregen.training import TrainingLog, TrainingState, can_group, train_many
 
 # Rows, and numbers, of which a few copies are in memory at once.

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,16 @@ from featuregen.errors import UserError
 
 # Seconds to wait for another run that is writing a small file.
 LOCK_TIMEOUT = 5.0
+
+
+def check_writable(folder: Path) -> None:
+    """Asked before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another --out.") from None
 
 
 def partial_path(path: Path) -> Path:

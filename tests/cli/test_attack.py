@@ -32,7 +32,7 @@ def test_what_is_told_is_what_the_model_sees_in_the_file(tmp_path: Path) -> None
         read_columns(out, ["index", "source_pred"]),
     )
     test = load_images(Data()).test
-    before, labels = test.tensor(torch.device("cpu"), columns["index"]), test.labels[columns["index"]]
+    before, labels = test.images_tensor(torch.device("cpu"), columns["index"]), test.labels[columns["index"]]
     with torch.no_grad():
         first, then = (net(images).argmax(1).numpy() for images in (before, data.images))
     right = first == labels
@@ -153,7 +153,7 @@ def test_a_file_in_the_way_is_refused_before_the_attack(tmp_path: Path, monkeypa
     def too_late(*_: Any, **__: Any) -> None:
         raise AssertionError("attacked all the same")
 
-    monkeypatch.setattr("featuregen.experiment.attack_run.attack", too_late)
+    monkeypatch.setattr("featuregen.evaluation.attack_run.attack", too_late)
     assert str(out) in refused("attack", model("standard"), "--attack", "fgsm", "--eps", "0.2", "--out", out, *ROWS)
 
 
@@ -162,7 +162,7 @@ def test_images_of_the_class_that_is_wanted_are_not_attacked(tmp_path: Path) -> 
     told = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.3", "--target", "3")
     data = FeatureDataset(out)
     net, columns = load_model(model("standard")), read_columns(out, ["index"])
-    before = load_images(Data()).test.tensor(torch.device("cpu"), columns["index"])
+    before = load_images(Data()).test.images_tensor(torch.device("cpu"), columns["index"])
     with torch.no_grad():
         seen = net(before).argmax(1)
     assert told["tried"] == ((data.labels != 3) & (seen != 3)).sum() > 0

@@ -65,12 +65,12 @@ def test_an_honest_model_passes_and_every_rate_of_the_record_is_told() -> None:
 
 def test_all_threat_models_are_there() -> None:
     honest()
-    (check,) = [check for check in record("honest.json")["checks"] if check["name"] == "without gradients"]
+    (check,) = [check for check in record("honest.json")["checks"] if check["name"] == "gradient-free attacks"]
     assert [rate["threat"] for rate in check["rates"]] == ["query", "transfer", "white-box"]
     transfer, white = (rate["lost"] for rate in check["rates"][1:])
     assert 0 < transfer < white, "what another model finds is worth something, and less"
-    knows = [line for line in honest().out.splitlines() if "another model" in line and "transfer " in line]
-    assert len(knows) == 1
+    lines = [line for line in honest().out.splitlines() if " transfer " in line and "black box (transfer)" in line]
+    assert len(lines) == 1
 
 
 def test_the_picture() -> None:
@@ -96,15 +96,15 @@ def test_a_masked_model_is_flagged_with_exit_code_1(tmp_path: Path) -> None:
     told = ran.json()
     assert ran.code == 1 and not told["ok"] and told["file"] == str(out) and "origin" not in told
     flagged = [check["name"] for check in told["checks"] if not check["ok"]]
-    assert flagged == ["slope"] and told["checks"][1]["rates"][0]["lost"] > 0.9
-    assert ran.err.splitlines()[-1] == f"failed: {saturated()}: gradients look masked, by the checks: slope"
+    assert flagged == ["non-zero gradient"] and told["checks"][1]["rates"][0]["lost"] > 0.9
+    assert ran.err.splitlines()[-1] == f"failed: {saturated()}: gradients look masked, by the checks: non-zero gradient"
     assert json.loads(out.read_text(encoding="utf-8")) == {key: told[key] for key in told if key != "file"}
     with Image.open(out.with_suffix(".png")) as picture:
         assert (np.asarray(picture.convert("RGB")) == (213, 94, 0)).all(2).any(), "what is flagged is red"
     again = run("attack", saturated(), "--sanity", *BALL, *LESS, "--out", out)
     lines = again.out.splitlines()
-    assert again.code == 1 and any(line.startswith("slope") and " FLAGGED " in line for line in lines)
-    assert lines[-3].startswith("flagged by slope: accuracies under gradient attacks say little")
+    assert again.code == 1 and any(line.startswith("non-zero gradient") and " FLAGGED " in line for line in lines)
+    assert lines[-3].startswith("flagged by non-zero gradient: accuracies under gradient attacks say little")
 
 
 def test_images_seed_and_norm_can_be_chosen(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_images_seed_and_norm_can_be_chosen(tmp_path: Path) -> None:
         ("--sanity --precision fp32", "takes no --precision"),
         ("--sanity --force", "takes no --force"),
         ("--sanity --out a.h5", "--out a.h5 should end in .json"),
-        ("--sanity --eps 0", "sanity: eps is 0"),
+        ("--sanity --eps 0", "gradient masking: eps is 0"),
         ("--sanity --eps 1", "eps 1 reaches every image"),
-        ("--sanity --eps much", "sanity: eps is 'much'; give a number"),
+        ("--sanity --eps much", "gradient masking: eps is 'much'; give a number"),
         ("--sanity --set restarts=3", "unknown setting 'restarts'"),
         ("--sanity --set steps=few", "steps is 'few'; give a whole number"),
         ("--sanity --rows 5", "with fewer than 7 to attack"),

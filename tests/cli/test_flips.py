@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from featuregen.config import Model
-from featuregen.experiment.label_flips import HEADER
+from featuregen.evaluation.label_flips import CSV_HEADER
 from featuregen.models import build_model, save_model
 from featuregen.report import flip_maps, flips_table
 from featuregen.report.canvas import MAX_BYTES
@@ -80,7 +80,7 @@ def test_matrices_count_what_was_right_and_is_wrong() -> None:
 def test_the_csv_holds_the_same_numbers() -> None:
     with (folder() / "flips.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    assert tuple(header) == HEADER
+    assert tuple(header) == CSV_HEADER
     told = {tuple(row[:5]): int(row[5]) for row in rows}
     results = found()
     names, expected = results["base"]["classes"], {}

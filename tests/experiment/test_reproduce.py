@@ -147,7 +147,7 @@ def test_killed_again_and_again_it_comes_to_the_same(tmp_path: Path) -> None:
         assert killed[-1].stop_when(moment, signal.SIGKILL) == -signal.SIGKILL
     last = Command(tmp_path, *words)
     assert last.wait() == 0, last.err
-    assert any("of 80 rows: going on from there" in command.err for command in killed)
+    assert any("of 80 rows: resuming from there" in command.err for command in killed)
     assert digests(out) == digests(undisturbed()[0])
     assert without_time(results(out)) == without_time(results(undisturbed()[0]))
     assert (folder / "report.html").exists()
@@ -164,7 +164,7 @@ def test_interrupted_by_hand_it_says_so_and_goes_on(tmp_path: Path) -> None:
     assert stopped.err.splitlines()[-1].startswith("stopped; everything finished so far is kept")
     assert not path.exists()
     again = Command(tmp_path, *words)
-    assert again.wait() == 0 and "going on from there" in again.err
+    assert again.wait() == 0 and "rows: resuming from there" in again.err
     assert info(path)["content_sha256"] == digests(undisturbed()[0])["robust"]
 
 

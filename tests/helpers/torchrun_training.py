@@ -47,7 +47,7 @@ def untrained(name: str, seed: int = 0) -> Classifier:
 def examples(count: int) -> tuple[Tensor, Tensor]:
     """Digits twice as large, which that architecture asks for."""
     split, device = load_images(Data()).train, torch.device("cpu")
-    images = split.tensor(device, slice(0, count)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    images = split.images_tensor(device, slice(0, count)).repeat_interleave(2, 2).repeat_interleave(2, 3)
     return images, split.labels_tensor(device, slice(0, count))
 
 

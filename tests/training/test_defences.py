@@ -39,7 +39,7 @@ Few = tuple[Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def few(digits: BaseDataset) -> Few:
-    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+    return digits.train.images_tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
 
 
 def fresh(seed: int = 0) -> Classifier:
@@ -117,7 +117,7 @@ def test_the_log_weighs_both_accuracies(few: Few) -> None:
 
 def test_more_weight_on_clean_images_makes_them_easier(digits: BaseDataset, images: Tensor, labels: Tensor) -> None:
     rows = slice(0, 600)
-    known = digits.train.tensor(CPU, rows), digits.train.labels_tensor(CPU, rows)
+    known = digits.train.images_tensor(CPU, rows), digits.train.labels_tensor(CPU, rows)
     right: dict[float, list[float]] = {}
     for alpha in (0.0, 0.9):
         model = fresh()

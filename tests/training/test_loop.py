@@ -28,7 +28,7 @@ QUICK = Training(epochs=2, batch_size=32, lr=0.05)
 @pytest.fixture(scope="module")
 def few(digits: BaseDataset) -> tuple[Tensor, Tensor]:
     """A hundred training images, so three batches of 32 and a rest."""
-    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+    return digits.train.images_tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
 
 
 def fresh(seed: int = 0) -> Classifier:

@@ -56,7 +56,7 @@ class Stopping(TrainingState):
 
 @pytest.fixture(scope="module")
 def few(digits: BaseDataset) -> tuple[Tensor, Tensor]:
-    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+    return digits.train.images_tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
 
 
 def learn(
