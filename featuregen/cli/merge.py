@@ -34,9 +34,9 @@ def merge(
     """
     check_suffix(out, ".h5", "a dataset")
     target = out or _common_name(shards)
-    from featuregen.storage.merge import merge as merge_shards
+    from featuregen.storage.merge import merge
 
-    print(describe(merge_shards(shards, target, force, remove)))
+    print(describe(merge(shards, target, force, remove)))
     print(target)
 
 

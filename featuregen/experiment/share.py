@@ -112,8 +112,7 @@ def _found_model(path: Path, wanted: str) -> Path:
 def _copy_weights(model: Path, target: Path) -> None:
     """Ours as it is; a checkpoint of robustness as one of ours, since nobody should have to unpickle what is sent."""
     if is_checkpoint(model):
-        classifier = load_model(model)
-        save_model(classifier, target, classifier.record)
+        save_model(load_model(model), target)
     else:
         shutil.copyfile(model, target)
 

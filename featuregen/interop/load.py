@@ -45,9 +45,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
         >>> loaded.architecture, loaded.record
         ('convnet', {'note': 'untrained'})
     """
-    if is_checkpoint(Path(path)):
-        return load_checkpoint(path, device)
-    return models.load_model(Path(path), device)
+    return load_checkpoint(path, device) if is_checkpoint(Path(path)) else models.load_model(path, device)
 
 
 def model_header(path: str | os.PathLike[str]) -> dict[str, Any]:

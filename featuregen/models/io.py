@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def weights_sha256(model: nn.Module) -> str:
     return _digest(model.state_dict())
 
 
-def save_model(model: Classifier, path: str | Path, record: dict[str, Any] | None = None) -> None:
+def save_model(model: Classifier, path: str | os.PathLike[str], record: dict[str, Any] | None = None) -> None:
     """Save a classifier as safetensors with its settings as metadata; an interrupted write leaves no file.
 
     Equal models and records give equal bytes.
@@ -72,13 +73,13 @@ def save_model(model: Classifier, path: str | Path, record: dict[str, Any] | Non
     atomic_write(path, save(tensors, metadata={"featuregen": canonical_json(header)}))
 
 
-def read_model_record(path: str | Path) -> dict[str, Any]:
+def read_model_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The checked metadata of a saved model, with its `record`; reads no weights."""
     with _open(Path(path)) as file:
         return _parse(Path(path), (file.metadata() or {}).get("featuregen"))
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
+def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Classifier:
     """Load a classifier that `save_model` has written.
 
     Args:
@@ -90,15 +91,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Classifi
 
     Raises:
         UserError: The file is missing, damaged, or no featuregen model.
-
-    Example:
-        >>> import tempfile, featuregen as fg
-        >>> model = fg.build_model("convnet", (1, 8, 8), classes=10, width=4)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     fg.save_model(model, f"{folder}/m.safetensors")
-        ...     loaded = fg.load_model(f"{folder}/m.safetensors")
-        >>> loaded.architecture, loaded.image_shape, loaded.classes, loaded.training
-        ('convnet', (1, 8, 8), 10, False)
     """
     path = Path(path)
     with _open(path) as file:

@@ -271,7 +271,7 @@ def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -
         assert torch.equal(theirs(images())[0], make()(images()))
     printed = json.loads(done("info", tmp_path / "m.pt").out)
     assert printed["architecture"] == "resnet18" and printed["record"]["origin"]["epoch"] == 3
-    assert "is there already" in refused(*words)
+    assert "m.pt exists already; choose another --out" in refused(*words)
     assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
     assert done(*words, "--force").code == 0
 
