@@ -189,7 +189,7 @@ def test_a_picture_is_what_its_name_says(tmp_path: Path) -> None:
     folder = picture_set(tmp_path / "set")
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
     (folder / "train" / "a" / "0.png").write_bytes(content)
-    assert "no picture that can be read" in told(load, folder)
+    assert "is no readable image" in told(load, folder)
 
 
 def test_a_picture_larger_than_any_base_set_is_not_decoded(tmp_path: Path) -> None:

@@ -215,7 +215,8 @@ def test_a_killed_shard_goes_on_to_the_same_file(tmp_path: Path) -> None:
 
 
 def test_merge_copies_in_blocks_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(featuregen.storage.schema, "BLOCK_BYTES", 4 * 64)
+    # Blocks are bounded by their size as float32.
+    monkeypatch.setattr(featuregen.storage.schema, "BLOCK_BYTES", 4 * 4 * 64)
     real, taken = Writer.append, list[int]()
 
     def append(writer: Writer, columns: dict[str, np.ndarray[Any, Any]]) -> None:
