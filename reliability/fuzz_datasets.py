@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.cli.reading import info, verify
+from featuregen.cli.info import info
+from featuregen.cli.verify import verify
 from featuregen.config import Data, load_config, to_dict
 from featuregen.data import BaseDataset, load_images
 from featuregen.experiment import recorded_config

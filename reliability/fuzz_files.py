@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from featuregen import interop
-from featuregen.cli.reading import info
+from featuregen.cli.info import info
 from featuregen.config import (
     Config,
     Data,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from featuregen.config import Model, canonical_json, nested_deeply
+from featuregen.config import Model, canonical_json, too_deeply_nested
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
@@ -145,7 +145,7 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
         canonical_json(header)
     except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged: its featuregen metadata is not valid JSON.") from None
-    if nested_deeply(header):
+    if too_deeply_nested(header):
         raise UserError(f"{path} is damaged: its featuregen metadata is nested too deeply.")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} is no featuregen model: its metadata does not say format '{FORMAT}'.")

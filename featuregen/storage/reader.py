@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import canonical_json, nested_deeply, to_dict
+from featuregen.config import canonical_json, to_dict, too_deeply_nested
 from featuregen.data import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
 from featuregen.runtime import first_bad_vlen_string, has_oversized_local_heap
@@ -279,7 +279,7 @@ def _parse(text: str, name: str, kind: type, path: Path) -> Any:
         canonical_json(value)
     except (ValueError, RecursionError):
         raise CorruptFile(f"{path}: attribute '{name}' is not valid JSON.") from None
-    if nested_deeply(value):
+    if too_deeply_nested(value):
         raise CorruptFile(f"{path}: attribute '{name}' is nested too deeply.")
     if not isinstance(value, kind):
         raise CorruptFile(f"{path}: attribute '{name}' must hold a JSON {'list' if kind is list else 'object'}.")

@@ -97,7 +97,9 @@ def test_what_differs_is_told_and_is_a_failed_check(sent: Path) -> None:
         root["labels"][5] = (root["labels"][5] + 1) % 10
     sealed(sent)
     ran = run("remake", sent)
-    assert ran.code == 1 and ran.err.endswith(f"failed: {sent.with_name('det-remade.h5')} is not {sent} over again\n")
+    assert ran.code == 1 and ran.err.endswith(
+        f"failed: the contents of {sent.with_name('det-remade.h5')} and {sent} differ\n"
+    )
     found = diff(sent, sent.with_name("det-remade.h5"))
     assert found.columns["labels"] == 1 and found.pixels and found.pixels.images == 1
     assert "labels   differ in 1 rows" in ran.out and "images   differ in 1 rows, a pixel by at most" in ran.out

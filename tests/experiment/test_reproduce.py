@@ -95,8 +95,11 @@ def test_started_again_it_finds_everything_and_says_the_same() -> None:
 
 
 def test_side_by_side_it_says_the_same(tmp_path: Path) -> None:
-    out = tmp_path / "o"
-    done("reproduce", "--config", config(), "--out", out, "--set", "runtime.jobs=2")
+    out, plugin = tmp_path / "o", tmp_path / "mine.py"
+    plugin.write_text(f"import os\nopen({str(tmp_path)!r} + f'/{{os.getpid()}}.pid', 'w').close()\n", encoding="utf-8")
+    done("--plugin", plugin, "reproduce", "--config", config(), "--out", out, "--set", "runtime.jobs=2")
+    # Worker processes load plugins as well.
+    assert len(list(tmp_path.glob("*.pid"))) == (1 if os.cpu_count() == 1 else 3)
     assert digests(out) == digests(undisturbed()[0])
     found, wanted = (without_time(results(at))["models"] for at in (out, undisturbed()[0]))
     assert found == wanted

@@ -87,7 +87,7 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_of_two")
 def test_what_torchrun_is_not_for_is_refused(tmp_path: Path) -> None:
-    assert "info is one process's work" in refused("info", tmp_path / "it.h5")
+    assert "info runs in one process; torchrun is for make-dataset" in refused("info", tmp_path / "it.h5")
     assert "leave out --shard 1/3" in refused(*making(tmp_path / "it.h5", "--shard", "1/3"))
 
 

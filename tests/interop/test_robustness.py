@@ -269,9 +269,9 @@ def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -
     theirs = restored(package, "resnet18", tmp_path / "m.pt")
     with torch.no_grad():
         assert torch.equal(theirs(images())[0], make()(images()))
-    printed = json.loads(done("info", tmp_path / "m.pt").out)
-    assert printed["architecture"] == "resnet18" and printed["record"]["origin"]["epoch"] == 3
-    assert "is there already" in refused(*words)
+    told = json.loads(done("info", tmp_path / "m.pt").out)
+    assert told["architecture"] == "resnet18" and told["record"]["origin"]["epoch"] == 3
+    assert "m.pt exists already; choose another --out" in refused(*words)
     assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
     assert done(*words, "--force").code == 0
 
