@@ -18,7 +18,8 @@ from typing import Any
 
 _OUT, _ERR, _COUNT, _BEGUN = "stdout.txt", "stderr.txt", "operations.txt", "begun"
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
-_PATIENCE = 120.0
+# Seconds; only a hang takes as long.
+_HANG_TIMEOUT = 1800.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The last two are otherwise imported when digits are first read, and an optimizer first made.
@@ -109,7 +110,7 @@ class Command:
 
     def stop_when(self, moment: Callable[[], bool], number: int) -> int:
         """The exit code after a signal sent as soon as the moment has come."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _HANG_TIMEOUT
         while not moment():
             assert self.process.is_alive(), f"it ended before the moment came: {self.err}"
             assert time.monotonic() < deadline, "the moment never came"
@@ -129,7 +130,7 @@ class Command:
         return self.wait()
 
     def wait(self) -> int:
-        self.process.join(_PATIENCE)
+        self.process.join(_HANG_TIMEOUT)
         if self.process.exitcode is None:
             self.hung = True
             self.process.kill()

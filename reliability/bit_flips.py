@@ -17,10 +17,12 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import resource
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -34,8 +36,10 @@ from featuregen.errors import UserError
 from featuregen.runtime import atomic_write, log
 from featuregen.storage import SUMS, check_file, check_sums
 
-# Seconds within which a small file is judged many times over.
-PATIENCE = 20.0
+# Seconds of processor time. A small file takes milliseconds, whatever else the machine does meanwhile.
+CPU_LIMIT = 20
+# Seconds on the clock, for a process that waits for something that never comes.
+HANG_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def _sound(path: Path) -> dict[str, Any]:
     return good
 
 
-def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[Flip]:
+def judge(path: Path, bits: Sequence[int], cpu_limit: int = CPU_LIMIT) -> list[Flip]:
     """Flip each bit in a copy of the file; the file itself stays as it is."""
     data, good = path.read_bytes(), _sound(path)
     found: list[Flip] = []
@@ -140,11 +144,11 @@ def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[F
         (Path(folder) / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n", encoding="utf-8")
         while len(found) < len(bits):
             # Again and again, should the process be stopped or die.
-            with _worker(data, good, bits[len(found) :], Path(folder) / path.name) as answers:
+            with _worker(data, good, bits[len(found) :], Path(folder) / path.name, cpu_limit) as answers:
                 for bit in bits[len(found) :]:
-                    summed = _answer(answers, patience)
-                    reported = None if summed is None else _answer(answers, patience)
-                    changed = None if reported is None else _answer(answers, patience)
+                    summed = _answer(answers)
+                    reported = None if summed is None else _answer(answers)
+                    changed = None if reported is None else _answer(answers)
                     found.append(Flip(bit, bool(summed), reported, changed is not False))
                     if changed is None:
                         break
@@ -152,10 +156,12 @@ def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[F
 
 
 @contextmanager
-def _worker(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path) -> Iterator[Connection]:
+def _worker(
+    data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, cpu_limit: int
+) -> Iterator[Connection]:
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(data, good, bits, place, theirs), daemon=True)
+    process = context.Process(target=_work, args=(data, good, bits, place, theirs, cpu_limit), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -166,18 +172,26 @@ def _worker(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path)
         mine.close()
 
 
-def _work(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, answers: Connection) -> None:
+def _work(
+    data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, answers: Connection, cpu_limit: int
+) -> None:
+    questions: tuple[Callable[[], bool], ...] = (
+        lambda: not all(check.ok for check in check_sums(place)),
+        lambda: _reported(place),
+        lambda: what_h5py_reads(place, good) != good,
+    )
     for bit in bits:
         place.write_bytes(flipped(data, bit))
-        answers.send(not all(check.ok for check in check_sums(place)))
-        answers.send(_reported(place))
-        answers.send(what_h5py_reads(place, good) != good)
+        for question in questions:
+            # The kernel ends a process that computes for longer.
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_limit, resource.RLIM_INFINITY))
+            answers.send(question())
 
 
-def _answer(answers: Connection, patience: float) -> bool | None:
-    """None where it does not come in time, or the process is gone."""
+def _answer(answers: Connection) -> bool | None:
+    """None if it never comes, or if the process is gone."""
     try:
-        return bool(answers.recv()) if answers.poll(patience) else None
+        return bool(answers.recv()) if answers.poll(HANG_TIMEOUT) else None
     except EOFError:
         return None
 

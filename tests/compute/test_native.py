@@ -87,7 +87,7 @@ def test_a_torn_library_is_said(source: Path, tmp_path: Path, capsys: pytest.Cap
         "from pathlib import Path; from featuregen.compute.native import load_kernels; "
         f"load_kernels(Path({str(source)!r}))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
     (library,) = (tmp_path / "cache" / "featuregen").iterdir()
     library.write_bytes(b"\x7fELF")
     assert load_kernels(source) is None
@@ -101,5 +101,5 @@ def test_two_processes_may_compile_at_once(source: Path, tmp_path: Path) -> None
         f"print(load_kernels(Path({str(source)!r})).twice(21))"
     )
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=60)[0].strip() for process in started] == ["42", "42"]
+    assert [process.communicate(timeout=600)[0].strip() for process in started] == ["42", "42"]
     assert len(list((tmp_path / "cache" / "featuregen").iterdir())) == 1

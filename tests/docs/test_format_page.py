@@ -78,7 +78,7 @@ def make(folder: Path, dtype: str = "uint8", **changes: Any) -> Path:
 
 def ran(words: list[str], folder: Path, **environment: str) -> list[str]:
     done = subprocess.run(
-        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

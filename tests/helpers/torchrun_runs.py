@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 
 def torchrun(*words: str | Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
     command = [*TORCHRUN, str(processes), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment())
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment())
 
 
 def children(process: int) -> list[int]:
@@ -35,13 +35,13 @@ def stopped_at(moment: Callable[[], bool], victim: int, *words: str | Path) -> N
     """One of the two processes gets SIGKILL as soon as the moment has come; then all have ended, with an error."""
     command = [*TORCHRUN, "2", "-m", "featuregen", *map(str, words)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not moment():
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     dist = children(running.pid)
     os.kill(owner(dist, victim), signal.SIGKILL)
-    running.communicate(timeout=120)
+    running.communicate(timeout=600)
     assert running.returncode != 0
     assert not [each for each in dist if Path(f"/proc/{each}").exists()], "the other one still works"
 
