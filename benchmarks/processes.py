@@ -10,10 +10,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _OUT, _ERR, _COUNT, _BEGUN = "stdout.txt", "stderr.txt", "operations.txt", "begun"
@@ -45,7 +46,8 @@ def resident(name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
-def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None) -> None:
+def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     for number, path in ((1, said / _OUT), (2, said / _ERR)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
@@ -96,14 +98,23 @@ class _Watch:
 class Command:
     """One run of featuregen; `out` and `err` are what it has said so far.
 
-    With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0.
+    With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0. `environment` joins
+    that of this process.
     """
 
-    def __init__(self, folder: Path, *words: str | Path, limits: Limits = Limits(), stop: Stop | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *words: str | Path,
+        limits: Limits = Limits(),
+        stop: Stop | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._said = Path(tempfile.mkdtemp(prefix="said-", dir=folder))
         texts = [str(word) for word in words]
         # No daemon, or it could have no children; joined or killed by whoever starts it.
-        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._said, limits, stop))
+        arguments = (texts, self._said, limits, stop, dict(environment))
+        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=arguments)
         self.process.start()
         # Whether it did not end by itself in all the time that it was given.
         self.hung = False
