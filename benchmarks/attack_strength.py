@@ -62,7 +62,7 @@ def main() -> None:
     print(f"accuracy in %   {'featuregen':>10} {'10x steps':>10} {'Foolbox':>10} {'torchattacks':>13}")
     rows = []
     for which in ("standard", "robust"):
-        model = experiment.source(which).model.eval()
+        model = experiment.source_model(which).model.eval()
         for norm, eps in RADII:
             size = 2.5 * eps / STEPS
             found = {

@@ -86,10 +86,12 @@ def cost(point: Point) -> tuple[float, float]:
     runtime = Runtime(device="cpu", precision="fp32", convolution="direct")
     config = Config(data=Data("noise"), model=Model("convnet", 16), synthesis={"robust": recipe}, runtime=runtime)
     with tempfile.TemporaryDirectory() as name:
-        experiment = Experiment(config, Path(name), noise_set(point.rows, point.side), ComputeSpec(torch.device("cpu")))
+        experiment = Experiment(
+            config, name, base=noise_set(point.rows, point.side), compute=ComputeSpec(torch.device("cpu"))
+        )
         maker = TrainedModel(net, {"settings": {}, "accuracy": {}}, Path("untrained"))
         started = time.perf_counter()
-        experiment.make("robust", Path(name) / "set.h5", maker)
+        experiment.make_dataset("robust", Path(name) / "set.h5", source=maker)
         seconds = time.perf_counter() - started
     return seconds, ((resident("VmHWM") or 0) - before) / 2**20
 

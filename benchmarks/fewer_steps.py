@@ -87,16 +87,14 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def _rows(options: argparse.Namespace, shops: dict[tuple[str, str], Experiment]) -> Iterator[dict[str, Any]]:
     for (recipe, kind), experiment in shops.items():
         path = options.folder / f"{kind}-{recipe}.h5"
-        experiment.source(RULES[kind].source)
+        experiment.source_model(RULES[kind].source)
         found, started = path.exists(), time.perf_counter()
-        info = experiment.make(kind, path)
+        data = experiment.make_dataset(kind, path)
         seconds = None if found else time.perf_counter() - started
         features = RULES[kind].pull == "features"
-        reached = float(read_columns(path, ["objective"])["objective"].mean()) if features else info.success_rate
-        models = experiment.fresh(
-            experiment.examples(path), experiment.fresh_recipe(kind), options.seeds, f"{kind} {recipe}"
-        )
-        known = {"what": kind, "recipe": recipe, "steps": experiment.recipe(kind).steps, "reached": reached}
+        reached = float(read_columns(path, ["objective"])["objective"].mean()) if features else data.info.success_rate
+        models = experiment.train_fresh(data, options.seeds, title=f"{kind} {recipe}")
+        known = {"what": kind, "recipe": recipe, "steps": experiment.synthesis_recipe(kind).steps, "reached": reached}
         yield known | {"seconds": seconds, "accuracy": _accuracies(models)}
     for recipe in () if options.sets_only else RECIPES:
         config = _config(options)
@@ -105,7 +103,9 @@ def _rows(options: argparse.Namespace, shops: dict[tuple[str, str], Experiment])
         training, seed = experiment.config.sources.robust, experiment.config.seed
         assert training.attack is not None
         seeds = list(range(seed, seed + options.seeds))
-        models = experiment.trained(experiment.train_set, training, seeds, f"adversarially, recipe {recipe}")
+        models = experiment.models.get_or_train(
+            experiment.train_set, training, seeds, f"adversarially, recipe {recipe}"
+        )
         seconds = statistics.mean(model.record["seconds"]["training"] for model in models)
         known = {"what": "adversarial training", "recipe": recipe, "steps": training.attack.steps, "reached": None}
         yield known | {"seconds": seconds, "accuracy": _accuracies(models)}

@@ -99,9 +99,9 @@ def synthesis_run(options: argparse.Namespace, folder: Path) -> tuple[Callable[[
     net = build_model(Model(options.model), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0).eval()
     compute, _ = pick_compute_spec(Runtime(device="cpu"), lambda: net)
     config = Config(data=Data("noise"), model=Model(options.model), synthesis={options.kind: recipe})
-    experiment = Experiment(config, folder, noise_set(options.images), compute)
+    experiment = Experiment(config, folder, base=noise_set(options.images), compute=compute)
     maker = TrainedModel(net, {"settings": {}, "accuracy": {}}, folder / "untrained")
-    return lambda: experiment.make(options.kind, folder / "set.h5", maker, force=True), compute
+    return lambda: experiment.make_dataset(options.kind, folder / "set.h5", source=maker, force=True), compute
 
 
 def operators(run: Callable[[], object]) -> str:

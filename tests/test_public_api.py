@@ -35,23 +35,23 @@ def test_a_walk_through_the_workshop(tmp_path: Path) -> None:
     experiment = Experiment(config, tmp_path)
     assert experiment.base.name == "digits" and experiment.base.image_shape == (1, 8, 8)
 
-    standard = experiment.source("standard")
+    standard = experiment.source_model("standard")
     assert standard.record["accuracy"]["clean"] == experiment.evaluate(standard.model).clean
 
-    made = experiment.make("det", tmp_path / "det.h5")
+    made = experiment.make_dataset("det", tmp_path / "det.h5").info
     data = FeatureDataset(tmp_path / "det.h5")
     source = experiment.base.train.labels_tensor(torch.device("cpu"))
-    rows = torch.from_numpy(experiment.plan("det", config.synthesis["det"].rows).index)
+    rows = torch.from_numpy(experiment.row_plan("det", config.synthesis["det"].rows).index)
     assert made.rows == len(data) == 40 and torch.equal(data.labels, (source[rows] + 1) % 10)
     assert made.source_model["weights_sha256"] == featuregen.models.weights_sha256(standard.model)
 
-    (fresh,) = experiment.fresh(experiment.examples(tmp_path / "det.h5"), experiment.fresh_recipe("det"), 1, "det")
+    (fresh,) = experiment.train_fresh(FeatureDataset(tmp_path / "det.h5"), 1)
     assert fresh.record["trained_on"]["sha256"] == made.content_sha256
-    assert experiment.make("det", tmp_path / "det.h5") == made
+    assert experiment.make_dataset("det", tmp_path / "det.h5").info == made
 
 
 def test_the_workshop_makes_what_the_command_makes(tmp_path: Path) -> None:
-    made = Experiment(load_config(str(tiny())), tmp_path).make("det", tmp_path / "it.h5")
+    made = Experiment(load_config(str(tiny())), tmp_path).make_dataset("det", tmp_path / "it.h5").info
     assert made.content_sha256 == info(dataset("det"))["content_sha256"]
 
 
@@ -78,6 +78,6 @@ def test_the_experiment_in_one_call(tmp_path: Path) -> None:
 def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:
     experiment = Experiment(load_config(str(tiny())), tmp_path)
     with pytest.raises(UserError, match="did you mean 'det'"):
-        experiment.make("dett", tmp_path / "it.h5")
+        experiment.make_dataset("dett", tmp_path / "it.h5")
     with pytest.raises(UserError, match=r"it\.h5"):
         FeatureDataset(tmp_path / "it.h5")

@@ -106,8 +106,8 @@ def attack(
     values = common(None, seed, device, precision) | ({} if file else {"data.name": data})
     settings = with_overrides(load_config(config) if config else recorded_config(model), (), given(values))
     experiment = Experiment(settings, out.parent if out else OUT)
-    aim = experiment.load_source(model)
-    maker = experiment.load_source(origin) if origin else None
+    aim = experiment.load_model(model)
+    maker = experiment.load_model(origin) if origin else None
     inputs = (
         inputs_from_file(experiment, file, rows)
         if file

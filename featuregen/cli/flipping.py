@@ -67,7 +67,7 @@ def flips(
     experiment = Experiment(
         with_overrides(load_config(config) if config else recorded_config(models[0]), (), values), out
     )
-    inputs = [experiment.load_source(path) for path in models]
+    inputs = [experiment.load_model(path) for path in models]
     for run in runs:
         if run.eps is None:
             print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)

@@ -205,14 +205,14 @@ def _make(
         raise UserError(f"--model names what to train and {source} is trained already; leave one of the two out.")
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = settings_of(config, data, overrides, values, named, [kind])
-    from featuregen.experiment import draw_preview, make_together, parse_shard
+    from featuregen.experiment import draw_preview, make_distributed, parse_shard
     from featuregen.runtime import dist_from_env, init_distributed
 
     if shard and dist_from_env().world_size > 1:
         raise UserError(f"torchrun gives each of its processes a shard; leave out --shard {shard}, or torchrun.")
     part, place = parse_shard(shard) if shard else None, (out.parent if out else OUT, kind, out, source, force)
     with init_distributed(settings.runtime.device) as dist:
-        made = make_together(dist, settings, *place) if dist.world_size > 1 else _make_alone(settings, *place, part)
+        made = make_distributed(dist, settings, *place) if dist.world_size > 1 else _make_alone(settings, *place, part)
     if made is None:
         return
     experiment, info = made
@@ -229,11 +229,11 @@ def _make_alone(
 
     experiment = Experiment(settings, folder)
     path = out or dataset_path(folder, experiment.base.name, kind)
-    given = experiment.load_source(source) if source else None
+    given = experiment.load_model(source) if source else None
     if part:
         return experiment, make_shard(experiment, kind, path, part, given, force)
     warn_unused_shards(path)
-    return experiment, experiment.make(kind, path, given, force)
+    return experiment, experiment.write_dataset(experiment.dataset_job(kind), path, given, force)
 
 
 def _with_start(kind: str, start: StartName | None) -> str:

@@ -64,7 +64,7 @@ def evaluate(
     values = given(common(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = given({"epochs": epochs, "lr": lr})
     from featuregen.config import load_config
-    from featuregen.experiment import evaluate_path, is_model, sweep_path
+    from featuregen.experiment import evaluate_file, is_model, sweep_file
 
     for_datasets = given({
         "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
@@ -77,9 +77,9 @@ def evaluate(
     for path in paths:
         options: dict[str, Any] = {"values": values, "overrides": set_ or (), "out": out}
         if is_model(path):
-            rows.append(evaluate_path(path, chosen, **options))
+            rows.append(evaluate_file(path, chosen, **options))
         else:
-            rows += sweep_path(path, grid, chosen, recipe=recipe, **options)
+            rows += sweep_file(path, grid, chosen, recipe=recipe, **options)
     if json_:
         print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
         return
@@ -152,9 +152,9 @@ def verify(
 
         featuregen verify sent.h5 --data mine.npz --source standard.safetensors
     """
-    from featuregen.experiment import verify_file
+    from featuregen.experiment import verify
 
-    checks = verify_file(file, data, source)
+    checks = verify(file, data, source)
     if json_:
         print(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=2))
     else:

@@ -142,8 +142,8 @@ def _train_source(which: str, settings: Any, out: Path | None, force: bool, stop
         with dist.main_first():
             experiment = Experiment(settings, out.parent if out else OUT, dist=dist)
         if out and not force:
-            experiment.check_output_free(out, experiment.train_set, chosen, settings.seed)
-        trained = experiment.source(which)
+            experiment.models.check_output_free(out, experiment.train_set, chosen, settings.seed)
+        trained = experiment.source_model(which)
     if dist.is_main:
         _tell(f"{experiment.base.name}, {row}", trained, out, force)
 
@@ -189,20 +189,23 @@ def _train_on(
 ) -> None:
     check_ending(path, ".h5", "a dataset", "--on")
     from featuregen.config import load_config
-    from featuregen.experiment import fresh_training_of
+    from featuregen.experiment import FRESH_SEED, experiment_on
     from featuregen.runtime import init_distributed
+    from featuregen.storage import FeatureDataset
 
     chosen, folder = load_config(config) if config else None, out.parent if out else OUT
     options: dict[str, Any] = {"values": given(values), "overrides": overrides or (), "recipe": given(recipe)}
     with init_distributed(values["runtime.device"]) as dist:
         with dist.main_first():
-            experiment, data, training, seed = fresh_training_of(path, chosen, **options, out=folder, dist=dist)
+            data = FeatureDataset(path)
+            experiment = experiment_on(data, chosen, **options, out=folder, dist=dist)
+            images, training = experiment.training_images(data), experiment.fresh_recipe(data.info.kind)
         _check_stopping(training.early_stop, stopping)
         if out and not force:
-            experiment.check_output_free(out, data, training, seed)
-        (trained,) = experiment.fresh(data, training, 1, data.name)
+            experiment.models.check_output_free(out, images, training, experiment.config.seed + FRESH_SEED)
+        (trained,) = experiment.train_fresh(images, 1, training, images.name)
     if dist.is_main:
-        _tell(data.name, trained, out, force)
+        _tell(images.name, trained, out, force)
 
 
 def _tell(title: str, trained: Any, out: Path | None, force: bool) -> None:

@@ -1,9 +1,9 @@
-"""What an experiment will cost before it starts: its work counted, and a second of each kind of work measured here."""
+"""What an experiment will cost: its stages counted, and a second of each kind of work measured on this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,66 +13,50 @@ import torch
 from torch import Tensor
 
 from featuregen.compute import bytes_per_image, folded_copy, frozen_eval, move_pixels, seconds_for
-from featuregen.config import (
-    MISLABELLED,
-    Config,
-    Synthesis,
-    Training,
-    fresh_recipe,
-    source_models,
-    to_dict,
-)
+from featuregen.config import Config, Training, to_dict
 from featuregen.data import DatasetSize, size_of
 from featuregen.evaluation import predict
 from featuregen.experiment.numerics import load_or_autotune, untrained_model
+from featuregen.experiment.stages import WorkCount, stages, work_by_title
 from featuregen.models import count_parameters
 from featuregen.runtime import ComputeSpec, configure_process, free_memory
-from featuregen.synthesis import RULES, class_loss
+from featuregen.synthesis import class_loss
 from featuregen.training import can_group, train_many
 
 # Images in the first try of a measurement, and the seconds after which it is not repeated with more.
-_FIRST, _LONG = 8, 0.5
-# Python with torch loaded; and how much more is held than used at once, since freed memory is kept and has holes.
+_FIRST_BATCH, _LONG_SECONDS = 8, 0.5
+# Python with torch loaded; and how much more memory is held than used at once, since the allocator keeps freed blocks.
 _PROCESS_BYTES = 700 * 2**20
-_HELD = 1.25
-
-
-@dataclass(frozen=True)
-class WorkCount:
-    """Images times: gradient steps of pixels, passes of training, passes of looking."""
-
-    moved: float = 0
-    learnt: float = 0
-    looked: float = 0
-
-    def __add__(self, other: WorkCount) -> WorkCount:
-        return WorkCount(self.moved + other.moved, self.learnt + other.learnt, self.looked + other.looked)
-
-    def times(self, count: int) -> WorkCount:
-        return WorkCount(count * self.moved, count * self.learnt, count * self.looked)
+_ALLOCATOR_OVERHEAD = 1.25
+# The keys that the cost estimate is written with.
+_KEYS = {"grad_steps": "moved", "train_samples": "learnt", "forward_samples": "looked"}
 
 
 @dataclass(frozen=True)
 class Throughput:
     """Images per second of each kind of work."""
 
-    moved: float
-    learnt: float
-    looked: float
+    grad_steps: float
+    train_samples: float
+    forward_samples: float
 
     def seconds(self, work: WorkCount) -> float:
-        return work.moved / self.moved + work.learnt / self.learnt + work.looked / self.looked
+        return (
+            work.grad_steps / self.grad_steps
+            + work.train_samples / self.train_samples
+            + work.forward_samples / self.forward_samples
+        )
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """`stages` by title; `seconds` are those of a whole run from nothing, on this machine."""
+    """`work` is that of each stage, by title; `seconds` are those of a whole run from nothing, on this machine."""
 
     config: Config
     size: DatasetSize
     compute: ComputeSpec
-    rates: Throughput
-    stages: dict[str, WorkCount]
+    throughput: Throughput
+    work: Mapping[str, WorkCount]
     memory: int
     free: int
     disk: int
@@ -83,7 +67,7 @@ class CostEstimate:
 
     @property
     def seconds(self) -> float:
-        return sum(self.rates.seconds(work) for work in self.stages.values()) / self.processes
+        return sum(self.throughput.seconds(work) for work in self.work.values()) / self.processes
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -95,10 +79,10 @@ class CostEstimate:
             "device": str(self.compute.device),
             "arithmetic": self.compute.arithmetic,
             "processes": self.processes,
-            "rates": asdict(self.rates),
+            "rates": _with_file_keys(self.throughput),
             "stages": [
-                {"stage": title, **asdict(work), "seconds": self.rates.seconds(work)}
-                for title, work in self.stages.items()
+                {"stage": title, **_with_file_keys(work), "seconds": self.throughput.seconds(work)}
+                for title, work in self.work.items()
             ],
             "seconds": self.seconds,
             "memory": self.memory,
@@ -107,137 +91,99 @@ class CostEstimate:
         }
 
 
+def _with_file_keys(counts: WorkCount | Throughput) -> dict[str, float]:
+    return {_KEYS[name]: value for name, value in asdict(counts).items()}
+
+
 def estimate_cost(config: Config, out: Path) -> CostEstimate:
-    """Measures for a few seconds; writes nothing and downloads nothing."""
+    """Measure for a few seconds; write nothing and download nothing."""
     configure_process(config.runtime.threads)
     size = size_of(config.data)
     return cost_of(config, size, load_or_autotune(config, size.image_shape, size.classes, out / "models", keep=False))
 
 
 def cost_of(config: Config, size: DatasetSize, compute: ComputeSpec) -> CostEstimate:
-    stages = stages_of(config, size)
-    memory, disk = _bytes(config, size, compute)
+    """The estimate for a base dataset of this size, with arithmetic that is chosen already."""
+    work = work_by_title(stages(config, size, Path()))
+    memory, disk = _peak_memory(config, size, compute), _disk_bytes(config, size)
     return CostEstimate(
-        config, size, compute, _rates(config, size, compute), stages, memory, free_memory(compute.device), disk
+        config, size, compute, _throughput(config, size, compute), work, memory, free_memory(compute.device), disk
     )
-
-
-# Counting ------------------------------------------------------------------------------------------
-
-
-def stages_of(config: Config, size: DatasetSize) -> dict[str, WorkCount]:
-    """What `reproduce` does; the work of attacks on models is its upper bound, since fallen images are left alone."""
-    kinds = [kind for kind in RULES if kind in config.synthesis]
-    mislabelled = [kind for kind in kinds if kind in MISLABELLED]
-    seeds, tested = config.evaluation.seeds, _tested(config, size)
-    stages = {}
-    for which, recipe, given in (
-        ("standard", config.sources.standard, config.sources.standard_from),
-        ("robust", config.sources.robust, config.sources.robust_from),
-    ):
-        count = source_models(config, which)
-        trained = _learning(recipe, size.train_rows).times(count - bool(given))
-        stages[f"{which} model × {count}"] = trained + tested.times(count)
-    if "robust" in kinds and (rows := _rows(config.synthesis["robust"], size)) < size.train_rows:
-        recipe = fresh_recipe(config, "robust")
-        stages[f"fresh models on the same rows of {size.name} × {seeds}"] = (_learning(recipe, rows) + tested).times(
-            seeds
-        )
-    for kind in kinds:
-        rows = _rows(config.synthesis[kind], size)
-        stages[f"making {kind}"] = WorkCount(moved=rows * config.synthesis[kind].steps, looked=2 * rows)
-        recipe = fresh_recipe(config, kind)
-        stages[f"fresh models on {kind} × {seeds}"] = (_learning(recipe, rows) + tested).times(seeds)
-    for kind in mislabelled:
-        made = config.synthesis[kind]
-        others = len({*config.honesty.eps} - {made.eps})
-        sample = min(config.honesty.rows, size.train_rows) or size.train_rows
-        moved = WorkCount(moved=sample * made.steps * others, looked=3 * (sample * others + _rows(made, size)))
-        stages[f"judging {kind}"] = moved
-    return stages
-
-
-def _rows(recipe: Synthesis, size: DatasetSize) -> int:
-    return recipe.rows or size.train_rows
-
-
-def _learning(recipe: Training, rows: int) -> WorkCount:
-    """Of all epochs, though early stopping may end before."""
-    held = round(recipe.held_out * rows) if recipe.early_stop != "none" else 0
-    learnt, looked, steps = recipe.epochs * (rows - held), recipe.epochs * held, 0
-    if recipe.attack:
-        steps = recipe.attack.steps * recipe.attack.restarts
-    moved = steps * (learnt + (looked if recipe.early_stop == "adversarial" else 0))
-    # Mixed, every image is learnt from twice.
-    return WorkCount(moved, learnt * (2 if recipe.alpha else 1), looked)
-
-
-def _tested(config: Config, size: DatasetSize) -> WorkCount:
-    evaluation = config.evaluation
-    attacks = len(evaluation.l2) + len(evaluation.linf)
-    attacked = evaluation.rows or size.test_rows
-    return WorkCount(moved=attacked * attacks * evaluation.steps * evaluation.restarts, looked=size.test_rows)
 
 
 # Measuring -----------------------------------------------------------------------------------------
 
 
-def _rates(config: Config, size: DatasetSize, compute: ComputeSpec) -> Throughput:
-    """With the code that does the work, on as many images at once as the recipes take."""
+def _throughput(config: Config, size: DatasetSize, compute: ComputeSpec) -> Throughput:
+    """Measured with the code that does the work, on as many images at once as the recipes take."""
     recipe = config.sources.standard
     seeds = config.evaluation.seeds if can_group(config.model.architecture, recipe) else 1
     models = [untrained_model(config, size.image_shape, size.classes).to(compute.device) for _ in range(seeds)]
-    lean = folded_copy(models[0], compute)
+    folded = folded_copy(models[0], compute)
 
-    def move(x: Tensor, y: Tensor) -> None:
-        with frozen_eval(lean):
-            move_pixels(x, class_loss(lean, y), sizes=[0.1])
+    def step_pixels(x: Tensor, y: Tensor) -> None:
+        with frozen_eval(folded):
+            move_pixels(x, class_loss(folded, y), sizes=[0.1])
 
-    def learn(x: Tensor, y: Tensor) -> None:
+    def train_batch(x: Tensor, y: Tensor) -> None:
         once = Training(epochs=1, batch_size=max(2, len(x)), lr=1e-3, augment=recipe.augment)
         train_many(models, x, y, once, seeds=range(seeds), compute=compute)
 
-    def look(x: Tensor, y: Tensor) -> None:
+    def predict_batch(x: Tensor, y: Tensor) -> None:
         predict(models[0], x)
 
-    moving = max((each.batch_size for each in config.synthesis.values()), default=_FIRST)
+    batch = max((each.batch_size for each in config.synthesis.values()), default=_FIRST_BATCH)
     return Throughput(
-        moved=_rate(move, moving, size, compute),
-        learnt=seeds * _rate(learn, recipe.batch_size, size, compute),
-        looked=_rate(look, config.evaluation.batch_size, size, compute),
+        grad_steps=_images_per_second(step_pixels, batch, size, compute),
+        train_samples=seeds * _images_per_second(train_batch, recipe.batch_size, size, compute),
+        forward_samples=_images_per_second(predict_batch, config.evaluation.batch_size, size, compute),
     )
 
 
-def _rate(work: Callable[[Tensor, Tensor], None], batch: int, size: DatasetSize, compute: ComputeSpec) -> float:
-    """Images per second: a few are tried first, and only what is quick is tried with more."""
-    images, seconds = min(_FIRST, batch), 0.0
+def _images_per_second(
+    work: Callable[[Tensor, Tensor], None], batch: int, size: DatasetSize, compute: ComputeSpec
+) -> float:
+    """A few images are tried first; only work that is quick is tried with more."""
+    images, seconds = min(_FIRST_BATCH, batch), 0.0
     while True:
         x = torch.full((images, *size.image_shape), 0.5, device=compute.device)
         y = torch.arange(images, device=compute.device) % size.classes
-        # The second time counts, since the first one also loads and plans.
+        # The second time counts, since the first one also loads libraries and plans.
         seconds = [seconds_for(partial(work, x, y), compute.device) for _ in range(2)][1]
-        if images == batch or seconds > _LONG:
+        if images == batch or seconds > _LONG_SECONDS:
             return images / seconds
         images = min(batch, 4 * images)
 
 
-def _bytes(config: Config, size: DatasetSize, compute: ComputeSpec) -> tuple[int, int]:
-    """Peak memory of one process, and what the outputs take on disk."""
+def _dataset_rows(config: Config, size: DatasetSize) -> list[int]:
+    return [recipe.rows or size.train_rows for recipe in config.synthesis.values()]
+
+
+def _peak_memory(config: Config, size: DatasetSize, compute: ComputeSpec) -> int:
+    """Bytes that one process needs at most."""
     channels, height, width = size.image_shape
-    image = channels * height * width
+    image, largest = channels * height * width, max(_dataset_rows(config, size), default=0)
     model = untrained_model(config, size.image_shape, size.classes)
-    lean = folded_copy(model.to(compute.device), compute)
-    rows = [_rows(recipe, size) for recipe in config.synthesis.values()]
+    folded = folded_copy(model.to(compute.device), compute)
     # uint8 as read and float32 as used, then the largest dataset twice: as read, and as trained on.
-    images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * max(rows, default=0) if size.in_memory else 0
+    images = 5 * image * (size.train_rows + size.test_rows) + 8 * image * largest if size.in_memory else 0
     recipes = [config.sources.standard, config.sources.robust, *config.fresh.values()]
-    learnt = max(recipe.batch_size * (2 if recipe.alpha else 1) for recipe in recipes)
+    trained = max(recipe.batch_size * (2 if recipe.alpha else 1) for recipe in recipes)
     attacked = min(config.evaluation.batch_size, config.evaluation.rows or size.test_rows)
     moved = max([attacked, *(recipe.batch_size for recipe in config.synthesis.values())])
-    learning, moving = learnt * bytes_per_image(model.train()), moved * bytes_per_image(lean)
+    training, moving = trained * bytes_per_image(model.train()), moved * bytes_per_image(folded)
     # The forward pass keeps this much, and gradients on their way as much again.
-    working = 2 * max(learning, moving) + 24 * count_parameters(model)
+    working = 2 * max(training, moving) + 24 * count_parameters(model)
+    return _PROCESS_BYTES + round(_ALLOCATOR_OVERHEAD * (images + working))
+
+
+def _disk_bytes(config: Config, size: DatasetSize) -> int:
+    channels, height, width = size.image_shape
     item = {"uint8": 1, "float16": 2, "float32": 4}
-    stored = [item[recipe.dtype] * image * _rows(recipe, size) for recipe in config.synthesis.values()]
-    models = 4 * count_parameters(model) * (2 + config.evaluation.seeds * (len(rows) + 1))
-    return _PROCESS_BYTES + round(_HELD * (images + working)), sum(stored) + models
+    rows = _dataset_rows(config, size)
+    pixels = [
+        item[recipe.dtype] * channels * height * width * count
+        for recipe, count in zip(config.synthesis.values(), rows, strict=True)
+    ]
+    parameters = count_parameters(untrained_model(config, size.image_shape, size.classes))
+    return sum(pixels) + 4 * parameters * (2 + config.evaluation.seeds * (len(rows) + 1))

@@ -1,8 +1,8 @@
-"""One file to make: its rows, its header, and the batches that fill it."""
+"""One dataset file to make: its rows, its header, and the batches that fill it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,24 @@ from featuregen.compute import fitting_batch, folded_copy
 from featuregen.config import Config, Synthesis, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
-from featuregen.experiment.records import TrainedModel, describe_batches, describe_model
+from featuregen.experiment.records import TrainedModel, describe_model
 from featuregen.runtime import ComputeSpec, versions
-from featuregen.storage import PAPER, Header, Writer
-from featuregen.synthesis import RowPlan, synthesize
+from featuregen.storage import PAPER, DatasetInfo, Header, Writer, check_compatible, read_info
+from featuregen.synthesis import RULES, RowPlan, synthesize
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `of`, counted from 1: a run of whole batches, so that every row lies in a batch as it would in
-    the whole, at the same place."""
+    """Shard `number` of `of`, counted from 1.
+
+    It is a run of whole batches, so that every row lies in the batch, and at the place, where a single run has it.
+    """
 
     number: int
     of: int
 
     def path(self, whole: Path) -> Path:
-        """Beside the whole."""
+        """The shard's file, beside the file of the whole dataset."""
         digits = max(2, len(str(self.of)))
         return whole.with_name(f"{whole.stem}.shard-{self.number:0{digits}}-of-{self.of:0{digits}}{whole.suffix}")
 
@@ -43,66 +45,92 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Job:
-    """`batch` 0 is as large as fits; `mark` is what the recipe says of a shard."""
+class DatasetJob:
+    """What a dataset file will hold; `batch` 0 means as large as fits, `shard` is what the recipe says of a shard."""
 
     kind: str
     recipe: Synthesis
     plan: RowPlan
+    config: Config
+    base: BaseDataset
+    compute: ComputeSpec
     batch: int = 0
-    mark: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    shard: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def source(self) -> str:
+        """Which source model makes it: robust or standard."""
+        return RULES[self.kind].source
+
+    def header(self, source: TrainedModel | None) -> Header:
+        """The file's attributes; without a source model, those that any would have."""
+        recipe = {"seed": self.config.seed, "synthesis": to_dict(self.recipe), **self.compute.arithmetic, **self.shard}
+        return Header(
+            kind=self.kind,
+            rows=len(self.plan.index),
+            image_shape=self.base.image_shape,
+            dtype=self.recipe.dtype,
+            classes=self.base.classes,
+            recipe=recipe,
+            base=self.base.record(),
+            source_model=describe_model(source) if source else {},
+            software=versions(self.compute),
+            config=to_dict(self.config),
+            citation=f"{self.base.citation} {PAPER}".strip(),
+        )
+
+    def is_done(self, path: Path, source: TrainedModel | None) -> bool:
+        """Whether the file exists already; a different one in its place is refused."""
+        return check_compatible(path, self.header(source))
+
+    def run(self, path: Path, source: TrainedModel, force: bool = False, processes: int = 1) -> DatasetInfo:
+        """Write the file, or what an interrupted run left to write of it.
+
+        `processes` is how many such jobs share this machine's memory.
+        """
+        with Writer.open(path, self.header(source), force) as writer:
+            if not writer.complete:
+                self._fill(writer, source, processes)
+        return read_info(path)
+
+    def _fill(self, writer: Writer, source: TrainedModel, processes: int) -> None:
+        batch = self._fitting_batch(source, processes) if self.batch else (writer.batches or [0])[0]
+        batches = synthesize(
+            self.kind, self.recipe, source.model, self.base.train, self.plan,
+            seed=self.config.seed, compute=self.compute, done=writer.rows_done, batch_size=batch,
+        )  # fmt: skip
+        for columns in batches:
+            writer.append(columns)
+        # A shard may have one batch only, which is padded to the size of all others.
+        sizes = [batch, *writer.batches] if self.batch else writer.batches
+        writer.finish(remarks={"batch": _describe_batches(sizes)})
+
+    def _fitting_batch(self, source: TrainedModel, processes: int) -> int:
+        """The job's batch size; outside shards, less where memory is short, which the file then records."""
+        sharing = processes if self.compute.device.type == "cpu" else 1
+        fits = fitting_batch(folded_copy(source.model, self.compute), self.batch, sharing)
+        if fits < self.batch and self.shard:
+            # Some rows of the merged file would lie in other batches than those of a single run.
+            raise UserError(
+                f"synthesis.{self.kind}.batch_size is {self.recipe.batch_size}, which memory here is too small for, "
+                f"and all shards are made in batches of one size; lower it to {fits} for all of them."
+            )
+        return fits
 
 
-def job_of(kind: str, recipe: Synthesis, plan: RowPlan, shard: Shard | None) -> Job:
-    """The whole plan, or a shard of it."""
-    if shard is None:
-        return Job(kind, recipe, plan)
-    total = len(plan.index)
-    batch = min(recipe.batch_size, total)
-    rows = shard.rows(total, batch, kind)
+def shard_job(job: DatasetJob, shard: Shard) -> DatasetJob:
+    """The part of a job that one shard holds."""
+    total = len(job.plan.index)
+    batch = min(job.recipe.batch_size, total)
+    rows = shard.rows(total, batch, job.kind)
     mark = {"number": shard.number, "of": shard.of, "rows": total, "first": rows.start}
-    return Job(kind, recipe, plan.part(rows), batch, {"shard": mark})
-
-
-def header_of(job: Job, base: BaseDataset, config: Config, compute: ComputeSpec, maker: TrainedModel | None) -> Header:
-    return Header(
-        kind=job.kind,
-        rows=len(job.plan.index),
-        image_shape=base.image_shape,
-        dtype=job.recipe.dtype,
-        classes=base.classes,
-        recipe={"seed": config.seed, "synthesis": to_dict(job.recipe), **compute.arithmetic, **job.mark},
-        base=base.record(),
-        source_model=describe_model(maker) if maker else {},
-        software=versions(compute),
-        config=to_dict(config),
-        citation=f"{base.citation} {PAPER}".strip(),
+    return DatasetJob(
+        job.kind, job.recipe, job.plan.part(rows), job.config, job.base, job.compute, batch, {"shard": mark}
     )
 
 
-def fill(
-    writer: Writer, job: Job, maker: TrainedModel, base: BaseDataset, seed: int, compute: ComputeSpec, beside: int = 1
-) -> None:
-    """Make the rows that are missing, and the file; `beside` is how many do so at once on this machine."""
-    batch = _fitting(job, maker, compute, beside) if job.batch else (writer.batches or [0])[0]
-    batches = synthesize(
-        job.kind, job.recipe, maker.model, base.train, job.plan,
-        seed=seed, compute=compute, done=writer.rows_done, batch_size=batch,
-    )  # fmt: skip
-    for columns in batches:
-        writer.append(columns)
-    # The last batch of a shard may be its only one, and is padded to the size of all others.
-    sizes = [batch, *writer.batches] if job.batch else writer.batches
-    writer.finish(remarks={"batch": describe_batches(sizes)})
-
-
-def _fitting(job: Job, maker: TrainedModel, compute: ComputeSpec, beside: int) -> int:
-    """The job's batch, or for a set made again what fits: how far its images differ is told then."""
-    fits = fitting_batch(folded_copy(maker.model, compute), job.batch, beside if compute.device.type == "cpu" else 1)
-    if fits < job.batch and job.mark:
-        # Some rows of the merged file would lie in other batches than those of a single run.
-        raise UserError(
-            f"synthesis.{job.kind}.batch_size is {job.recipe.batch_size}, which memory here is too small for, and all "
-            f"shards are made in batches of one size; lower it to {fits} for all of them."
-        )
-    return fits
+def _describe_batches(sizes: Sequence[int]) -> str:
+    """How many rows were made at once; a file whose batches had to shrink says what that costs."""
+    if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
+        return str(sizes[0])
+    return f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"

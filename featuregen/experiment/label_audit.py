@@ -18,7 +18,7 @@ from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages, TrainedModel
 from featuregen.runtime import atomic_write, log
-from featuregen.storage import read_columns
+from featuregen.storage import FeatureDataset, read_columns
 from featuregen.synthesis import RULES, synthesize, to_unit_range
 
 
@@ -66,28 +66,28 @@ def judged_once(experiment: Experiment, folder: Path, kind: str, eps: float) -> 
 def _judges(experiment: Experiment) -> dict[str, TrainedModel]:
     """The second standard model is trained even when the experiment runs one seed: it is the independent witness."""
     return {
-        "source model": experiment.source("standard"),
-        "second standard model": experiment.sources("standard", source_models(experiment.config, "standard"))[1],
-        "robust model": experiment.source("robust"),
+        "source model": experiment.source_model("standard"),
+        "second standard model": experiment.source_models("standard", source_models(experiment.config, "standard"))[1],
+        "robust model": experiment.source_model("robust"),
     }
 
 
 def _stored(experiment: Experiment, folder: Path, kind: str) -> tuple[LabelledImages, torch.Tensor]:
     path = dataset_path(folder, experiment.base.name, kind)
     index = read_columns(path, ["index"])["index"]
-    return experiment.examples(path), torch.from_numpy(index).to(experiment.device)
+    return experiment.training_images(FeatureDataset(path)), torch.from_numpy(index).to(experiment.device)
 
 
 def _sampled(experiment: Experiment, kind: str, eps: float) -> tuple[LabelledImages, torch.Tensor]:
     """The same recipe at another eps, on a class-balanced sample, not kept."""
     recipe = dataclasses.replace(experiment.config.synthesis[kind], eps=eps)
     rows = min(experiment.config.honesty.rows, len(experiment.base.train))
-    plan, device = experiment.plan(kind, rows), experiment.device
+    plan, device = experiment.row_plan(kind, rows), experiment.device
     batches = list(
         synthesize(
             kind,
             recipe,
-            experiment.source(RULES[kind].source).model,
+            experiment.source_model(RULES[kind].source).model,
             experiment.base.train,
             plan,
             seed=experiment.config.seed,

@@ -61,7 +61,7 @@ def flip_models(
     return {
         "format": "featuregen-flips",
         "version": 1,
-        "base": describe_base(experiment),
+        "base": describe_base(experiment.base),
         "images": len(index),
         "seed": experiment.config.seed,
         "software": versions(experiment.compute),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.records import check_base
-from featuregen.experiment.reproduce import TITLES, Results
+from featuregen.experiment.reproduce import Results
+from featuregen.experiment.stages import TITLES
 from featuregen.report import (
     Captions,
     accuracy_bars,

@@ -1,4 +1,4 @@
-"""Stages side by side in processes of their own: they fill the cache, and the experiment then finds all done."""
+"""Runs stages, in worker processes where the config asks for several."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,69 +16,63 @@ from featuregen.config import Config
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
+from featuregen.experiment.stages import Stage
 from featuregen.runtime import ComputeSpec, progress
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A function of this package, called as work(shop, *arguments)."""
+def run_stages(experiment: Experiment, rounds: list[list[Stage]]) -> None:
+    """Run round after round; the stages of a round run side by side where there are worker processes for it."""
+    workers = min(experiment.config.runtime.jobs, os.cpu_count() or 1, max(len(stages) for stages in rounds))
+    if workers > 1 and experiment.device.type == "cpu":
+        _run_in_workers(experiment, rounds, workers)
+        return
+    for stage in (stage for stages in rounds for stage in stages):
+        stage.run(experiment, *stage.arguments)
 
-    work: Callable[..., None]
-    arguments: tuple[Any, ...]
 
-
-def run_parallel(experiment: Experiment, rounds: list[list[Stage]]) -> bool:
-    """Do the stages of each round in any order; False where one process is all there is, or the device is a GPU."""
-    jobs = min(experiment.config.runtime.jobs, os.cpu_count() or 1, max(len(stages) for stages in rounds))
-    if jobs == 1 or experiment.device.type != "cpu":
-        return False
+def _run_in_workers(experiment: Experiment, rounds: list[list[Stage]], workers: int) -> None:
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        jobs,
-        context,
-        _begin,
-        (experiment.config, experiment.out, experiment.base, experiment.compute, os.getpid(), torch.get_num_threads()),
-    )
+    setup = (experiment.config, str(experiment.out), experiment.base, experiment.compute)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (*setup, os.getpid(), torch.get_num_threads()))
     try:
         for number, stages in enumerate(rounds, 1):
-            begun = [pool.submit(_work, stage) for stage in stages]
-            for done in progress(as_completed(begun), f"round {number} of {len(rounds)}", len(begun)):
-                done.result()
+            futures = [pool.submit(_run_stage, stage) for stage in stages]
+            for future in progress(as_completed(futures), f"round {number} of {len(rounds)}", len(futures)):
+                future.result()
     except BaseException as error:
-        # What the processes have finished is on disk; what they are at is not worth waiting for.
+        # What the workers have finished is on disk; what they are computing is not worth waiting for.
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
         if not isinstance(error, BrokenProcessPool):
             raise
         raise UserError(
             "A worker process ended early, for want of memory or, in a script of your own, because reproduce is called "
-            "outside `if __name__ == '__main__':`; it goes on from there, and in one process with runtime.jobs=1."
+            "outside `if __name__ == '__main__':`; run it again to resume, or in one process with runtime.jobs=1."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-    return True
 
 
 _experiment: Experiment
 
 
-def _begin(config: Config, out: Path, base: BaseDataset, compute: ComputeSpec, parent: int, threads: int) -> None:
+def _start_worker(config: Config, out: str, base: BaseDataset, compute: ComputeSpec, parent: int, threads: int) -> None:
     global _experiment
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _experiment = Experiment(config, out, base, compute)
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+    _experiment = Experiment(config, out, base=base, compute=compute)
     # As many as the parent has, since the last bits of a sum depend on how many threads share it.
     torch.set_num_threads(threads)
 
 
-def _end_with(parent: int) -> None:
-    """Without this, a killed parent would leave its workers holding the locks of what they write."""
+def _exit_with_parent(parent: int) -> None:
+    """Without this, the workers of a killed parent would go on holding the locks of what they write."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
-def _work(stage: Stage) -> None:
-    stage.work(_experiment, *stage.arguments)
+def _run_stage(stage: Stage) -> None:
+    stage.run(_experiment, *stage.arguments)

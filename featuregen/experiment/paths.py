@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from featuregen.errors import UserError
-from featuregen.experiment.records import TrainedModel
-from featuregen.models import read_model_record, save_model, weights_sha256
+from featuregen.models import read_model_record
 from featuregen.runtime import atomic_path
 
 
@@ -47,16 +46,6 @@ def _same_training(path: Path, cached: Path) -> bool:
         for name in ("seconds", "software", "config"):
             header["record"].pop(name, None)
     return there == here
-
-
-def import_model(given: TrainedModel, folder: Path) -> Path:
-    """A model from elsewhere among those of an experiment, so that it is measured once and found again."""
-    model, record = given.model, given.record
-    path = folder / f"{model.architecture}-{weights_sha256(model)[:16]}.safetensors"
-    if not path.exists():
-        unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
-        save_model(path, model, {**unknown, **record})
-    return path
 
 
 def check_writable(folder: Path) -> None:

@@ -12,8 +12,8 @@ from featuregen.errors import UserError
 from featuregen.experiment.attack_run import AttackRun, attack_to_file, inputs_from_split
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.files import recorded_config
 from featuregen.experiment.paths import find_by_weights
+from featuregen.experiment.recorded import recorded_config
 from featuregen.experiment.records import TrainedModel
 from featuregen.models import weights_sha256
 from featuregen.runtime import log, resolve_device
@@ -38,16 +38,17 @@ def remake(
     device: str | None = None,
     force: bool = False,
 ) -> RemakeResult:
-    """Base set by its digest, source model by its weights or its settings, every setting and seed from the file.
+    """Make a dataset again from its own record, and compare the two files.
 
-    A source model that lies beside either file, or in a `models` folder there, is found by its weights; otherwise it
-    is trained again. The new file comes beside the old one, unless `out` says where.
+    The record names the base dataset by its digest, the source model by its weights, and every setting and seed. A
+    source model beside either file, or in a `models` folder there, is found by its weights; otherwise it is trained
+    again. The new file is written beside the old one, unless `out` says where.
     """
     info = read_info(path)
     out = out or path.with_name(f"{path.stem}-remade.h5")
     if out.exists() and out.samefile(path):
         raise UserError(f"--out {out} is the file itself; choose another.")
-    experiment = _experiment(info, out.parent, data, device)
+    experiment = _recorded_experiment(info, out.parent, data, device)
     if info.kind == ATTACKED:
         _attack_again(info, experiment, out, source, force)
     else:
@@ -55,27 +56,27 @@ def remake(
     return RemakeResult(out, diff_datasets(path, out))
 
 
-def _experiment(info: DatasetInfo, folder: Path, data: str | None, device: str | None) -> Experiment:
+def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, device: str | None) -> Experiment:
     if "imported" in info.recipe:
         raise UserError(f"{info.path} was imported, so its record does not say how to make it; there is nothing to do.")
-    part = info.base.get("split", "train")
-    if part not in SPLITS:
+    split = info.base.get("split", "train")
+    if split not in SPLITS:
         raise UserError(
             f"{info.path} was made from the rows of {info.base.get('name')}, another dataset; attack that one again."
         )
-    config = _recorded(info, data, device)
+    config = _recorded_settings(info, data, device)
     base = load_images(config.data)
-    found = base.part(part).sha256
-    if found != info.base.get("sha256"):
+    digest = base.part(split).sha256
+    if digest != info.base.get("sha256"):
         raise UserError(
             f"{info.path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
-            f"{config.data.name} has {found[:12]}; name its base set with --data."
+            f"{config.data.name} has {digest[:12]}; name its base set with --data."
         )
-    return Experiment(config, folder, base)
+    return Experiment(config, folder, base=base)
 
 
-def _recorded(info: DatasetInfo, data: str | None, device: str | None) -> Config:
-    """Every setting as it was; the arithmetic too, rather than what is fastest here, and as many threads."""
+def _recorded_settings(info: DatasetInfo, data: str | None, device: str | None) -> Config:
+    """Every setting as recorded, with the recorded arithmetic and number of threads instead of the fastest here."""
     recipe, software = info.recipe, info.software
     made_on = str(software.get("device", "cpu")).partition(" ")[0]
     values: dict[str, Any] = {
@@ -99,60 +100,61 @@ def _recorded(info: DatasetInfo, data: str | None, device: str | None) -> Config
 
 
 def _synthesize_again(info: DatasetInfo, experiment: Experiment, out: Path, source: Path | None, force: bool) -> None:
-    which = RULES[info.kind].source
-    recipe = experiment.config.sources.robust if which == "robust" else experiment.config.sources.standard
+    role, config = RULES[info.kind].source, experiment.config
+    recipe = config.sources.robust if role == "robust" else config.sources.standard
     trained = info.source_model.get("settings", {})
-    maker = _found(info, info.source_model.get("weights_sha256"), experiment, out, source)
-    if maker is None and (trained.get("training"), trained.get("model")) != (
-        to_dict(recipe),
-        to_dict(experiment.config.model),
-    ):
+    model = _find_model(info, info.source_model.get("weights_sha256"), experiment, out, source)
+    same_training = (trained.get("training"), trained.get("model")) == (to_dict(recipe), to_dict(config.model))
+    if model is None and not same_training:
         raise UserError(
             f"{info.path} was made with a model that its record cannot train again (weights "
             f"{str(info.source_model.get('weights_sha256'))[:12]}); give it with --source."
         )
     mark = info.recipe.get("shard")
     shard = Shard(mark["number"], mark["of"]) if mark else None
-    experiment.make(info.kind, out, maker, force, shard, batch=_batch(info))
+    job = experiment.dataset_job(info.kind, shard, batch=_recorded_batch(info))
+    experiment.write_dataset(job, out, model, force)
 
 
 def _attack_again(info: DatasetInfo, experiment: Experiment, out: Path, source: Path | None, force: bool) -> None:
     chosen = dict(info.recipe["attack"])
     name, wanted = chosen.pop("name"), chosen.pop("target")
-    target = _needed(info, info.source_model.get("weights_sha256"), experiment, out, source)
-    origin = _needed(info, found_on, experiment, out, None) if (found_on := info.recipe.get("found_on")) else None
+    target = _require_model(info, info.source_model.get("weights_sha256"), experiment, out, source)
+    origin = (
+        _require_model(info, found_on, experiment, out, None) if (found_on := info.recipe.get("found_on")) else None
+    )
     inputs = inputs_from_split(experiment, info.base["split"], info.rows)
     attack_to_file(out, experiment, AttackRun(target, inputs, name, chosen, wanted, origin, info.dtype), force)
 
 
-def _needed(
-    info: DatasetInfo, weights: str | None, experiment: Experiment, out: Path, given: Path | None
+def _require_model(
+    info: DatasetInfo, weights: str | None, experiment: Experiment, out: Path, path: Path | None
 ) -> TrainedModel:
-    if found := _found(info, weights, experiment, out, given):
-        return found
+    if model := _find_model(info, weights, experiment, out, path):
+        return model
     raise UserError(
-        f"{info.path} shows an attack on a model (weights {str(weights)[:12]}) that lies neither beside it nor in a "
+        f"{info.path} shows an attack on a model (weights {str(weights)[:12]}) that is neither beside it nor in a "
         "models folder there; put it there, or name the attacked one with --source."
     )
 
 
-def _found(
-    info: DatasetInfo, weights: str | None, experiment: Experiment, out: Path, given: Path | None
+def _find_model(
+    info: DatasetInfo, weights: str | None, experiment: Experiment, out: Path, path: Path | None
 ) -> TrainedModel | None:
-    """The model of these weights."""
-    if given:
-        there = experiment.load_source(given)
-        if (digest := weights_sha256(there.model)) != weights:
+    """The model of these weights: the one at the path, or one in a folder near either file."""
+    if path:
+        model = experiment.load_model(path)
+        if (digest := weights_sha256(model.model)) != weights:
             raise UserError(
-                f"{given} has weights {digest[:12]}, and {info.path} was made with {str(weights)[:12]}; give that one."
+                f"{path} has weights {digest[:12]}, and {info.path} was made with {str(weights)[:12]}; give that one."
             )
-        return there
+        return model
     folders = [file.parent / folder for file in (out, info.path) for folder in ("", "models", "../models")]
     found = find_by_weights(weights, folders) if weights else None
-    return experiment.load_source(found) if found else None
+    return experiment.load_model(found) if found else None
 
 
-def _batch(info: DatasetInfo) -> int:
-    """As many rows at once as then; where memory ran out meanwhile, as many as it began with."""
+def _recorded_batch(info: DatasetInfo) -> int:
+    """As many rows at once as recorded; where memory ran out meanwhile, as many as the run began with."""
     words = str(info.software.get("batch", "0")).partition(",")[0]
     return int(words) if words.isdecimal() else 0

@@ -21,7 +21,6 @@ from featuregen.experiment.paths import check_writable, dataset_path
 from featuregen.experiment.records import TrainedModel
 from featuregen.runtime import ComputeSpec, DistInfo, locked, log, resolve_device
 from featuregen.storage import DatasetInfo, merge_shards
-from featuregen.synthesis import RULES
 
 
 def parse_shard(text: str) -> Shard:
@@ -35,135 +34,162 @@ def parse_shard(text: str) -> Shard:
 def make_shard(
     experiment: Experiment, kind: str, path: Path, shard: Shard, source: TrainedModel | None, force: bool
 ) -> DatasetInfo:
-    """One job of an array. The first to come measures and trains what all need, and the others wait for it."""
-    which = RULES[kind].source
-    # First what costs nothing and may be refused.
-    experiment.job(kind, shard)
-    warn_unused_shards(path, besides=shard.of)
-    with in_turn(experiment.out / "arithmetic.lock", "waiting for another run that measures this machine's arithmetic"):
-        _ = experiment.compute
-    part = shard.path(path)
+    """Make one shard, as one job of an array.
+
+    The first job measures arithmetic and trains the source model that all need; the others wait for it.
+    """
+    # What costs nothing and may be refused comes first.
+    _check_shard(experiment, kind, shard)
+    warn_unused_shards(path, used=shard.of)
+    with _one_job_at_a_time(
+        experiment.out / "arithmetic.lock", "waiting for another run that measures this machine's arithmetic"
+    ):
+        job = experiment.dataset_job(kind, shard)
+    output = shard.path(path)
     if not force:
-        experiment.dataset_exists(kind, part, source, shard)
+        job.is_done(output, source)
     if source is None:
-        with in_turn(experiment.out / f"{which}.lock", f"waiting for another run that trains the {which} model"):
-            source = experiment.source(which)
-    return experiment.make(kind, part, source, force, shard)
+        with _one_job_at_a_time(
+            experiment.out / f"{job.source}.lock", f"waiting for another run that trains the {job.source} model"
+        ):
+            source = experiment.source_model(job.source)
+    return experiment.write_dataset(job, output, source, force)
+
+
+def _check_shard(experiment: Experiment, kind: str, shard: Shard) -> None:
+    recipe = experiment.synthesis_recipe(kind)
+    total = recipe.rows or len(experiment.base.train)
+    shard.rows(total, min(recipe.batch_size, total), kind)
 
 
 @contextmanager
-def in_turn(path: Path, busy: str) -> Iterator[None]:
-    """One job at a time, on every machine that sees the folder."""
+def _one_job_at_a_time(path: Path, message: str) -> Iterator[None]:
+    """Hold a lock that every machine sees which shares the folder."""
     check_writable(path.parent)
-    with locked(path, math.inf, partial(log, busy)):
+    with locked(path, math.inf, partial(log, message)):
         yield
 
 
 def find_shards(whole: Path) -> dict[int, list[Path]]:
-    """Shards that lie beside a file, finished or not, by how many it was divided into."""
-    found: dict[int, list[Path]] = {}
+    """The shards beside a file, finished or not, by how many it was divided into."""
+    shards: dict[int, list[Path]] = {}
     for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*")):
         name = path.name.removesuffix(".partial")
-        if told := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
-            shard = Shard(int(told[1]), int(told[2]))
+        if match := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
+            shard = Shard(int(match[1]), int(match[2]))
             if 1 <= shard.number <= shard.of and name == shard.path(whole).name:
-                found.setdefault(shard.of, []).append(path)
-    return found
+                shards.setdefault(shard.of, []).append(path)
+    return shards
 
 
-def warn_unused_shards(whole: Path, besides: int = 0) -> None:
-    """Name the shards that nothing here goes on with, lest they lie there unnoticed."""
+def warn_unused_shards(whole: Path, used: int = 0) -> None:
+    """Name the shards beside a file that this run does not use; `used` is the division that it does."""
     for of, paths in find_shards(whole).items():
-        if of != besides:
+        if of != used:
             more, ending = (f" and {len(paths) - 1} more", "") if len(paths) > 1 else ("", "s")
             log(
-                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; go on from there with "
+                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; resume with "
                 f"--shard i/{of} or torchrun, or delete what is not wanted"
             )
 
 
 @dataclass(frozen=True)
 class ShardAssignment:
-    """What the first process settles for all of them: of how many shards which are still to be made, too."""
+    """What the main process decides for all: the division, and which shards are still missing."""
 
     path: str
     source: str
-    arithmetic: dict[str, str]
+    numerics: dict[str, str]
     finished: bool
-    shards: int
+    count: int
     missing: list[int]
 
     @property
-    def parts(self) -> list[Shard]:
-        return [Shard(number, self.shards) for number in range(1, self.shards + 1)]
+    def shards(self) -> list[Shard]:
+        return [Shard(number, self.count) for number in range(1, self.count + 1)]
 
 
-def make_together(
+def make_distributed(
     dist: DistInfo, config: Config, folder: Path, kind: str, out: Path | None, source: Path | None, force: bool
 ) -> tuple[Experiment, DatasetInfo] | None:
-    """Every process makes its shard, the first one also what comes before and after; None for the others."""
+    """Make a dataset in all processes of torchrun, each its shards; the main one merges them. None for the others."""
     if dist.is_main:
         experiment = Experiment(config, folder)
-        order, maker = _settle(
-            experiment, dist.world_size, kind, out or dataset_path(folder, experiment.base.name, kind), source, force
-        )
-        dist.broadcast_object(vars(order))
-        _say_how(dist, experiment)
+        path = out or dataset_path(folder, experiment.base.name, kind)
+        assignment, model = _assign_shards(experiment, dist.world_size, kind, path, source, force)
+        dist.broadcast_object(vars(assignment))
+        _log_processes(dist, experiment)
     else:
-        order = ShardAssignment(**dist.broadcast_object())
-        if order.finished:
+        assignment = ShardAssignment(**dist.broadcast_object())
+        if assignment.finished:
             return None
-        device = resolve_device(config.runtime.device)
-        experiment = Experiment(config, folder, compute=ComputeSpec.computing(device, order.arithmetic))
-        maker = experiment.load_source(Path(order.source))
-    path = Path(order.path)
-    for number in order.missing[dist.rank :: dist.world_size]:
-        own = Shard(number, order.shards)
-        experiment.make(kind, own.path(path), maker, force, own, beside=dist.local_world_size)
-    if not order.finished:
+        compute = ComputeSpec.computing(resolve_device(config.runtime.device), assignment.numerics)
+        experiment = Experiment(config, folder, compute=compute)
+        model = experiment.load_model(Path(assignment.source))
+    path = Path(assignment.path)
+    for number in assignment.missing[dist.rank :: dist.world_size]:
+        shard = Shard(number, assignment.count)
+        job = experiment.dataset_job(kind, shard)
+        experiment.write_dataset(job, shard.path(path), model, force, processes=dist.local_world_size)
+    if not assignment.finished:
         dist.barrier()
     if not dist.is_main:
         return None
-    if not order.finished:
-        info = merge_shards([part.path(path) for part in order.parts], path, force, remove=True)
+    if not assignment.finished:
+        info = merge_shards([shard.path(path) for shard in assignment.shards], path, force, remove=True)
     else:
-        info = experiment.make(kind, path, maker)
-        # Those left by a run that was stopped while it removed them.
-        for part in order.parts if info.software.get("shards") == str(order.shards) else ():
-            if experiment.dataset_exists(kind, part.path(path), maker, part):
-                part.path(path).unlink()
+        info = experiment.write_dataset(experiment.dataset_job(kind), path, model)
+        _remove_merged_shards(experiment, kind, path, model, assignment, info)
     warn_unused_shards(path)
     return experiment, info
 
 
-def _settle(
-    experiment: Experiment, count: int, kind: str, path: Path, source: Path | None, force: bool
+def _remove_merged_shards(
+    experiment: Experiment,
+    kind: str,
+    path: Path,
+    model: TrainedModel,
+    assignment: ShardAssignment,
+    info: DatasetInfo,
+) -> None:
+    """Remove the shards that a run left which was stopped while it removed them."""
+    for shard in assignment.shards if info.software.get("shards") == str(assignment.count) else ():
+        if experiment.dataset_job(kind, shard).is_done(shard.path(path), model):
+            shard.path(path).unlink()
+
+
+def _assign_shards(
+    experiment: Experiment, processes: int, kind: str, path: Path, source: Path | None, force: bool
 ) -> tuple[ShardAssignment, TrainedModel]:
-    given = experiment.load_source(source) if source else None
-    shards = count if force else _shard_count(path, count)
-    if force or not experiment.dataset_exists(kind, path, given):
-        # Too many processes are refused before a source is trained.
-        experiment.job(kind, Shard(1, shards))
-    maker = given or experiment.source(RULES[kind].source)
-    finished = not force and experiment.dataset_exists(kind, path, maker)
-    order = ShardAssignment(str(path), str(maker.path), experiment.compute.arithmetic, finished, shards, [])
+    model = experiment.load_model(source) if source else None
+    count = processes if force else _shard_count(path, processes)
+    whole = experiment.dataset_job(kind)
+    if force or not whole.is_done(path, model):
+        # Too many processes are refused before a source model is trained.
+        _check_shard(experiment, kind, Shard(1, count))
+    model = model or experiment.source_model(whole.source)
+    finished = not force and whole.is_done(path, model)
+    assignment = ShardAssignment(str(path), str(model.path), experiment.compute.arithmetic, finished, count, [])
     if not finished:
-        made = [not force and experiment.dataset_exists(kind, part.path(path), maker, part) for part in order.parts]
-        order.missing.extend(part.number for part, there in zip(order.parts, made, strict=True) if not there)
-    if shards != count and order.missing:
-        idle = max(0, count - len(order.missing))
-        rest = f"; {idle} of {count} processes {'have' if idle > 1 else 'has'} nothing to do" if idle else ""
-        log(f"note: going on with the {shards} shards of an earlier run, {len(order.missing)} of them to make{rest}")
-    return order, maker
+        for shard in assignment.shards:
+            if force or not experiment.dataset_job(kind, shard).is_done(shard.path(path), model):
+                assignment.missing.append(shard.number)
+    if count != processes and assignment.missing:
+        idle = max(0, processes - len(assignment.missing))
+        rest = f"; {idle} of {processes} processes {'have' if idle > 1 else 'has'} nothing to do" if idle else ""
+        log(
+            f"note: going on with the {count} shards of an earlier run, {len(assignment.missing)} of them to make{rest}"
+        )
+    return assignment, model
 
 
-def _shard_count(path: Path, count: int) -> int:
-    """That of the run before, if there are shards of one, whatever number of processes it had; most of them win."""
-    there = find_shards(path)
-    return count if count in there or not there else max(there, key=lambda of: len(there[of]))
+def _shard_count(path: Path, processes: int) -> int:
+    """The division of an earlier run, if it left shards, else one shard for each process."""
+    shards = find_shards(path)
+    return processes if processes in shards or not shards else max(shards, key=lambda of: len(shards[of]))
 
 
-def _say_how(dist: DistInfo, experiment: Experiment) -> None:
+def _log_processes(dist: DistInfo, experiment: Experiment) -> None:
     threads = torch.get_num_threads()
     if experiment.device.type == "cpu" and not experiment.config.runtime.threads:
         log(

@@ -11,9 +11,10 @@ from featuregen.config import with_overrides
 from featuregen.data import KNOWN, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.files import describe_model_file, recorded_config, verify_origin
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.paths import find_by_weights
+from featuregen.experiment.recorded import describe_model_file, recorded_config
+from featuregen.experiment.verify import verify_origin
 from featuregen.interop import is_checkpoint, load_checkpoint
 from featuregen.models import save_model
 from featuregen.publish import (
@@ -59,7 +60,7 @@ def share_file(
     drawn = info.base.get("split", "train") == "train"
     if not drawn:
         log(f"note: {path} was made from {info.base.get('name')}, {info.base.get('split')}, so no preview is drawn")
-    experiment = Experiment(config, path.parent, base)
+    experiment = Experiment(config, path.parent, base=base)
     parcel = Bundle(
         info,
         digest,

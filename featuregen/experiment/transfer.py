@@ -15,8 +15,8 @@ from featuregen.attacks import pgd
 from featuregen.compute import folded_copy
 from featuregen.config import Attack, Model, to_dict
 from featuregen.evaluation import predict, transfer_rate
+from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.files import run_record
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages
 from featuregen.experiment.reproduce import describe_base
@@ -36,15 +36,15 @@ def transfer(
     for net in nets:
         # Asked before hours of training.
         skeleton(net, experiment.base.image_shape, len(experiment.base.classes))
-    experiment.make("det", det := dataset_path(folder, experiment.base.name, "det"), force=force)
-    data = experiment.examples(det)
+    det = dataset_path(folder, experiment.base.name, "det")
+    data = experiment.training_images(experiment.make_dataset("det", det, force=force))
     images, found, labels, success = adversarial_examples(experiment, attack)
     rows = [_row(experiment, net, data, images, found, labels) for net in nets]
     return {
         "format": "featuregen-transfer",
         "version": 1,
         "config": to_dict(experiment.config),
-        "base": describe_base(experiment),
+        "base": describe_base(experiment.base),
         "software": versions(experiment.compute),
         "source": {"model": to_dict(experiment.config.model), "fooled": success, "images": len(images)},
         "attack": to_dict(attack),
@@ -57,7 +57,7 @@ def transfer(
 def adversarial_examples(experiment: Experiment, attack: Attack) -> tuple[Tensor, Tensor, Tensor, float]:
     """Test images that the source gets right and then wrong: before, after, their labels, and the share of them."""
     source, test, size = (
-        experiment.source("standard").model,
+        experiment.source_model("standard").model,
         experiment.test_set,
         experiment.config.evaluation.batch_size,
     )
@@ -79,10 +79,12 @@ def _row(
     experiment: Experiment, net: Model, data: LabelledImages, images: Tensor, found: Tensor, labels: Tensor
 ) -> dict[str, Any]:
     config = dataclasses.replace(experiment.config, model=net)
-    own = Experiment(config, experiment.out, experiment.base)
+    own = Experiment(config, experiment.out, base=experiment.base)
     # Not the source itself, where the architecture is the same.
-    victim = own.trained(own.train_set, config.sources.standard, [config.seed + 1], f"{name_of(net)}, standard")[0]
-    fresh = own.fresh(data, own.fresh_recipe("det"), config.evaluation.seeds, f"{name_of(net)}, D_det")
+    victim = own.models.get_or_train(
+        own.train_set, config.sources.standard, [config.seed + 1], f"{name_of(net)}, standard"
+    )[0]
+    fresh = own.train_fresh(data, recipe=own.fresh_recipe("det"), title=f"{name_of(net)}, D_det")
     return {
         "title": name_of(net),
         "model": to_dict(net),

@@ -291,9 +291,9 @@ import json, resource, sys
 from pathlib import Path
 from featuregen import Experiment, load_config
 config = load_config(sys.argv[1], ["runtime.threads=1"], {"data.name": sys.argv[2]})
-shop = Experiment(config, Path(sys.argv[3]))
-info = shop.make("det", Path(sys.argv[3]) / "det.h5")
-shop.fresh(shop.examples(info.path), shop.fresh_recipe("det"), 1, "det")
+experiment = Experiment(config, Path(sys.argv[3]))
+det = experiment.make_dataset("det", Path(sys.argv[3]) / "det.h5")
+experiment.train_fresh(det, 1)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """
 LARGE = TINY.replace("rows: 40", "rows: 0").replace("epochs: 2", "epochs: 1").replace("steps: 3", "steps: 1")

@@ -13,7 +13,8 @@ from featuregen.compute import move_pixels
 from featuregen.config import Config, Data, load_config, with_overrides
 from featuregen.data import load_images, size_of
 from featuregen.experiment import Experiment, reproduce
-from featuregen.experiment.cost import Throughput, WorkCount, stages_of
+from featuregen.experiment.cost import Throughput
+from featuregen.experiment.stages import WorkCount, stages, work_by_title
 from featuregen.report import cost_table
 from featuregen.training import train_many
 from tests.helpers.cli_runs import done, refused, tiny
@@ -29,6 +30,10 @@ def small() -> Config:
     return load_config(str(tiny()), SMALL)
 
 
+def work_of(config: Config) -> dict[str, WorkCount]:
+    return work_by_title(stages(config, size_of(config.data), Path()))
+
+
 def test_the_work_counted_is_the_work_done(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt, moved = [], []
 
@@ -40,32 +45,33 @@ def test_the_work_counted_is_the_work_done(small: Config, tmp_path: Path, monkey
         moved.append(len(start) * len(options["sizes"]))
         return move_pixels(start, objective, **options)
 
-    monkeypatch.setattr("featuregen.experiment.experiment.train_together", counting_train)
+    monkeypatch.setattr("featuregen.experiment.model_cache.train_many", counting_train)
     monkeypatch.setattr("featuregen.synthesis.generate.move_pixels", counting_move)
     results = reproduce(Experiment(small, tmp_path), tmp_path)
-    stages = stages_of(small, size_of(small.data))
-    assert sum(learnt) == sum(work.learnt for work in stages.values())
-    made = [work for title, work in stages.items() if title.startswith(("making", "judging"))]
-    assert sum(moved) == sum(work.moved for work in made) and len(made) == 6 + 2
+    counted = work_of(small)
+    assert sum(learnt) == sum(work.train_samples for work in counted.values())
+    made = [work for title, work in counted.items() if title.startswith(("making", "judging"))]
+    assert sum(moved) == sum(work.grad_steps for work in made) and len(made) == 6 + 2
     runs = {row["key"]: len(row["runs"]) for row in results["models"]}
     assert runs == {"standard": 1, "adversarial": 1, "sample": 2} | dict.fromkeys(small.synthesis, 2)
 
 
 def test_a_source_from_elsewhere_is_not_learnt(small: Config) -> None:
-    size = size_of(small.data)
     given = with_overrides(small, ["sources.robust_from=m.pt"])
-    before, after = stages_of(small, size)["robust model × 1"], stages_of(given, size)["robust model × 1"]
-    assert before.learnt > 0 and (after.learnt, after.looked) == (0, before.looked)
+    before, after = work_of(small)["robust model × 1"], work_of(given)["robust model × 1"]
+    assert before.train_samples > 0 and (after.train_samples, after.forward_samples) == (0, before.forward_samples)
 
 
 def test_defences_cost_what_they_do(small: Config) -> None:
     """Two epochs of 1438 images; mixed, each is learnt from twice; held out, it is attacked and looked at instead."""
-    size, steps = size_of(small.data), ("sources.robust.attack.steps=3", "sources.robust.epochs=2")
+    steps = ("sources.robust.attack.steps=3", "sources.robust.epochs=2")
 
     def learning(*changes: str) -> WorkCount:
-        work = stages_of(with_overrides(small, [*steps, *changes]), size)["robust model × 1"]
-        tested = stages_of(with_overrides(small, ["sources.robust_from=m.pt"]), size)["robust model × 1"]
-        return WorkCount(work.moved - tested.moved, work.learnt, work.looked - tested.looked)
+        work = work_of(with_overrides(small, [*steps, *changes]))["robust model × 1"]
+        tested = work_of(with_overrides(small, ["sources.robust_from=m.pt"]))["robust model × 1"]
+        return WorkCount(
+            work.grad_steps - tested.grad_steps, work.train_samples, work.forward_samples - tested.forward_samples
+        )
 
     rows, held = 2 * 1438, 2 * 288
     assert learning() == WorkCount(3 * rows, rows, 0)
@@ -76,9 +82,9 @@ def test_defences_cost_what_they_do(small: Config) -> None:
 
 
 def test_rates_turn_work_into_seconds() -> None:
-    work = WorkCount(moved=10, learnt=20, looked=30) + WorkCount(moved=10).times(2)
+    work = WorkCount(grad_steps=10, train_samples=20, forward_samples=30) + WorkCount(grad_steps=10) * 2
     assert work == WorkCount(30, 20, 30)
-    assert Throughput(moved=3, learnt=2, looked=10).seconds(work) == 10 + 10 + 3
+    assert Throughput(grad_steps=3, train_samples=2, forward_samples=10).seconds(work) == 10 + 10 + 3
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "mnist", "fashion-mnist"])
@@ -100,7 +106,10 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path: Path) -> None:
     assert plan["seconds"] == pytest.approx(sum(stage["seconds"] for stage in plan["stages"]) / plan["processes"])
     for stage in plan["stages"]:
         work = WorkCount(stage["moved"], stage["learnt"], stage["looked"])
-        assert stage["seconds"] == pytest.approx(Throughput(**plan["rates"]).seconds(work)) and stage["stage"] in told
+        assert (
+            stage["seconds"] == pytest.approx(Throughput(*plan["rates"].values()).seconds(work))
+            and stage["stage"] in told
+        )
 
 
 def test_more_work_takes_longer_and_larger_batches_more_memory(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_an_attack_is_made_again(tmp_path: Path) -> None:
     path, own = tmp_path / "fgsm.h5", model("standard")
     done("attack", own, "--attack", "fgsm", "--eps", "0.1", "--rows", "20", "--target", "next", "--out", path)
     told = refused("remake", path)
-    assert "that lies neither beside it nor in a models folder there" in told and "--source" in told
+    assert "that is neither beside it nor in a models folder there" in told and "--source" in told
     assert "the same, byte for byte" in done("remake", path, "--source", own).out
     shutil.copy(own, tmp_path / "own.safetensors")
     assert "the same, byte for byte" in done("remake", path, "--out", tmp_path / "again.h5").out
@@ -86,7 +86,7 @@ def test_an_attack_from_another_model_is_made_again(tmp_path: Path) -> None:
     ]
     done("attack", target, *words, "--out", path)
     shutil.copy(target, tmp_path / "target.safetensors")
-    assert "that lies neither beside it" in refused("remake", path)
+    assert "that is neither beside it" in refused("remake", path)
     shutil.copy(model("standard"), tmp_path / "origin.safetensors")
     assert "the same, byte for byte" in done("remake", path).out
 

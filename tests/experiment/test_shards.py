@@ -19,7 +19,7 @@ import featuregen.storage.schema
 import featuregen.synthesis.generate
 from benchmarks.processes import Command, has_rows
 from featuregen.experiment.dataset_job import Shard
-from featuregen.experiment.shards import in_turn
+from featuregen.experiment.shards import _one_job_at_a_time
 from featuregen.runtime import partial_path
 from featuregen.storage import COLUMNS, Writer, read_columns
 from tests.helpers.cli_runs import ROOM, dataset, done, info, model, refused, run, tiny
@@ -278,10 +278,10 @@ def test_who_waits_says_so_and_then_has_its_turn(tmp_path: Path, capsys: pytest.
     lock, seen = tmp_path / "models" / "it.lock", list[str]()
 
     def second() -> None:
-        with in_turn(lock, "waiting for the first"):
+        with _one_job_at_a_time(lock, "waiting for the first"):
             seen.append("second")
 
-    with in_turn(lock, "never said"):
+    with _one_job_at_a_time(lock, "never said"):
         other = threading.Thread(target=second)
         other.start()
         while "waiting" not in (told := capsys.readouterr().err):

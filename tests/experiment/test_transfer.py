@@ -46,7 +46,7 @@ def test_each_architecture_has_a_row(results: Any, out: Path) -> None:
 def test_examples_fool_the_source_and_are_counted_on_others(results: Any, out: Path) -> None:
     experiment = Experiment(load_config(str(tiny())), out)
     images, found, labels, share = adversarial_examples(experiment, Attack(eps=1, steps=5))
-    source = experiment.source("standard").model
+    source = experiment.source_model("standard").model
     assert torch.equal(predict(source, images), labels) and not (predict(source, found) == labels).any()
     assert transfer_rate(source, images, found, labels) == 1.0
     assert (found - images).flatten(1).norm(dim=1).max() <= 1 + 1e-5

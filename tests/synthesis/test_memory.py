@@ -136,10 +136,10 @@ def shop_in(folder: Path) -> Experiment:
 
 def test_a_file_says_that_its_batches_shrank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = shop_in(tmp_path)
-    even = experiment.make("det", tmp_path / "even.h5")
+    even = experiment.make_dataset("det", tmp_path / "even.h5").info
     assert even.software["batch"] == "16"
     run_out_above(monkeypatch, 8)
-    shrunk = experiment.make("det", tmp_path / "shrunk.h5")
+    shrunk = experiment.make_dataset("det", tmp_path / "shrunk.h5").info
     assert re.fullmatch(r"8|16, later 8.*bytes", shrunk.software["batch"])
     columns = [read_columns(info.path, ["labels", "index"]) for info in (even, shrunk)]
     assert np.array_equal(columns[0]["labels"], columns[1]["labels"])
@@ -162,9 +162,9 @@ def test_a_later_shrinking_is_named_and_resumed(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(featuregen.synthesis.generate, "_synthesize_batch", short)
     with pytest.raises(KeyboardInterrupt):
-        experiment.make("det", path)
+        experiment.make_dataset("det", path)
     monkeypatch.setattr(featuregen.synthesis.generate, "_synthesize_batch", real)
-    info = experiment.make("det", path)
+    info = experiment.make_dataset("det", path).info
     assert info.rows == 40
     assert info.software["batch"] == ("16, later 8, since memory ran out: made again, images may differ in their bytes")
-    assert read_columns(path, ["index"])["index"].tolist() == experiment.plan("det", 40).index.tolist()
+    assert read_columns(path, ["index"])["index"].tolist() == experiment.row_plan("det", 40).index.tolist()

@@ -153,9 +153,9 @@ def test_models_in_turn_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: P
 
 def test_what_a_run_stopped_right_after_the_model_was_saved_has_left_goes(digits: BaseDataset, tmp_path: Path) -> None:
     config = with_overrides(load_config("digits"), ["sources.standard.epochs=1", "model.width=4"])
-    experiment = Experiment(config, tmp_path, digits)
-    path = experiment.source("standard").path
+    experiment = Experiment(config, tmp_path, base=digits)
+    path = experiment.source_model("standard").path
     left, made = path.with_suffix(".halfway"), path.read_bytes()
     left.write_bytes(b"the last epoch but one")
-    experiment.source("standard")
+    experiment.source_model("standard")
     assert path.read_bytes() == made and list(path.parent.iterdir()) == [path]

@@ -1,0 +1,106 @@
+"""Verification of a dataset file: by itself, against its base dataset, and against its source model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from featuregen.config import (
+    Config,
+    with_overrides,
+)
+from featuregen.data import SPLITS, BaseDataset, load_images
+from featuregen.errors import UserError
+from featuregen.evaluation import predict
+from featuregen.experiment.recorded import recorded_config
+from featuregen.interop import is_checkpoint, load_checkpoint
+from featuregen.models import load_model, weights_sha256
+from featuregen.runtime import configure_process, log, resolve_device
+from featuregen.storage import (
+    Check,
+    DatasetInfo,
+    FeatureDataset,
+    check_against_base,
+    check_file,
+    check_sums,
+    read_columns,
+    read_info,
+)
+
+
+def verify(path: Path, data: str | None = None, source: Path | None = None) -> list[Check]:
+    """Verify a dataset file.
+
+    Its checksums, ranges and recorded rules are checked, and a SHA256SUMS beside it; then its rows against the base
+    dataset, where that is available, and its success rate against the source model, where that is given.
+
+    Args:
+        path: The HDF5 file.
+        data: The base dataset, by name or path; by default the recorded one.
+        source: The source model's file.
+
+    Returns:
+        The checks, each with a name, whether it passed, and a detail.
+    """
+    checks = check_file(path) + check_sums(path)
+    if all(check.ok for check in checks):
+        config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
+        try:
+            base = load_images(config.data)
+        except UserError as error:
+            if data:
+                raise
+            # Nobody asked for it, and the rest can be checked without.
+            base = None
+            log(f"note: {path} is not held against its base images; with --data it will be. {error}")
+            checks.append(Check("base images", True, "not looked at, since they are not here"))
+        checks += verify_origin(path, config, base, source)
+    return checks
+
+
+def verify_origin(path: Path, config: Config, base: BaseDataset | None, source: Path | None) -> list[Check]:
+    """An undamaged file against its base set where that is here, then against its source model."""
+    info = read_info(path)
+    checks = _check_base(path, info, config, base) if base else []
+    return checks + (_check_success(path, info, config, source) if source else [])
+
+
+def _check_base(path: Path, info: DatasetInfo, config: Config, base: BaseDataset) -> list[Check]:
+    part = info.base.get("split", "train")
+    if part not in SPLITS:
+        return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
+    split = base.part(part)
+    if split.sha256 != info.base.get("sha256"):
+        raise UserError(
+            f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
+            f"{config.data.name} has {split.sha256[:12]}; name its base set with --data."
+        )
+    return check_against_base(path, split.images, split.labels)
+
+
+def _check_success(path: Path, info: DatasetInfo, config: Config, source: Path) -> list[Check]:
+    if not info.source_model:
+        raise UserError(f"{path} records no source model to compare with; leave out --source.")
+    device = resolve_device(config.runtime.device)
+    configure_process(config.runtime.threads)
+    model, _ = (load_checkpoint if is_checkpoint(source) else load_model)(source, device)
+    if (model.image_shape, model.classes) != (info.image_shape, len(info.classes)):
+        raise UserError(
+            f"{source} takes images of shape {model.image_shape} in {model.classes} classes, but {path} has "
+            f"{info.image_shape} in {len(info.classes)}; give its source model."
+        )
+    digest, recorded = weights_sha256(model), info.source_model.get("weights_sha256")
+    columns = read_columns(path, ["labels", "source_pred"])
+    seen = predict(model, FeatureDataset(path).images.to(device)).cpu().numpy()
+    differ = int((seen != columns["source_pred"]).sum())
+    success = float(np.mean(seen == columns["labels"]))
+    # Another machine may round a prediction on the border the other way: one row in two hundred, and no more.
+    return [
+        Check("source model", digest == recorded, f"weights {digest[:12]}, recorded {str(recorded)[:12]}"),
+        Check(
+            "success recomputed",
+            differ <= max(1, info.rows // 200) and abs(success - info.success_rate) <= 0.005,
+            f"{success:.4f}, recorded {info.success_rate:.4f}; {differ} of {info.rows} predictions differ",
+        ),
+    ]
