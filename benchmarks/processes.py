@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which can be killed: forked from one that has imported everything already."""
+"""Commands in separate processes that can be killed, forked from one that has imported everything already."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Stop = tuple[int, signal.Signals]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run gets, in bytes: 0 for no limit; memory beyond what it holds once everything is imported."""
+    """Limits in bytes, 0 for none; memory counts beyond what the process has once everything is imported."""
 
     file: int = 0
     memory: int = 0
@@ -52,11 +52,11 @@ def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None, en
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
-    held = resident("VmSize") or 0
+    base_memory = resident("VmSize") or 0
     if limits.file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
     if limits.memory:
-        resource.setrlimit(resource.RLIMIT_AS, (held + limits.memory, held + limits.memory))
+        resource.setrlimit(resource.RLIMIT_AS, (base_memory + limits.memory, base_memory + limits.memory))
     # A shell that runs the tests in its background has them ignore it, and their children with them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
@@ -72,10 +72,10 @@ def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None, en
     try:
         sys.exit(main(words))
     finally:
-        # What comes from here on is not what is tried.
+        # The exit itself is not under test.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        (said / _COUNT).write_text(f"{watch.operations} {(resident('VmPeak') or 0) - held}", encoding="utf-8")
+        (said / _COUNT).write_text(f"{watch.operations} {(resident('VmPeak') or 0) - base_memory}", encoding="utf-8")
 
 
 class _Watch:

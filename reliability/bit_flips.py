@@ -1,14 +1,15 @@
-"""Flips single bits of a dataset file, one at a time, and asks `verify` each time.
+"""Flips single bits of a dataset file, one at a time, and runs `verify` on each result.
 
     python -m reliability.bit_flips datasets_out/digits-det.h5 [--flips 1000] [--outside] [--out flips.json]
 
-Claim: `verify` reports every flip that changes an array or an attribute as plain h5py reads them, where a file that
-plain h5py can no longer read counts as changed; and a SHA256SUMS beside the file gives away every flip at all. The
-places are drawn by the seed, without repetition. Every flip is judged in a process beside this one, since HDF5 may
-crash on a damaged file or never return from it: that counts as changed for plain h5py, and as missed for `verify`.
-Nearly all of a large file is pixels; with `--outside`, flips are in what lies around the arrays: headers, attributes,
-indexes, names and unused space.
-Exit code 1 if a flip is missed.
+Claim: `verify` reports every flip that changes an array or an attribute as h5py reads them, where a file that h5py can
+no longer read counts as changed; and a SHA256SUMS beside the file reveals every flip.
+Method: the seed draws the bits, without repetition. Every flip is judged in a separate process, since HDF5 may crash on
+a damaged file or never return from it: that counts as changed for h5py, and as missed for `verify`. Nearly all of a
+large file is pixels; with `--outside`, flips are in what lies around the arrays: headers, attributes, indexes, names
+and unused space.
+Needs: Linux, and a dataset that passes `featuregen verify`.
+Exit code: 1 if a flip is missed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ HANG_TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Flip:
-    """One bit, and who noticed; `reported` is None where `verify` gave no answer."""
+    """One bit, and what noticed it; `reported` is None if `verify` gave no answer."""
 
     bit: int
     summed: bool
@@ -88,7 +89,7 @@ def _stored_arrays(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Every array and attribute of a file; None if they cannot be read, or have other shapes than those of `like`."""
+    """Every array and attribute of a file; None if they cannot be read or have other shapes than those of `like`."""
     found: dict[str, Any] = {}
     try:
         with h5py.File(path, "r") as root:
@@ -99,9 +100,9 @@ def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str,
                 return None
             found["shapes"] = shapes
             for name, member in objects.items():
-                found |= {f"{name}@{key}": _plain(member.attrs[key]) for key in member.attrs}
+                found |= {f"{name}@{key}": _bytes_of(member.attrs[key]) for key in member.attrs}
                 if name:
-                    found[name] = _plain(member[()])
+                    found[name] = _bytes_of(member[()])
     # Whatever it is that h5py says of a damaged file, the file cannot be read.
     except Exception:
         return None
@@ -114,7 +115,7 @@ def _shape(member: Any) -> tuple[Any, ...]:
     return (type(member), array, {name: (about.shape, about.dtype.str) for name, about in attributes})
 
 
-def _plain(value: Any) -> tuple[str, bytes]:
+def _bytes_of(value: Any) -> tuple[str, bytes]:
     if isinstance(value, str):
         return "text", value.encode("utf-8", "surrogateescape")
     array = np.asarray(value)
@@ -139,20 +140,20 @@ def _sound(path: Path) -> dict[str, Any]:
 def judge(path: Path, bits: Sequence[int], cpu_limit: int = CPU_LIMIT) -> list[Flip]:
     """Flip each bit in a copy of the file; the file itself stays as it is."""
     data, good = path.read_bytes(), _sound(path)
-    found: list[Flip] = []
+    flips: list[Flip] = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n", encoding="utf-8")
-        while len(found) < len(bits):
-            # Again and again, should the process be stopped or die.
-            with _worker(data, good, bits[len(found) :], Path(folder) / path.name, cpu_limit) as answers:
-                for bit in bits[len(found) :]:
+        while len(flips) < len(bits):
+            # A new process after each one that was stopped or has died.
+            with _worker(data, good, bits[len(flips) :], Path(folder) / path.name, cpu_limit) as answers:
+                for bit in bits[len(flips) :]:
                     summed = _answer(answers)
                     reported = None if summed is None else _answer(answers)
                     changed = None if reported is None else _answer(answers)
-                    found.append(Flip(bit, bool(summed), reported, changed is not False))
+                    flips.append(Flip(bit, bool(summed), reported, changed is not False))
                     if changed is None:
                         break
-    return found
+    return flips
 
 
 @contextmanager
@@ -225,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flips = judge(options.file, bits)
         missed = [flip.bit for flip in flips if flip.missed]
         if options.out:
-            told = {"bytes": options.file.stat().st_size, "seed": options.seed, "outside": options.outside}
-            record = told | {**counted(flips), "bits": missed}
+            about = {"bytes": options.file.stat().st_size, "seed": options.seed, "outside": options.outside}
+            record = about | {**counted(flips), "bits": missed}
             atomic_write(options.out, json.dumps(record, indent=1) + "\n")
     except UserError as error:
         log(f"error: {error}")

@@ -1,4 +1,4 @@
-"""Inputs opened one after the other in a process of their own, which may crash, hang or be filled by any of them."""
+"""A pool of worker processes that open inputs; any input may crash a worker, hang it or fill its memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Verdict:
 
 
 def judged(target: Target, number: int, files: dict[str, bytes], place: Path, traps: Traps) -> Verdict:
-    """One input, which is laid into a folder that holds nothing else."""
+    """The verdict on one input, alone in a folder."""
     folder = place / "input"
     shutil.rmtree(folder, ignore_errors=True)
     for name, content in files.items():
@@ -81,23 +81,26 @@ def judged(target: Target, number: int, files: dict[str, bytes], place: Path, tr
 
 
 def _opened(target: Target, folder: Path) -> tuple[str, str]:
-    """Through the very function that turns errors into sentences and exit codes for the commands."""
-    told, shown = io.StringIO(), io.StringIO()
+    """Outcome and words, through the function that turns errors into sentences and exit codes for the commands."""
+    stderr, stdout = io.StringIO(), io.StringIO()
 
     def open_it() -> None:
         target.open(folder)
 
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
             with_exit_code(open_it)()
     except typer.Exit as end:
-        lines = [line for line in told.getvalue().split("\n") if line.startswith(("error: ", "failed: "))]
-        return "refused", lines[0] if len(lines) == 1 and end.exit_code in (1, 2) else f"no sentence: {told.getvalue()}"
+        lines = [line for line in stderr.getvalue().split("\n") if line.startswith(("error: ", "failed: "))]
+        return "refused", lines[0] if len(lines) == 1 and end.exit_code in (
+            1,
+            2,
+        ) else f"no sentence: {stderr.getvalue()}"
     except Exception as error:
         places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
         where = next((f"{file}:{line}" for file, line in reversed(places) if "featuregen/" in file), "nowhere")
         return "traceback", f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:200]}"
-    text = shown.getvalue().replace("\n", "")
+    text = stdout.getvalue().replace("\n", "")
     return ("accepted", "") if text.isprintable() else ("unprintable text", repr(text)[:_LONGEST])
 
 
