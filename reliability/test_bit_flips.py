@@ -15,8 +15,8 @@ from reliability.bit_flips import Flip, counted, drawn_bits, flipped, judge, mai
 from tests.helpers.cli_runs import dataset, done, run
 from tests.helpers.dataset_files import attribute, header, one_sentence, write
 
-# In the suite; the thousand take five times as long.
-FEW = 200
+# In the suite; the thousand take ten times as long.
+FEW = 100
 
 
 @pytest.mark.parametrize("flips", [FEW, pytest.param(1000, marks=pytest.mark.slow)])
