@@ -37,7 +37,7 @@ ROOMS = (
 UNKNOWN = {
     "storage": {"models", "compute", "attacks", "training", "synthesis"},
     "evaluation": {"training", "synthesis", "storage"},
-    "report": {"models", "compute", "attacks", "training", "synthesis", "evaluation", "storage"},
+    "report": {"data", "models", "compute", "attacks", "training", "synthesis", "evaluation", "storage"},
     "publish": {"models", "compute", "attacks", "training"},
 }
 # Entrances, which belong to no room.

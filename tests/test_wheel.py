@@ -27,6 +27,8 @@ def test_the_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("featuregen-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"featuregen/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")} <= names
+    templates = {"report/report.html.j2", "report/style.css", "publish/card.md.j2"}
+    assert {f"featuregen/{name}" for name in templates} <= names
     assert {"featuregen/cli/__init__.py", "featuregen/py.typed"} <= names and "cli.py" not in names
     assert not [name for name in names if name.startswith(("tests/", "cli"))]
 

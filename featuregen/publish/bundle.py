@@ -1,4 +1,4 @@
-"""What lies in the folder, the checksums over it, and how it takes its place."""
+"""The folder of a published dataset: its files, the checksums over them, and replacing an earlier one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from featuregen.publish.layout import (
     RESULTS,
     Contents,
     licence_of,
-    plain_name,
+    safe_name,
 )
 from featuregen.storage import SUMS, DatasetInfo, file_sha256
 
-# What file patterns, checksum lists, JSON-LD and web addresses all take as it is.
+# Names that file patterns, checksum lists, JSON-LD and web addresses all take as they are.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(h5|hdf5)")
 _SUM = re.compile(r"[0-9a-f]{64}  ([^/\\]+)")
 _NOTHING = r"(?!)"
@@ -58,32 +58,32 @@ def check_name(path: Path) -> None:
         )
 
 
-def write_folder(parcel: Bundle, out: Path, force: bool = False) -> Path:
-    """The folder, whole or not at all; equal parcels give equal bytes."""
-    path = parcel.info.path
+def write_folder(bundle: Bundle, out: Path, force: bool = False) -> Path:
+    """The folder, whole or not at all; equal bundles give equal bytes."""
+    path = bundle.info.path
     check_name(path)
-    with replaced_folder(out, _own_files(out), force) as folder:
+    with replaced_folder(out, _listed_files(out), force) as folder:
         contents = Contents(
             data=path.name,
-            weights=f"{path.stem}-source.safetensors" if parcel.weights else "",
-            preview=f"{path.stem}.png" if parcel.preview else "",
-            results=RESULTS if parcel.results else "",
-            base=plain_name(parcel.base),
-            licence=licence_of(parcel.licence),
-            citation=parcel.citation,
+            weights=f"{path.stem}-source.safetensors" if bundle.weights else "",
+            preview=f"{path.stem}.png" if bundle.preview else "",
+            results=RESULTS if bundle.results else "",
+            base=safe_name(bundle.base),
+            licence=licence_of(bundle.licence),
+            citation=bundle.citation,
         )
         shutil.copyfile(path, folder / contents.data)
-        if file_sha256(folder / contents.data) != parcel.sha256:
+        if file_sha256(folder / contents.data) != bundle.sha256:
             raise UserError(f"{path} was replaced while it was shared; share it again.")
-        if parcel.weights:
-            parcel.weights(folder / contents.weights)
-        if parcel.preview:
-            parcel.preview(folder / contents.preview)
-        if parcel.results:
-            (folder / contents.results).write_text(json.dumps(parcel.results, indent=1), encoding="utf-8")
-        write_card(folder / CARD, parcel.info, contents, parcel.results)
-        files = _measured(folder)
-        write_croissant(folder / CROISSANT, parcel.info, contents, files)
+        if bundle.weights:
+            bundle.weights(folder / contents.weights)
+        if bundle.preview:
+            bundle.preview(folder / contents.preview)
+        if bundle.results:
+            (folder / contents.results).write_text(json.dumps(bundle.results, indent=1), encoding="utf-8")
+        write_card(folder / CARD, bundle.info, contents, bundle.results)
+        files = {file.name: (file_sha256(file), file.stat().st_size) for file in sorted(folder.iterdir())}
+        write_croissant(folder / CROISSANT, bundle.info, contents, files)
         digests = {name: digest for name, (digest, _) in files.items()}
         digests[CROISSANT] = file_sha256(folder / CROISSANT)
         sums = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
@@ -91,13 +91,8 @@ def write_folder(parcel: Bundle, out: Path, force: bool = False) -> Path:
     return out
 
 
-def _measured(folder: Path) -> dict[str, tuple[str, int]]:
-    """Digest and size of every file there is so far."""
-    return {path.name: (file_sha256(path), path.stat().st_size) for path in sorted(folder.iterdir())}
-
-
-def _own_files(out: Path) -> str:
-    """A pattern of the names that a folder written earlier lists as its own; of nothing if it is no such folder."""
+def _listed_files(out: Path) -> str:
+    """A pattern of the file names that a folder written earlier lists; it matches nothing if this is no such folder."""
     try:
         lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

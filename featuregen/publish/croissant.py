@@ -71,13 +71,13 @@ def _metadata(info: DatasetInfo, contents: Contents, files: Mapping[str, tuple[s
         "version": "1.0.0",
         "keywords": ["adversarial examples", "robust features", info.kind],
         "identifier": f"content_sha256:{info.content_sha256}",
-        "distribution": [_file(name, *found) for name, found in files.items() if Path(name).suffix in _ENCODINGS],
+        "distribution": [_file(name, *about) for name, about in files.items() if Path(name).suffix in _ENCODINGS],
         "recordSet": [_class_names(info), _rows(info)],
     }
 
 
 def _dates(info: DatasetInfo) -> dict[str, str]:
-    """The file's own date for both, since that of now would change the folder every day."""
+    """The date in the file for both, since today's would change the folder every day."""
     try:
         datetime.fromisoformat(info.created)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a dataset was made, by whom it can be trusted and where it ends, in words made from its record."""
+"""How a dataset was made and what it does not show, in words made from its record; the card escapes them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from featuregen.config import ATTACKED, MISLABELLED
-from featuregen.report import NORMS, markdown_escape, percent
+from featuregen.report import NORMS, describe_attack, percent
 from featuregen.storage import DatasetInfo, read_columns
-from featuregen.synthesis import RULES, meaning_of
+from featuregen.synthesis import RULES
 
 _STARTS = {
     "image": "another training image",
@@ -20,7 +20,7 @@ _STARTS = {
 }
 _PULLS = {
     "features": "towards the base image's penultimate features in the source model",
-    "class": "until the source model sees the stored label",
+    "class": "until the source model predicts the stored label",
 }
 _LABELS = {
     "true": "that of the base image",
@@ -30,71 +30,76 @@ _LABELS = {
 _SOFTWARE = ("featuregen", "torch", "device", "precision")
 
 
-def facts(info: DatasetInfo) -> list[tuple[str, ...]]:
-    """The table at the top of the card."""
+def facts(info: DatasetInfo) -> list[tuple[str, str]]:
+    """Rows of the table at the top of the card; what is not recorded in a known form is left out."""
     base, rule = info.base, RULES.get(info.kind)
+    base_rows = base.get("rows")
+    count = f"{base_rows:,}" if isinstance(base_rows, int) else base_rows
     shape = "×".join(str(side) for side in info.image_shape)
-    meaning = meaning_of(info.kind) + ("; x is the base image" if rule else "")
+    software = [f"{name} {info.software[name]}" for name in _SOFTWARE if name in info.software]
     rows = [
-        ("kind", f"`{_code(info.kind)}`" + (f": {meaning}" if meaning else "")),
-        ("rows", f"{info.rows:,}, made from the {_count(base.get('rows'))} of {_text(base.get('name'))}, "
-                 f"{_text(base.get('split'))}"),
+        ("rows", f"{info.rows:,}, made from the {count} of {base.get('name')}, {base.get('split')}"),
         ("images", f"{shape}, {info.dtype}, {len(info.classes)} classes"),
         ("made", _made(info)),
-        ("label stored", _LABELS[rule.label] if rule else "that of the base image"),
-        ("threat model", _threat(info)),
+        ("stored label", _LABELS[rule.label] if rule else "that of the base image"),
+        ("threat model", _threat_model(info)),
         ("source model", _source(info.source_model)),
         ("accuracy left" if info.kind == ATTACKED else "success", _success(info)),
         ("distance from the base image", _distance(info)),
-        ("seed", _text(info.recipe.get("seed"))),
-        ("software", ", ".join(_text(f"{name} {info.software[name]}") for name in _SOFTWARE if name in info.software)),
-        ("finished", _text(info.created)),
-        ("content_sha256", f"`{_code(info.content_sha256)}`"),
-    ]  # fmt: skip
+        ("seed", str(info.recipe.get("seed"))),
+        ("software", ", ".join(software)),
+        ("finished", str(info.created)),
+    ]
     return [row for row in rows if row[1] and row[1] != "None"]
 
 
 def limits(info: DatasetInfo, weights: bool) -> list[str]:
     """What the set does not show."""
-    found = []
+    texts = []
     if info.kind in MISLABELLED:
-        found.append(
+        texts.append(
             "Most labels are not what a person sees. The set is for experiments on what networks learn from, not for "
             "training anything that is used."
         )
     if not math.isnan(info.success_rate):
-        found.append(
-            "Success is that against one source model, whose gradients made the images; others see them otherwise."
+        texts.append(
+            "Success is measured on one source model, whose gradients made the images; other models predict otherwise."
         )
     if "imported" in info.recipe:
-        found.append("The file was imported: how it was made, and by which model, is not recorded.")
+        texts.append("The file was imported: how it was made, and by which model, is not recorded.")
     if not weights and info.source_model:
-        found.append("Without the source model's weights, the recorded success cannot be checked.")
-    found += [
+        texts.append("Without the source model's weights, the recorded success cannot be checked.")
+    texts += [
         "Rows come from one split of the base set alone; for tests take the base set's own test images.",
         "The same bytes are promised on one CPU machine with the same software; other hardware rounds otherwise.",
         "Checksums show that the file is as it was written, not who wrote it.",
     ]
-    return found
+    return texts
+
+
+def can_be_remade(info: DatasetInfo, weights: bool) -> bool:
+    """From this folder: a source model that is not in it can be trained again, but not one that was attacked."""
+    if "synthesis" in info.recipe:
+        return weights or "settings" in info.source_model
+    attacked = "attack" in info.recipe and info.base.get("split") in ("train", "test")
+    return attacked and weights and "found_on" not in info.recipe
 
 
 def _made(info: DatasetInfo) -> str:
     if "imported" in info.recipe:
         return "elsewhere, imported from the layout of the paper's authors"
     if isinstance(attack := info.recipe.get("attack"), Mapping):
-        chosen = ", ".join(f"{name} {_short(value)}" for name, value in attack.items() if value and name != "name")
-        return _text(f"by the attack {attack.get('name')} on the source model ({chosen})")
+        return f"by an attack on the source model, {describe_attack(attack)}"
     settings, rule = info.recipe.get("synthesis"), RULES.get(info.kind)
     if not isinstance(settings, Mapping) or rule is None:
         return ""
     return (
-        f"from {_STARTS[rule.start]}, in {_text(settings.get('steps'))} steps of {_text(settings.get('step_size'))} "
-        f"({_text(settings.get('schedule'))}, momentum {_text(settings.get('momentum'))}), {_PULLS[rule.pull]}"
+        f"from {_STARTS[rule.start]}, in {settings.get('steps')} steps of {settings.get('step_size')} "
+        f"({settings.get('schedule')}, momentum {settings.get('momentum')}), {_PULLS[rule.pull]}"
     )
 
 
-def _threat(info: DatasetInfo) -> str:
-    """What whoever moved the pixels knew, and how far they might go."""
+def _threat_model(info: DatasetInfo) -> str:
     if "imported" in info.recipe:
         return "not recorded"
     settings = info.recipe.get("synthesis", info.recipe.get("attack"))
@@ -102,37 +107,26 @@ def _threat(info: DatasetInfo) -> str:
         return ""
     norm, eps = settings.get("norm"), settings.get("eps")
     if norm in NORMS and isinstance(eps, (int, float)) and eps:
-        reach = f"stored pixels within {_norm(norm)} {eps:g} of the base image, pixels in [0, 1]"
+        reach = f"stored pixels within {NORMS[norm]} {eps:g} of the base image, pixels in [0, 1]"
     else:
         reach = "no limit on the distance from the base image"
-    if "attack" in info.recipe:
-        return reach
-    return f"white box, the source model's gradients; {reach}"
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _norm(name: object) -> object:
-    return NORMS.get(str(name), name)
+    return reach if "attack" in info.recipe else f"white box, the source model's gradients; {reach}"
 
 
 def _source(source: Mapping[str, Any]) -> str:
     if not source:
         return "not recorded"
     attack, clean = _at(source, "settings", "training", "attack"), _at(source, "accuracy", "clean")
-    how = ", trained in the ordinary way" if _at(source, "settings", "training") else ""
+    how = ", standard training" if _at(source, "settings", "training") else ""
     if isinstance(attack, Mapping):
-        ball = f"{_norm(attack.get('norm'))} eps {attack.get('eps')}"
-        how = f", trained adversarially ({ball}, {attack.get('steps')} steps)"
-    tested = f", {percent(clean)} % of clean test images right" if isinstance(clean, float) else ""
-    weights = f", weights sha256 `{_code(source.get('weights_sha256'))}`"
-    return f"{_text(source.get('architecture'))}{_text(how)}{tested}{weights}"
+        ball = f"{NORMS.get(str(attack.get('norm')), attack.get('norm'))} eps {attack.get('eps')}"
+        how = f", adversarial training ({ball}, {attack.get('steps')} steps)"
+    tested = f", {percent(clean)} % clean test accuracy" if isinstance(clean, float) else ""
+    return f"{source.get('architecture')}{how}{tested}"
 
 
 def _at(tree: object, *keys: str) -> Any:
-    """What lies there, or None: a stranger's record need not look like one of ours."""
+    """The value there, or None: a stranger's record need not have the form of ours."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
@@ -141,7 +135,7 @@ def _at(tree: object, *keys: str) -> Any:
 def _success(info: DatasetInfo) -> str:
     if math.isnan(info.success_rate):
         return "not recorded"
-    return f"{percent(info.success_rate)} % of the rows are seen by the source model as the label they carry"
+    return f"{percent(info.success_rate)} % of the rows are classified by the source model as their stored label"
 
 
 def _distance(info: DatasetInfo) -> str:
@@ -149,16 +143,3 @@ def _distance(info: DatasetInfo) -> str:
     if np.isnan(norm).all():
         return "not recorded"
     return f"L2 {np.nanmean(norm):.3g} on average, {np.nanmax(norm):.3g} at most"
-
-
-def _count(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else _text(value)
-
-
-def _text(value: object) -> str:
-    return markdown_escape(value)
-
-
-def _code(value: object) -> str:
-    """Inside backticks nothing can be escaped, so what would end them goes."""
-    return "".join(char if char.isprintable() and char not in "`|" else "?" for char in str(value))

@@ -1,4 +1,4 @@
-"""The names in the folder, and what card and Croissant say of them alike."""
+"""The names in the folder, and what card and Croissant both say of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MEANINGS = {
     "objective": "what was minimised, at the stored image: distance of the features relative to those of the base "
     "image, or cross-entropy; NaN unknown",
     "source_labels": "the true label of the base image; −1 unknown",
-    "source_pred": "the class the source model sees in the stored image; −1 unknown",
+    "source_pred": "the class that the source model predicts for the stored image; −1 unknown",
     "start_index": "row of the image that the pixels started from; −1 for noise, or unknown",
 }
 
@@ -92,7 +92,7 @@ def base_citation(info: DatasetInfo) -> str:
     return info.citation.removesuffix(PAPER).strip()
 
 
-def plain_name(path: str) -> str:
+def safe_name(path: str) -> str:
     """The last part of a path as it can stand in commands to copy, since it may be a stranger's."""
     name = PurePath(path)
     if not path or re.fullmatch(r"\w[\w.-]*", name.name, re.ASCII):

@@ -5,27 +5,28 @@ from featuregen.report.cost import cost_sentence, cost_table
 from featuregen.report.diff import diff_text
 from featuregen.report.gradient_masking import masking_bars, masking_text
 from featuregen.report.html import write_report
+from featuregen.report.image_grid import Row, draw_grid
 from featuregen.report.label_flips import flip_maps, flips_table
-from featuregen.report.pictures import Captions, kinds_grid, preview
-from featuregen.report.plots import KIND_NAMES, accuracy_bars, accuracy_curves, honesty_curves
+from featuregen.report.numbers import percent
+from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
 from featuregen.report.results import evaluation_table, results_markdown, results_table
 from featuregen.report.tables import (
+    KIND_NAMES,
     NORMS,
     accuracies,
     accuracy_columns,
+    describe_seeds,
+    describe_test_images,
     markdown_escape,
     markdown_table,
-    percent,
-    seeds_in_words,
-    summary,
-    tested_in_words,
+    titles_of,
 )
 from featuregen.report.transfer import transfer_scatter, transfer_table
 
 __all__ = [
     "KIND_NAMES",
     "NORMS",
-    "Captions",
+    "Row",
     "accuracies",
     "accuracy_bars",
     "accuracy_columns",
@@ -35,23 +36,22 @@ __all__ = [
     "cost_sentence",
     "cost_table",
     "describe_attack",
+    "describe_seeds",
+    "describe_test_images",
     "diff_text",
+    "draw_grid",
     "evaluation_table",
     "flip_maps",
     "flips_table",
-    "honesty_curves",
-    "kinds_grid",
+    "label_audit_curves",
     "markdown_escape",
     "markdown_table",
     "masking_bars",
     "masking_text",
     "percent",
-    "preview",
     "results_markdown",
     "results_table",
-    "seeds_in_words",
-    "summary",
-    "tested_in_words",
+    "titles_of",
     "transfer_scatter",
     "transfer_table",
     "write_report",

@@ -1,4 +1,4 @@
-"""What an attack found: its numbers in a few lines, and its images beside the ones it started from."""
+"""The result of an attack: its numbers in a few lines, and its images beside the originals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.report.pictures import MAX_COLUMNS, drawn_rows
-from featuregen.report.tables import NORMS, UNKNOWN
+from featuregen.errors import printable
+from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
+from featuregen.report.numbers import UNKNOWN, number, percent
+from featuregen.report.tables import NORMS
 
 # Changes are too small to be seen as they are.
-MAGNIFIED = 10
+_MAGNIFIED = 10
 _UNITS = {"l0": "L0 (pixels)", "l1": "L1", **NORMS}
 
 
@@ -21,62 +23,79 @@ def attack_text(results: Mapping[str, Any]) -> str:
     images, accuracy, confidence = results["images"], results["accuracy"], results["confidence"]
     lines = [
         ("attack", describe_attack(results["attack"])),
-        ("knows", _threat(results)),
+        ("threat model", _threat_model(results)),
         ("images", f"{images['count']} of {images['name']}, {images['split']}; {results['tried']} attacked"),
         ("accuracy", f"{_percent(accuracy['before'])} before, {_percent(accuracy['after'])} after"),
         ("success", f"{_percent(results['success'])} of the attacked images"),
     ]
     if confidence["before"]:
-        shown = [f"{_UNITS[name]} {_number(found)}" for name, found in results["distance"].items()]
+        distances = [f"{_UNITS[norm]} {_median_and_largest(found)}" for norm, found in results["distance"].items()]
+        medians = [_percent(confidence[when]["median"]) for when in ("before", "after")]
         lines += [
-            ("distance", ", ".join(shown) + " (median, largest)"),
+            ("distance", f"{', '.join(distances)} (median, largest)"),
             (
                 "confidence",
-                f"{_percent(confidence['before']['median'])} before, {_percent(confidence['after']['median'])} after "
-                f"(medians); surer than before in {_percent(confidence['surer'])}",
+                f"{medians[0]} before, {medians[1]} after (medians); more confident in {_percent(confidence['surer'])}",
             ),
         ]
-    return "\n".join(f"{name:<12}{text}" for name, text in lines)
+    return "\n".join(f"{name:<14}{printable(text)}" for name, text in lines)
 
 
 def describe_attack(attack: Mapping[str, Any]) -> str:
     """Its name and settings, such as "pgd: linf eps 0.0314, steps 20"."""
-    known = {name: value for name, value in attack.items() if name not in ("name", "norm", "eps", "target") and value}
-    ball = " ".join(str(attack[name]) for name in ("norm",) if attack.get(name))
-    ball += f" eps {attack['eps']:.4g}" if attack.get("eps") else ""
-    rest = ", ".join(name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in known.items())
-    target = f"towards {attack['target']}" if attack.get("target") else ""
-    settings = ", ".join(part for part in (ball.strip(), rest, target) if part)
-    return f"{attack['name']}: {settings}" if settings else str(attack["name"])
+    norm, eps = attack.get("norm"), attack.get("eps")
+    # A stranger's record may hold anything here.
+    radius = f"eps {eps:.4g}" if isinstance(eps, (int, float)) else f"eps {eps}"
+    settings = [" ".join(([str(norm)] if norm else []) + ([radius] if eps else []))]
+    for setting, value in attack.items():
+        if setting not in ("name", "norm", "eps", "target") and value:
+            settings.append(setting.replace("_", " ") + ("" if value is True else f" {value}"))
+    settings.append(f"towards {attack['target']}" if attack.get("target") else "")
+    text = ", ".join(filter(None, settings))
+    name = str(attack.get("name"))
+    return f"{name}: {text}" if text else name
 
 
 def attack_picture(
     path: str | Path,
     before: NDArray[Any],
     after: NDArray[Any],
-    seen: Sequence[tuple[str, float]],
-    then: Sequence[tuple[str, float]],
+    predicted_before: Sequence[tuple[str, float]],
+    predicted_after: Sequence[tuple[str, float]],
     title: str,
 ) -> Path:
-    """Original, ten times the change around grey, and result; `seen` and `then` are classes with confidences."""
+    """Original, ten times the change around grey, and result, with the predicted classes and their confidences."""
     shown = slice(MAX_COLUMNS)
     first, last = (np.asarray(images[shown], dtype=np.float64) for images in (before, after))
-    change = np.clip(0.5 + MAGNIFIED * (last - first), 0, 1)
-    words = [[f"{name}, {100 * sure:.0f} %" for name, sure in classes[shown]] for classes in (seen, then)]
-    rows = [("original", first, words[0]), (f"change × {MAGNIFIED}", change, []), ("result", last, words[1])]
-    return drawn_rows(path, rows, title)
+    change = np.clip(0.5 + _MAGNIFIED * (last - first), 0, 1)
+    captions = [
+        [f"{name}, {percent(confidence, 0, ' %')}" for name, confidence in predicted[shown]]
+        for predicted in (predicted_before, predicted_after)
+    ]
+    rows = [
+        Row("original", first, captions[0]),
+        Row(f"change × {_MAGNIFIED}", change),
+        Row("result", last, captions[1]),
+    ]
+    return draw_grid(path, rows, title=title)
 
 
-def _threat(results: Mapping[str, Any]) -> str:
-    if results["threat"] != "transfer":
-        return {"white-box": "the model and its gradients", "query": "what the model answers"}[results["threat"]]
-    origin = results["origin"]
-    return f"another model only: found on {origin['file']}, which falls for {_percent(origin['success'])}"
+def _threat_model(results: Mapping[str, Any]) -> str:
+    match results["threat"]:
+        case "white-box":
+            return "white box: the model and its gradients"
+        case "query":
+            return "black box: the model's outputs alone"
+        case _:
+            origin = results["origin"]
+            return f"black box: transfer from {origin['file']}, with {_percent(origin['success'])} success there"
 
 
 def _percent(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{100 * share:.1f} %"
+    return percent(share, unit=" %")
 
 
-def _number(found: Mapping[str, float] | None) -> str:
-    return UNKNOWN if found is None else f"{found['median']:.3g}, {found['largest']:.3g}"
+def _median_and_largest(distance: Mapping[str, float] | None) -> str:
+    if distance is None:
+        return UNKNOWN
+    return ", ".join(number(distance[name], ".3g") for name in ("median", "largest"))

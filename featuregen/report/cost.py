@@ -5,60 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featuregen.report.numbers import duration
+from featuregen.runtime import format_columns
 
-def cost_table(plan: Mapping[str, Any]) -> str:
+
+def cost_table(cost: Mapping[str, Any]) -> str:
     """Every stage with its work and time, then memory and disk."""
-    base, rates = plan["base"], plan["rates"]
-    net = plan["model"]["architecture"] + (f" of width {plan['model']['width']}" if plan["model"]["width"] else "")
-    rows = [(stage["stage"], _work(stage), duration(stage["seconds"])) for stage in plan["stages"]]
-    spans = [max(len(row[column]) for row in rows) for column in range(3)]
-    body = [f"{a.ljust(spans[0])}   {b.ljust(spans[1])}   {c.rjust(spans[2])}" for a, b, c in rows]
+    base, model, rates = cost["base"], cost["model"], cost["rates"]
+    net = model["architecture"] + (f" of width {model['width']}" if model["width"] else "")
+    rows = []
+    for stage in cost["stages"]:
+        work = {"gradient steps": stage["moved"], "trained": stage["learnt"]}
+        described = ", ".join(f"{count:,.0f} {unit}" for unit, count in work.items() if count)
+        rows.append((stage["stage"], described, duration(stage["seconds"])))
     return "\n".join([
-        f"{plan['config']}: {net} on {plan['device']} ({', '.join(plan['arithmetic'].values())}), "
+        f"{cost['config']}: {net} on {cost['device']} ({', '.join(cost['arithmetic'].values())}), "
         f"{base['name']} with {base['train_rows']:,} training and {base['test_rows']:,} test images",
         "",
-        *body,
+        *format_columns(rows),
         "",
-        f"together about {duration(plan['seconds'])}{_processes(plan)}; a stage already done is found and skipped",
-        f"measured here, images per second: {rates['moved']:,.0f} gradient steps, {rates['learnt']:,.0f} learnt, "
-        f"{rates['looked']:,.0f} looked at",
-        plan_memory(plan),
+        f"together {_time(cost)}; finished stages are skipped",
+        f"measured here, images per second: {rates['moved']:,.0f} gradient steps, {rates['learnt']:,.0f} trained, "
+        f"{rates['looked']:,.0f} evaluated",
+        _space(cost),
     ])  # fmt: skip
 
 
-def cost_sentence(plan: Mapping[str, Any]) -> str:
+def cost_sentence(cost: Mapping[str, Any]) -> str:
     """The same in one line."""
-    return f"about {duration(plan['seconds'])} from nothing{_processes(plan)}; {plan_memory(plan)}"
+    return f"{_time(cost)} from nothing; {_space(cost)}"
 
 
-def plan_memory(plan: Mapping[str, Any]) -> str:
-    short = " - too little" if plan["memory"] > plan["memory_free"] else ""
-    return (
-        f"memory about {_gigabytes(plan['memory'])}, free {_gigabytes(plan['memory_free'])}{short}; "
-        f"disk about {_gigabytes(plan['disk'])}"
-    )
+def _time(cost: Mapping[str, Any]) -> str:
+    processes = f" in {cost['processes']} processes" if cost["processes"] > 1 else ""
+    return f"about {duration(cost['seconds'])}{processes}"
 
 
-def duration(seconds: float) -> str:
-    """Two figures that a person can plan with."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 2 * 86400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:,.0f} days"
-
-
-def _work(stage: Mapping[str, Any]) -> str:
-    words = {"moved": "steps", "learnt": "learnt"}
-    return ", ".join(f"{stage[name]:,.0f} {word}" for name, word in words.items() if stage[name])
-
-
-def _processes(plan: Mapping[str, Any]) -> str:
-    count = plan["processes"]
-    return f" in {count} processes" if count > 1 else ""
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
+def _space(cost: Mapping[str, Any]) -> str:
+    memory, free, disk = (f"{cost[name] / 2**30:.1f} GiB" for name in ("memory", "memory_free", "disk"))
+    short = " - too little" if cost["memory"] > cost["memory_free"] else ""
+    return f"memory about {memory}, free {free}{short}; disk about {disk}"

@@ -1,60 +1,57 @@
-"""Whether gradients are masked: a table of every check, and bars of what each attack loses."""
+"""Gradient masking: a table of every check, and a bar for each share that was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.patches import Patch
 
+from featuregen.errors import printable
 from featuregen.report import canvas
-from featuregen.report.tables import NORMS, Results, percent, single_cell_text
+from featuregen.report.numbers import percent
+from featuregen.report.tables import NORMS, Results
 from featuregen.runtime import format_columns
 
-_KNOWS = {"white-box": "its gradients", "query": "its answers", "transfer": "another model"}
+_THREAT_MODELS = {"white-box": "white box", "query": "black box (queries)", "transfer": "black box (transfer)"}
 _COLOURS = {"white-box": canvas.BLUE, "query": canvas.ORANGE, "transfer": canvas.PURPLE}
 _ROW = 20
 
 
 def masking_text(results: Results) -> str:
-    """What was checked, one line for each attack, and what it comes to."""
+    """What was checked, one line for each attack, and the conclusion."""
     images = results["images"]
     lines = [
-        f"model   {single_cell_text(results['model']['file'])}",
+        f"model   {printable(results['model']['file'])}",
         f"ball    {_ball(results)}",
-        f"images  {images['count']} of {single_cell_text(images['name'])}, {single_cell_text(images['split'])}; "
-        f"{results['tried']} that the model gets right are attacked",
+        f"images  {images['count']} of {printable(images['name'])}, {printable(images['split'])}; "
+        f"attacked are the {results['tried']} that the model classifies correctly",
     ]
     if "origin" in results:
-        lines.append(f"from    {single_cell_text(results['origin']['file'])}, where what is transferred is found")
-    return "\n".join([*lines, "", *_table(results["checks"]), "", _sum(results)])
+        lines.append(f"from    {printable(results['origin']['file'])}, on which the transferred examples are found")
+    rows = [("check", "outcome", "test", "threat model", "images %", "interpretation")]
+    for check in results["checks"]:
+        head = (check["name"], "passed" if check["ok"] else "FLAGGED", check["meaning"])
+        for rate in check["rates"]:
+            name, outcome, meaning = head
+            share = percent(rate["lost"]).rjust(8)
+            rows.append((name, outcome, rate["name"], _THREAT_MODELS[rate["threat"]], share, meaning))
+            head = ("", "", "")
+    table = format_columns(rows)
+    flagged = [check["name"] for check in results["checks"] if not check["ok"]]
+    conclusion = (
+        f"flagged by {', '.join(flagged)}: accuracies under gradient attacks say little about this model"
+        if flagged
+        else "no sign of masked gradients; that alone does not make a model robust"
+    )
+    return "\n".join([*lines, "", table[0], "─" * max(map(len, table)), *table[1:], "", conclusion])
 
 
 def _ball(results: Results) -> str:
     return f"{NORMS[results['settings']['norm']]} eps {results['settings']['eps']:.4g}"
 
 
-def _table(checks: Sequence[Results]) -> list[str]:
-    rows = [("check", "outcome", "tried", "knows", "images %", "which says")]
-    for check in checks:
-        heads = [(check["name"], "passed" if check["ok"] else "FLAGGED", check["meaning"])]
-        heads += [("", "", "")] * (len(check["rates"]) - 1)
-        for (name, outcome, meaning), rate in zip(heads, check["rates"], strict=True):
-            lost = percent(rate["lost"]).rjust(8)
-            rows.append((name, outcome, rate["name"], _KNOWS[rate["threat"]], lost, meaning))
-    lines = format_columns(rows)
-    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
-
-
-def _sum(results: Results) -> str:
-    flagged = [check["name"] for check in results["checks"] if not check["ok"]]
-    if flagged:
-        return f"flagged by {', '.join(flagged)}: accuracies under gradient attacks say little about this model"
-    return "no sign of masked gradients; that alone does not make a model robust"
-
-
 def masking_bars(path: str | Path, results: Results) -> Path:
-    """A bar for every attack, coloured by what it knows; checks that flag are named in red."""
+    """A bar for every attack, coloured by its threat model; checks that flag are named in red."""
     checks = results["checks"]
     count = sum(len(check["rates"]) for check in checks)
     with canvas.drawing(path, 760, _ROW * (count + len(checks)) + 110) as figure:
@@ -78,8 +75,8 @@ def masking_bars(path: str | Path, results: Results) -> Path:
         axes.set_xlim(0, 108)
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel(f"of {results['tried']} images, % ({_ball(results)})")
-        handles = [Patch(color=_COLOURS[threat], label=f"knows {words}") for threat, words in _KNOWS.items()]
+        handles = [Patch(color=_COLOURS[threat], label=name) for threat, name in _THREAT_MODELS.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        title = f"Are gradients masked? {single_cell_text(results['model']['file'])}"
+        title = f"Gradient masking: {printable(results['model']['file'])}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return Path(path)

@@ -3,57 +3,121 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from featuregen.errors import UserError
-from featuregen.report import sections
-from featuregen.report.findings import headline
-from featuregen.report.sections import text
-from featuregen.report.style import STYLE
-from featuregen.report.tables import Results
+from featuregen.report.numbers import duration, number, percent
+from featuregen.report.results import headline
+from featuregen.report.tables import (
+    KIND_NAMES,
+    NORMS,
+    PAPER_GROUP,
+    PAPER_NOTE,
+    Cell,
+    Column,
+    Results,
+    accuracy_columns,
+    describe_seeds,
+    describe_test_images,
+    grouped,
+    paper_columns,
+    titles_of,
+    training_columns,
+)
 from featuregen.runtime import atomic_write
 
 Picture = tuple[str, str, str | Path]
+# Columns, and the title of every row.
+Table = tuple[list[Column], list[str]]
 
 
 def write_report(results: Results, pictures: Iterable[Picture], path: str | Path) -> Path:
     """Tables, pictures of (title, caption, PNG file) and the record of an experiment, in one file."""
     name, base = results["config"]["name"], results["base"]["name"]
-    title = f"featuregen report: {name if base in name else f'{name} on {base}'}"
-    body = [
-        f'<h1>{text(title)}</h1><p class="lead">{text(_unbroken(" ".join(headline(results))))}</p>',
-        sections.accuracy(results),
-        *(_figure(picture) for picture in pictures),
-        sections.datasets(results),
-        sections.honesty(results),
-        sections.settings(results),
-        sections.timings(results),
-        sections.software(results),
-    ]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
-        "<body><main>\n" + "\n".join(part for part in body if part) + "\n</main></body></html>\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=f"featuregen report: {name if base in name else f'{name} on {base}'}",
+        # No line ends inside a number with its spread and sign.
+        lead=" ".join(headline(results)).replace(" ± ", "\xa0±\xa0").replace(" %", "\xa0%"),
+        accuracies=_accuracies(results),
+        several_seeds=any(len(model["runs"]) > 1 for model in results["models"]),
+        seeds=describe_seeds(results["models"]),
+        tested=describe_test_images(results),
+        pictures=[(heading, caption, _base64(file)) for heading, caption, file in pictures],
+        datasets=_datasets(results["datasets"]),
+        audits={KIND_NAMES.get(kind, kind): _audit(rows) for kind, rows in results["honesty"].items() if rows},
+        config=yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
+        timings=_timings(results["timings"]),
+        software=results["software"],
+        base=results["base"],
+        grouped=grouped,
+        PAPER_GROUP=PAPER_GROUP,
+        PAPER_NOTE=PAPER_NOTE,
     )
     atomic_write(path, page)
     return Path(path)
 
 
-def _unbroken(sentences: str) -> str:
-    """No line ends inside a number with its spread and sign."""
-    return sentences.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _figure(picture: Picture) -> str:
-    title, caption, path = picture
-    try:
-        content = base64.b64encode(Path(path).read_bytes()).decode("ascii")
-    except OSError as error:
-        raise UserError(f"Cannot read picture {path} for the report: {error.strerror}.") from None
-    return (
-        f'<figure><h2>{text(title)}</h2><div class="scroll" role="region" aria-label="{text(title)}" tabindex="0">'
-        f'<img alt="{text(f"{title}. {caption}")}" src="data:image/png;base64,{content}"></div>'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
+def _accuracies(results: Results) -> Table:
+    models = results["models"]
+    measured = (
+        Column(column.group.replace("eps", "ε"), column.name, column.cells) for column in accuracy_columns(models)
     )
+    columns = [*measured, *training_columns(models), *paper_columns(models)]
+    return columns, titles_of(models)
+
+
+def _datasets(datasets: Sequence[Results]) -> Table:
+    cells: dict[str, list[Cell]] = {}
+    for made in datasets:
+        ball = f"{NORMS[made['norm_name']]} ball, ε = {made['eps']:g}" if made["norm_name"] != "none" else ""
+        digest = str(made["content_sha256"])
+        row = {
+            "rows": Cell(f"{made['rows']:,}"),
+            "success, %": Cell(percent(made["success_rate"])),
+            "distance": Cell(number(made["norm"], ".3f")),
+            "objective": Cell(number(made["objective"], ".4f")),
+            "constraint": Cell(ball or "pixels in [0, 1]"),
+            "steps": Cell(f"{made['steps']:,}"),
+            "file": Cell(str(made["file"])),
+            "content sha256": Cell(f"{digest[:12]}…", full=digest),
+        }
+        for name, cell in row.items():
+            cells.setdefault(name, []).append(cell)
+    columns = [Column("", name, tuple(column)) for name, column in cells.items()]
+    return columns, [KIND_NAMES.get(kind, kind) for kind in (made["kind"] for made in datasets)]
+
+
+def _audit(rows: Sequence[Results]) -> Table:
+    """For each eps the images, then for each judge the shares of true class, stored label and any other class."""
+    columns = [Column.of("", "images", (f"{row['rows']:,}" for row in rows))]
+    for judge in dict.fromkeys(judge for row in rows for judge in row["judges"]):
+        for part in ("true", "stored", "neither"):
+            shares = [row["judges"].get(judge, {}).get(part) for row in rows]
+            columns.append(Column.of(judge, part, map(percent, shares)))
+    return columns, [f"{row['eps']:g}" for row in rows]
+
+
+def _timings(stages: Sequence[Results]) -> Table:
+    seconds = [stage["seconds"] for stage in stages]
+    titles = [*(stage["stage"] for stage in stages), "sum over stages, several of which run at once"]
+    return [Column.of("", "time", map(duration, [*seconds, math.fsum(seconds)]))], titles
+
+
+def _base64(picture: str | Path) -> str:
+    try:
+        return base64.b64encode(Path(picture).read_bytes()).decode("ascii")
+    except OSError as error:
+        raise UserError(f"Cannot read picture {picture} for the report: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""Label flips: a table of what is more than chance in them, and a heat map for each attack."""
+"""Label flips: a table that compares them with chance, and a heat map for each attack."""
 
 from __future__ import annotations
 
@@ -12,29 +12,22 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from featuregen.errors import printable
 from featuregen.report import canvas
-from featuregen.report.tables import (
-    NORMS,
-    UNKNOWN,
-    Cell,
-    Column,
-    Results,
-    percent,
-    single_cell_text,
-    terminal_table,
-)
+from featuregen.report.numbers import UNKNOWN, number, percent
+from featuregen.report.tables import NORMS, Column, Results, terminal_table
 
 Run = Mapping[str, Any]
 Pair = Mapping[str, Any]
 
 _NOTES = (
-    "asymmetry: 0 if as large a share of A flips to B as of B to A, 1 if none flips back; what so many flips come to",
-    "by chance, and how often they would be as lopsided (p). attracts most: × an even share of the flips; how often",
-    "some class would attract as much by chance (p). Each p stands alone: of twenty, one is below 0.05 by chance",
+    "asymmetry: 0 if the share of A that flips to B equals that of B to A, 1 if none flips back; beside it the value",
+    "expected by chance and its p. attracts most: the class that most images flip to, as a multiple of an even share;",
+    "p: how often any class attracts as many by chance. No p is corrected for multiple tests: 1 in 20 is below 0.05.",
 )
 _AGREEMENT_NOTES = (
-    "of the images that both flip, in %: those that get the same new class, and those that would if images of one true",
-    "class were paired at random, which is also what p counts; kappa: how far from the second (0) to all of them (1)",
+    "of the images that both flip, in %: those with the same new class, and those expected if images of one true class",
+    "were paired at random, to which p refers; kappa: 0 if as many agree as expected by chance, 1 if all agree",
 )
 _ACROSS = 3
 # Classes up to which every cell has its number and every row its name.
@@ -44,65 +37,65 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", canvas.SKY, ca
 )
 
 
-def run_in_words(run: Run) -> str:
+# Tables --------------------------------------------------------------------------------------------
+
+
+def flips_table(results: Results) -> str:
+    """For a terminal: success, asymmetry, the class that attracts most, and how far attacks and models agree."""
+    names, between = results["base"]["classes"], results["agreement"]
+    images = f"{results['images']} test images of {printable(results['base']['name'])}"
+    lines = [f"{images}; attacked are those that the model classifies correctly"]
+    for model in results["models"]:
+        runs = [run for run in results["runs"] if run["model"] == model["title"]]
+        lines += ["", printable(model["title"]), *_runs(runs, names)]
+    lines += ["", *_NOTES]
+    for title, pairs in _by("model", between["attacks"]):
+        titles = [_describe_attacks(pair) for pair in pairs]
+        lines += ["", f"{printable(title)}: do its attacks agree?", *_agreements(titles, pairs)]
+    for first, firsts in _by("first", between["models"]):
+        for second, pairs in _by("second", firsts):
+            head = f"{printable(first)} and {printable(second)}: do they agree under the same attack?"
+            lines += ["", head, *_agreements([describe_run(pair) for pair in pairs], pairs)]
+    return "\n".join([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
+
+
+def _by(key: str, pairs: Sequence[Pair]) -> list[tuple[str, list[Pair]]]:
+    titles = dict.fromkeys(pair[key] for pair in pairs)
+    return [(title, [pair for pair in pairs if pair[key] == title]) for title in titles]
+
+
+def describe_run(run: Run) -> str:
     """Such as `pgd, Linf eps 0.1`."""
     ball = [NORMS[run["norm"]]] if run["norm"] else []
     ball += [f"eps {run['eps']:.4g}"] if run["eps"] is not None else []
     return ", ".join([run["attack"], *([" ".join(ball)] if ball else [])])
 
 
-# In words ------------------------------------------------------------------------------------------
-
-
-def flips_table(results: Results) -> str:
-    """For a terminal: success, asymmetry, the class that attracts most, and how far attacks and models agree."""
-    names, between = results["base"]["classes"], results["agreement"]
-    images = f"{results['images']} test images of {single_cell_text(results['base']['name'])}"
-    lines = [f"{images}; attacked are those that a model gets right"]
-    for model in results["models"]:
-        runs = [run for run in results["runs"] if run["model"] == model["title"]]
-        lines += ["", single_cell_text(model["title"]), *_runs(runs, names)]
-    lines += ["", *_NOTES]
-    for title, pairs in _grouped(between["attacks"], "model"):
-        titles = [_attacks_in_words(pair) for pair in pairs]
-        lines += ["", f"{single_cell_text(title)}: do its attacks agree?", *_agreements(titles, pairs)]
-    for first, firsts in _grouped(between["models"], "first"):
-        for second, pairs in _grouped(firsts, "second"):
-            head = f"{single_cell_text(first)} and {single_cell_text(second)}: do they agree under the same attack?"
-            lines += ["", head, *_agreements([run_in_words(pair) for pair in pairs], pairs)]
-    return "\n".join([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
-
-
-def _grouped(pairs: Sequence[Pair], key: str) -> list[tuple[str, list[Pair]]]:
-    titles = dict.fromkeys(pair[key] for pair in pairs)
-    return [(title, [pair for pair in pairs if pair[key] == title]) for title in titles]
-
-
 def _runs(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     columns = [
-        Column("flipped", "images", tuple(Cell(f"{run['flipped']}/{run['attacked']}") for run in runs)),
-        Column("flipped", "%", tuple(Cell(percent(run["success"])) for run in runs)),
-        Column("asymmetry", "index", tuple(Cell(_number(run["asymmetry"]["index"])) for run in runs)),
-        Column("asymmetry", "by chance", tuple(Cell(_number(run["asymmetry"]["chance"])) for run in runs)),
-        Column("asymmetry", "p", tuple(Cell(_p(run["asymmetry"]["p"])) for run in runs)),
-        Column("attracts most", "class", tuple(Cell(_strongest(run["attraction"], names)) for run in runs)),
-        Column("attracts most", "p", tuple(Cell(_p(run["attraction"]["p"])) for run in runs)),
+        Column.of("flipped", "images", (f"{run['flipped']}/{run['attacked']}" for run in runs)),
+        Column.of("flipped", "%", (percent(run["success"]) for run in runs)),
+        Column.of("asymmetry", "index", (number(run["asymmetry"]["index"], ".2f") for run in runs)),
+        Column.of("asymmetry", "by chance", (number(run["asymmetry"]["chance"], ".2f") for run in runs)),
+        Column.of("asymmetry", "p", (_p(run["asymmetry"]["p"]) for run in runs)),
+        Column.of("attracts most", "class", (_strongest(run["attraction"], names) for run in runs)),
+        Column.of("attracts most", "p", (_p(run["attraction"]["p"]) for run in runs)),
     ]
-    return terminal_table([{"title": run_in_words(run)} for run in runs], columns, "attack")
+    return terminal_table(map(describe_run, runs), columns, "attack")
 
 
 def _agreements(titles: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
     columns = [
-        Column("flipped by both", "images", tuple(Cell(str(pair["both"])) for pair in pairs)),
-        Column("flipped by both", "same class", tuple(Cell(percent(pair["share"])) for pair in pairs)),
-        Column("flipped by both", "by chance", tuple(Cell(percent(pair["chance"])) for pair in pairs)),
-        Column("flipped by both", "kappa", tuple(Cell(_number(pair["kappa"])) for pair in pairs)),
-        Column("flipped by both", "p", tuple(Cell(_p(pair["p"])) for pair in pairs)),
+        Column.of("flipped by both", "images", (str(pair["both"]) for pair in pairs)),
+        Column.of("flipped by both", "same class", (percent(pair["share"]) for pair in pairs)),
+        Column.of("flipped by both", "by chance", (percent(pair["chance"]) for pair in pairs)),
+        Column.of("flipped by both", "kappa", (number(pair["kappa"], ".2f") for pair in pairs)),
+        Column.of("flipped by both", "p", (_p(pair["p"]) for pair in pairs)),
     ]
-    return terminal_table([{"title": title} for title in titles], columns, "attack")
+    return terminal_table(titles, columns, "attack")
 
 
-def _attacks_in_words(pair: Pair) -> str:
+def _describe_attacks(pair: Pair) -> str:
     first, second = pair["first"], pair["second"]
     eps = next((run["eps"] for run in (first, second) if run["eps"] is not None), None)
     return f"{first['attack']}, {second['attack']}" + ("" if eps is None else f", eps {eps:.4g}")
@@ -111,18 +104,14 @@ def _attacks_in_words(pair: Pair) -> str:
 def _strongest(attraction: Mapping[str, Any], names: Sequence[str]) -> str:
     if attraction["strongest"] is None:
         return UNKNOWN
-    return f"{single_cell_text(names[attraction['strongest']])} ×{attraction['ratios'][attraction['strongest']]:.1f}"
-
-
-def _number(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.2f}"
+    return f"{printable(names[attraction['strongest']])} ×{attraction['ratios'][attraction['strongest']]:.1f}"
 
 
 def _p(value: float | None) -> str:
-    return UNKNOWN if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "<0.001" if value is not None and value < 0.001 else number(value, ".3f")
 
 
-# As pictures ---------------------------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------------------------------
 
 
 def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence[str]) -> Path:
@@ -138,9 +127,9 @@ def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence
         for axes in panels[len(runs) :]:
             axes.set_axis_off()
         bar = figure.colorbar(image, ax=panels.tolist(), shrink=0.6, aspect=30, pad=0.02)
-        bar.set_label("of the flips of this true class, %")
+        bar.set_label("share of the flips of this true class, %")
         bar.outline.set_visible(False)
-        figure.suptitle(f"Labels that flip: {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+        figure.suptitle(f"Label flips: {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     return Path(path)
 
 
@@ -157,10 +146,10 @@ def _panel(axes: Axes, run: Run, names: Sequence[str]) -> AxesImage:
     places = list(range(0, len(names), step))
     axes.set_xticks(places, [names[i] for i in places], rotation=90 if max(map(len, names)) > 2 else 0)
     axes.set_yticks(places, [f"{names[i]} ({leaving[i]:.0f})" for i in places])
-    axes.set_xlabel("seen as")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (flips)")
-    success = "" if run["success"] is None else f" ({percent(run['success'])} %)"
-    axes.set_title(f"{run_in_words(run)}\n{run['flipped']} of {run['attacked']} flipped{success}", fontsize=8.5)
+    success = "" if run["success"] is None else f" ({percent(run['success'], unit=' %')})"
+    axes.set_title(f"{describe_run(run)}\n{run['flipped']} of {run['attacked']} flipped{success}", fontsize=8.5)
     if len(names) <= _NUMBERED:
         for (true, seen), share in np.ndenumerate(shares):
             # Below half a percent there is nothing to read, and nan is no number.

@@ -1,4 +1,4 @@
-"""Charts of accuracies: bars per data set, curves against the attack's radius, and what judges see."""
+"""Charts of an experiment: accuracy by training set, accuracy against the attack's radius, and the label audit."""
 
 from __future__ import annotations
 
@@ -14,26 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from featuregen.report import canvas
-from featuregen.report.tables import (
-    Model,
-    Results,
-    accuracies,
-    radii,
-    seeds_in_words,
-    summary,
-)
+from featuregen.report.numbers import summary
+from featuregen.report.tables import KIND_NAMES, Model, Results, accuracies, describe_seeds, radii
 
 Line = dict[str, Any]
 Place = Literal["outside lower center", "outside right center"]
-
-KIND_NAMES = {
-    "robust": "D_R",
-    "nonrobust": "D_NR",
-    "robust-noise": "D_R from noise",
-    "nonrobust-noise": "D_NR from noise",
-    "rand": "D_rand",
-    "det": "D_det",
-}
 
 _LINES: dict[str, Line] = {
     "standard": {"color": canvas.BLACK, "marker": "o"},
@@ -47,6 +32,8 @@ _LINES: dict[str, Line] = {
     "det": {"color": canvas.VERMILLION, "marker": "X"},
 }
 _OTHER: Line = {"color": canvas.SKY, "marker": "P"}
+_DOT: Line = {"linestyle": "", "marker": "o", "markersize": 3.2, "color": "white", "markeredgecolor": canvas.INK}
+_RANGE: Line = {"color": canvas.INK, "linewidth": 1.0}
 
 
 def _measured(results: Results) -> list[Model]:
@@ -78,18 +65,22 @@ def _title(figure: Figure, words: str) -> None:
 def accuracy_bars(results: Results, path: str | Path) -> Path:
     """Clean accuracy and accuracy under attack at the headline eps, as in the paper's Fig. 2."""
     models = _measured(results)
-    headline = float(results["config"]["evaluation"]["headline"])
+    headline, chance = float(results["config"]["evaluation"]["headline"]), _chance(results)
     with canvas.drawing(path, max(900, 110 * len(models) + 90), 430) as figure:
         axes = figure.add_subplot()
         _percent_axis(axes)
         axes.set_ylabel("test accuracy, %")
         for i, model in enumerate(models):
-            _bar(axes, i - 0.2, accuracies(model), canvas.BLUE, _chance(results))
-            _bar(axes, i + 0.2, accuracies(model, "l2", headline), canvas.ORANGE, _chance(results))
+            _bar(axes, i - 0.2, accuracies(model), canvas.BLUE, chance)
+            _bar(axes, i + 0.2, accuracies(model, "l2", headline), canvas.ORANGE, chance)
         axes.set_xlim(-0.55, len(models) - 0.45)
         axes.set_xticks(range(len(models)), [_wrapped(model["title"], 14, 3) for model in models])
-        _chance_line(axes, _chance(results), _chance_label(results))
-        handles = [Patch(color=canvas.BLUE), Patch(color=canvas.ORANGE), _dot(), _whisker()]
+        _chance_line(axes, chance, labelled=True)
+        handles = [
+            Patch(color=canvas.BLUE),
+            Patch(color=canvas.ORANGE),
+            *(Line2D([], [], **line) for line in (_DOT, _RANGE)),
+        ]
         labels = ["clean", f"under attack, L2 ε = {headline:g}", "one seed", "smallest to largest"]
         if all(len(model["runs"]) == 1 for model in models):
             handles, labels = handles[:2], labels[:2]
@@ -99,7 +90,7 @@ def accuracy_bars(results: Results, path: str | Path) -> Path:
 
 
 def _heading(results: Results, models: Sequence[Model]) -> str:
-    return f"Accuracy on {results['base']['name']}, {seeds_in_words(models)}"
+    return f"Accuracy on {results['base']['name']}, {describe_seeds(models)}"
 
 
 def _bar(axes: Axes, x: float, values: Sequence[float], colour: str, chance: float) -> None:
@@ -108,24 +99,13 @@ def _bar(axes: Axes, x: float, values: Sequence[float], colour: str, chance: flo
     mean, _, low, high = summary(100 * value for value in values)
     axes.bar(x, mean, width=0.38, color=colour)
     if len(values) > 1:
-        axes.plot([x, x], [low, high], color=canvas.INK, linewidth=1.0, clip_on=False, zorder=3)
+        axes.plot([x, x], [low, high], clip_on=False, zorder=3, **_RANGE)
         step = 0.24 / (len(values) - 1)
         xs = [x - 0.12 + step * i for i in range(len(values))]
         axes.plot(xs, [100 * value for value in values], clip_on=False, zorder=4, **_DOT)
     # A dot's radius above the highest value, and never across the chance line.
     top = chance if high < chance < high + 7 else high
     axes.annotate(f"{mean:.1f}", (x, top), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=8.5)
-
-
-_DOT: Line = {"linestyle": "", "marker": "o", "markersize": 3.2, "color": "white", "markeredgecolor": canvas.INK}
-
-
-def _dot() -> Line2D:
-    return Line2D([], [], **_DOT)
-
-
-def _whisker() -> Line2D:
-    return Line2D([], [], color=canvas.INK, linewidth=1.0)
 
 
 def _wrapped(title: str, width: int, lines: int) -> str:
@@ -136,14 +116,10 @@ def _chance(results: Results) -> float:
     return 100 / len(results["base"]["classes"])
 
 
-def _chance_label(results: Results) -> str:
-    return f"chance\n{_chance(results):.3g} %"
-
-
-def _chance_line(axes: Axes, chance: float, label: str) -> None:
+def _chance_line(axes: Axes, chance: float, labelled: bool) -> None:
     axes.axhline(chance, color=canvas.INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2.5)
     axes.annotate(
-        label, (1, chance), (4, 0), xycoords=("axes fraction", "data"),
+        f"chance\n{chance:.3g} %" if labelled else "", (1, chance), (4, 0), xycoords=("axes fraction", "data"),
         textcoords="offset points", va="center", fontsize=8,
     )  # fmt: skip
 
@@ -165,7 +141,7 @@ def accuracy_curves(results: Results, path: str | Path) -> Path | None:
                 _curve(axes, model, norm, radii(models, norm))
             axes.set_xlabel(f"{'L2' if norm == 'l2' else 'L∞'} radius ε of the attack")
             _radius_ticks(axes, [0.0, *radii(models, norm)])
-            _chance_line(axes, _chance(results), _chance_label(results) if axes is panels[-1] else "")
+            _chance_line(axes, _chance(results), labelled=axes is panels[-1])
         panels[0].set_ylabel("test accuracy, %")
         handles = [Line2D([], [], **_line(model)) for model in models]
         _legend(figure, handles, [_wrapped(model["title"], 20, 2) for model in models], "outside right center", 1)
@@ -180,12 +156,12 @@ def _line(model: Model) -> Line:
 
 def _curve(axes: Axes, model: Model, norm: str, every_eps: Sequence[float]) -> None:
     points = [(0.0, accuracies(model))] + [(eps, accuracies(model, norm, eps)) for eps in every_eps]
-    known = [(eps, summary(100 * value for value in values)) for eps, values in points if values]
+    measured = [(eps, summary(100 * value for value in values)) for eps, values in points if values]
     line = _line(model)
-    xs = [eps for eps, _ in known]
-    axes.plot(xs, [spread[0] for _, spread in known], clip_on=False, zorder=3, **line)
+    xs = [eps for eps, _ in measured]
+    axes.plot(xs, [spread[0] for _, spread in measured], clip_on=False, zorder=3, **line)
     axes.fill_between(
-        xs, [spread[2] for _, spread in known], [spread[3] for _, spread in known],
+        xs, [spread[2] for _, spread in measured], [spread[3] for _, spread in measured],
         color=line["color"], alpha=0.16, linewidth=0,
     )  # fmt: skip
 
@@ -200,11 +176,11 @@ def _radius_ticks(axes: Axes, values: Sequence[float]) -> None:
         axes.set_xticks(values, [f"{value:g}" for value in values])
 
 
-# Honesty -------------------------------------------------------------------------------------------
+# Label audit ---------------------------------------------------------------------------------------
 
 
-def honesty_curves(results: Results, path: str | Path) -> Path | None:
-    """What judges see in mislabelled images, against eps: a row per kind, a panel per judge; None without any."""
+def label_audit_curves(results: Results, path: str | Path) -> Path | None:
+    """Label audit against eps: a row per mislabelled kind, a panel per judge; None without any."""
     kinds = {kind: rows for kind, rows in results["honesty"].items() if rows}
     if not kinds:
         return None
@@ -213,37 +189,33 @@ def honesty_curves(results: Results, path: str | Path) -> Path | None:
         grid = figure.subplots(len(kinds), len(judges), sharex="row", sharey=True, squeeze=False)
         for panels, (kind, rows) in zip(grid, kinds.items(), strict=True):
             panels[0].set_ylabel(f"images of {KIND_NAMES.get(kind, kind)}, %")
-            made_at = _dataset_eps(results, kind)
+            dataset_eps = next((made["eps"] for made in results["datasets"] if made["kind"] == kind), None) or None
             for axes, judge in zip(panels, judges, strict=True):
-                _judge_panel(axes, rows, judge, made_at)
+                _judge_panel(axes, rows, judge, dataset_eps)
         for axes, judge in zip(grid[0], judges, strict=True):
             axes.set_title("\n".join(textwrap.wrap(judge, 26)), fontweight="bold")
         for axes in grid[-1]:
-            axes.set_xlabel("radius ε of the set")
-        labels = ["judge sees the true class", "judge sees the stored label", "ε of the data set"]
-        handles = [Line2D([], [], **line) for line in (_TRUE, _STORED, _MADE_AT)]
+            axes.set_xlabel("radius ε of the dataset")
+        labels = ["predicted: true class", "predicted: stored label", "ε of the dataset"]
+        handles = [Line2D([], [], **line) for line in (_TRUE, _STORED, _DATASET_EPS)]
         _legend(figure, handles, labels, "outside lower center", 3)
-        _title(figure, f"What judges see in mislabelled images of {results['base']['name']}")
+        _title(figure, f"Label audit: predictions of the judges on mislabelled images of {results['base']['name']}")
     return Path(path)
 
 
 _TRUE: Line = {"color": canvas.BLUE, "marker": "o", "markersize": 4, "linewidth": 1.6}
 _STORED: Line = {"color": canvas.VERMILLION, "marker": "s", "markersize": 4, "linewidth": 1.6, "linestyle": "--"}
-_MADE_AT: Line = {"color": canvas.FAINT, "linewidth": 1.2, "linestyle": ":"}
+_DATASET_EPS: Line = {"color": canvas.FAINT, "linewidth": 1.2, "linestyle": ":"}
 
 
-def _dataset_eps(results: Results, kind: str) -> float | None:
-    return next((float(made["eps"]) for made in results["datasets"] if made["kind"] == kind and made["eps"]), None)
-
-
-def _judge_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], judge: str, made_at: float | None) -> None:
+def _judge_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], judge: str, dataset_eps: float | None) -> None:
     _percent_axis(axes)
     axes.tick_params(labelbottom=True)
-    seen = sorted((float(row["eps"]), row["judges"][judge]) for row in rows if judge in row["judges"])
+    shares = sorted((float(row["eps"]), row["judges"][judge]) for row in rows if judge in row["judges"])
     for part, line in (("true", _TRUE), ("stored", _STORED)):
-        axes.plot([e for e, _ in seen], [100 * shares[part] for _, shares in seen], clip_on=False, zorder=3, **line)
-    if made_at is not None:
-        axes.axvline(made_at, **_MADE_AT)
-    marks = {eps for eps, _ in seen} | ({made_at} if made_at is not None else set())
+        axes.plot([eps for eps, _ in shares], [100 * by[part] for _, by in shares], clip_on=False, zorder=3, **line)
+    if dataset_eps is not None:
+        axes.axvline(dataset_eps, **_DATASET_EPS)
+    marks = {eps for eps, _ in shares} | ({dataset_eps} if dataset_eps is not None else set())
     if marks:
         _radius_ticks(axes, sorted(marks))

@@ -1,19 +1,29 @@
-"""What the numbers are: means and spreads over seeds, laid out for a terminal or as Markdown."""
+"""Tables of accuracies: columns of means and spreads over seeds, laid out for a terminal or as Markdown."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from featuregen.errors import printable
+from featuregen.report.numbers import UNKNOWN, mean_sd, percent
 
 Results = Mapping[str, Any]
 Model = Mapping[str, Any]
 
 TERMINAL_WIDTH = 160
-UNKNOWN = "–"
+_TITLE = 36
 NORMS = {"l2": "L2", "linf": "Linf"}
+KIND_NAMES = {
+    "robust": "D_R",
+    "nonrobust": "D_NR",
+    "robust-noise": "D_R from noise",
+    "nonrobust-noise": "D_NR from noise",
+    "rand": "D_rand",
+    "det": "D_det",
+}
 
 PAPER_GROUP = "paper: CIFAR-10, ResNet-50"
 PAPER_NOTE = (
@@ -47,27 +57,12 @@ class Column:
     name: str
     cells: tuple[Cell, ...]
 
-
-# Numbers -------------------------------------------------------------------------------------------
-
-
-def summary(values: Iterable[float]) -> tuple[float, float | None, float, float]:
-    """Mean, sample standard deviation (None for a single value), smallest and largest."""
-    numbers = [float(value) for value in values]
-    sd = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return statistics.fmean(numbers), sd, min(numbers), max(numbers)
+    @classmethod
+    def of(cls, group: str, name: str, texts: Iterable[str]) -> Column:
+        return cls(group, name, tuple(map(Cell, texts)))
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    return UNKNOWN if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def mean_sd(values: Sequence[float]) -> str:
-    """`46.1 ± 2.0`, in percent; a single value stands alone."""
-    if not values:
-        return UNKNOWN
-    mean, sd, _, _ = summary(values)
-    return percent(mean) if sd is None else f"{percent(mean)} ± {percent(sd)}"
+# Numbers of models -----------------------------------------------------------------------------------
 
 
 def accuracies(model: Model, norm: str = "", eps: float = 0.0) -> list[float]:
@@ -77,12 +72,16 @@ def accuracies(model: Model, norm: str = "", eps: float = 0.0) -> list[float]:
     return [value for run in model["runs"] for key, value in run.get(norm, {}).items() if float(key) == eps]
 
 
+def titles_of(models: Iterable[Model]) -> list[str]:
+    return [model["title"] for model in models]
+
+
 def radii(models: Iterable[Model], norm: str) -> list[float]:
     """Every eps that any run was attacked at, ascending."""
     return sorted({float(key) for model in models for run in model["runs"] for key in run.get(norm, {})})
 
 
-def seeds_in_words(models: Iterable[Model]) -> str:
+def describe_seeds(models: Iterable[Model]) -> str:
     counts = sorted({len(model["runs"]) for model in models})
     if not counts:
         return "no run"
@@ -91,7 +90,7 @@ def seeds_in_words(models: Iterable[Model]) -> str:
     return "a single seed" if counts[0] == 1 else f"{counts[0]} seeds"
 
 
-def tested_in_words(results: Results) -> str:
+def describe_test_images(results: Results) -> str:
     rows, all_rows = results["config"]["evaluation"].get("rows"), f"{results['base']['test_rows']:,}"
     return f"{all_rows} test images, {rows:,} of them attacked" if rows else f"{all_rows} test images"
 
@@ -108,40 +107,34 @@ def accuracy_columns(models: Sequence[Model]) -> list[Column]:
 
 
 def training_columns(models: Sequence[Model]) -> list[Column]:
-    """How well each model fitted its own set in its last epoch, augmented and attacked as it was; none if unknown."""
+    """Accuracy on the training set in the last epoch, augmented and attacked as it was; no column if unknown."""
     fitted = [[run["train_accuracy"] for run in model["runs"] if run.get("train_accuracy")] for model in models]
-    return [_column("own set", "training", fitted)] if any(fitted) else []
+    return [_column("training set", "accuracy", fitted)] if any(fitted) else []
 
 
 def paper_columns(models: Sequence[Model]) -> list[Column]:
     rows = [PAPER.get(model["key"], (UNKNOWN,) * 3) for model in models]
     names = ("clean", "0.25", "0.5")
-    return [Column(PAPER_GROUP, name, tuple(Cell(row[i]) for row in rows)) for i, name in enumerate(names)]
+    return [Column.of(PAPER_GROUP, name, (row[i] for row in rows)) for i, name in enumerate(names)]
 
 
 def _column(group: str, name: str, values: list[list[float]]) -> Column:
-    return Column(group, name, tuple(Cell(mean_sd(v), _spread(v)) for v in values))
+    spreads = [f"{percent(min(shares))}–{percent(max(shares))}" if len(shares) > 1 else "" for shares in values]
+    cells = (Cell(mean_sd(shares), spread) for shares, spread in zip(values, spreads, strict=True))
+    return Column(group, name, tuple(cells))
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{percent(min(values))}–{percent(max(values))}" if len(values) > 1 else ""
+def grouped(columns: Iterable[Column]) -> list[list[Column]]:
+    """Neighbouring columns that share a heading."""
+    return [list(group) for _, group in itertools.groupby(columns, key=lambda column: column.group)]
 
 
 # Terminal ------------------------------------------------------------------------------------------
 
 
-def _grouped(columns: Iterable[Column]) -> list[list[Column]]:
-    groups: list[list[Column]] = []
-    for column in columns:
-        if groups and groups[-1][0].group == column.group:
-            groups[-1].append(column)
-        else:
-            groups.append([column])
-    return groups
-
-
-def terminal_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
-    titles = [_shortened(single_cell_text(model["title"]), 36) for model in models]
+def terminal_table(titles: Iterable[str], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
+    names = [printable(str(title)) for title in titles]
+    titles = [name if len(name) <= _TITLE else f"{name[: _TITLE - 1]}…" for name in names]
     left = max(len(text) for text in (*titles, corner))
     lines: list[str] = []
     for block in _blocks(columns, TERMINAL_WIDTH - left):
@@ -158,14 +151,10 @@ def _blocks(columns: Sequence[Column], width: int) -> list[list[list[Column]]]:
     measured = [[column] for column in columns if column.group != PAPER_GROUP]
     blocks: list[list[Column]] = [[]]
     for unit in [*measured, paper]:
-        if blocks[-1] and sum(_width(group) for group in _grouped([*blocks[-1], *unit])) > width:
+        if blocks[-1] and sum(len(_group_lines(group)[0]) for group in grouped([*blocks[-1], *unit])) > width:
             blocks.append([])
         blocks[-1] += unit
-    return [_grouped(block) for block in blocks]
-
-
-def _width(group: list[Column]) -> int:
-    return len(_group_lines(group)[0])
+    return [grouped(block) for block in blocks]
 
 
 def _group_lines(group: list[Column]) -> list[str]:
@@ -180,38 +169,20 @@ def _group_lines(group: list[Column]) -> list[str]:
     return [separator + line for line in (group[0].group.center(width), *(line.rjust(width) for line in body))]
 
 
-def single_cell_text(text: object) -> str:
-    """Control characters would move the cursor of a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in str(text))
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 # Markdown ------------------------------------------------------------------------------------------
 
 
-def markdown_table(models: Sequence[Model], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
+def markdown_table(titles: Iterable[str], columns: Sequence[Column], corner: str = "trained on") -> list[str]:
     """With (min–max) where there are several values."""
-    names = [_markdown_name(column) for column in columns]
-    lines = [_markdown_row([corner, *names]), _markdown_row(["---", *["---:"] * len(columns)])]
-    for i, model in enumerate(models):
+    comma = {PAPER_GROUP: ","}
+    names = [f"{column.group}{comma.get(column.group, '')} {column.name}".strip() for column in columns]
+    rows = [[corner, *names], ["---", *["---:"] * len(columns)]]
+    for i, title in enumerate(titles):
         cells = [column.cells[i] for column in columns]
         texts = [f"{cell.text} ({cell.spread})" if cell.spread else cell.text for cell in cells]
-        lines.append(_markdown_row([model["title"], *texts], markdown_escape))
-    return lines
-
-
-def _markdown_name(column: Column) -> str:
-    if column.group == PAPER_GROUP:
-        return f"{PAPER_GROUP}, {column.name}"
-    return f"{column.group} {column.name}".strip()
-
-
-def _markdown_row(cells: Iterable[str], escape: Callable[[object], str] = str) -> str:
-    return f"| {' | '.join(escape(cell) for cell in cells)} |"
+        rows.append([markdown_escape(text) for text in (title, *texts)])
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def markdown_escape(text: object) -> str:
-    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in single_cell_text(text))
+    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in printable(str(text)))

@@ -1,19 +1,19 @@
-"""Transfer of adversarial examples beside learning from D_det: a table and a scatter plot."""
+"""Transfer rates of adversarial examples beside accuracies after training on D_det: a table and a scatter plot."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from featuregen.report import canvas
+from featuregen.report.numbers import number, percent, summary
 from featuregen.report.tables import (
-    Cell,
+    NORMS,
     Column,
     Results,
     accuracies,
     accuracy_columns,
-    percent,
-    summary,
     terminal_table,
+    titles_of,
     training_columns,
 )
 
@@ -25,21 +25,20 @@ _MARKER = 8
 def transfer_table(results: Results) -> str:
     rows, source = results["rows"], results["source"]
     columns = [
-        Column("standard model", "clean", tuple(Cell(percent(row["clean"])) for row in rows)),
-        Column("standard model", "falls too", tuple(Cell(percent(row["transfer"])) for row in rows)),
-        *(
-            Column("trained on D_det", column.name, column.cells)
-            for column in (accuracy_columns(rows)[0], *training_columns(rows))
-        ),
+        Column.of("standard model", "clean", (percent(row["clean"]) for row in rows)),
+        Column.of("standard model", "transfer rate", (percent(row["transfer"]) for row in rows)),
+        Column("trained on D_det", "clean", accuracy_columns(rows)[0].cells),
+        *(Column("trained on D_det", "training set", column.cells) for column in training_columns(rows)),
     ]
-    known = results["correlation"]
     return "\n".join([
-        f"{_attack(results)}: {percent(source['fooled'])} % of the images it gets right fall ({source['images']})",
-        "in %: of those that the other model gets right, how many fall with them; and what it learns from D_det alone",
+        f"{_attack(results)}: {percent(source['fooled'])} % of the correctly classified images are then misclassified "
+        f"({source['images']} images)",
+        "in %: accuracies; transfer rate: the share of these images that a model misclassifies, of those whose "
+        "originals it classifies correctly",
         "",
-        *terminal_table(rows, columns, "architecture"),
+        *terminal_table(titles_of(rows), columns, "architecture"),
         "",
-        f"correlation over {len(rows)} architectures: {'–' if known is None else f'{known:.2f}'}",
+        f"correlation over {len(rows)} architectures: {number(results['correlation'], '.2f')}",
     ])  # fmt: skip
 
 
@@ -62,13 +61,13 @@ def transfer_scatter(results: Results, path: str | Path) -> Path:
         # Where things are is known only once they have been laid out.
         figure.draw_without_rendering()
         points = [axes.transData.transform(label.xy) for label in labels]
-        for label, own in zip(labels, points, strict=True):
+        for label, target in zip(labels, points, strict=True):
             box = label.get_window_extent().padded(_MARKER)
-            if any(box.contains(*point) for point in points if point is not own):
+            if any(box.contains(*point) for point in points if point is not target):
                 label.set_position(_BELOW)
     return Path(path)
 
 
 def _attack(results: Results) -> str:
     attack, model = results["attack"], results["source"]["model"]
-    return f"{attack['norm'].capitalize()} eps {attack['eps']:g}, {attack['steps']} steps on {model['architecture']}"
+    return f"{NORMS[attack['norm']]} eps {attack['eps']:g}, {attack['steps']} steps on {model['architecture']}"

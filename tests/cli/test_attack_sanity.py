@@ -69,8 +69,8 @@ def test_all_threat_models_are_there() -> None:
     assert [rate["threat"] for rate in check["rates"]] == ["query", "transfer", "white-box"]
     transfer, white = (rate["lost"] for rate in check["rates"][1:])
     assert 0 < transfer < white, "what another model finds is worth something, and less"
-    knows = [line for line in honest().out.splitlines() if "another model" in line and "transfer " in line]
-    assert len(knows) == 1
+    lines = [line for line in honest().out.splitlines() if " transfer " in line and "black box (transfer)" in line]
+    assert len(lines) == 1
 
 
 def test_the_picture() -> None:

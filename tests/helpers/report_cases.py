@@ -1,4 +1,4 @@
-"""Results made up for the tests of what is drawn and written about them."""
+"""Made-up results for the tests of reports and cards."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def make_runs(clean: float, mid: float, strong: float, seeds: int) -> list[dict[
     return runs
 
 
-def make_honesty(value_and_grad: float) -> list[dict[str, Any]]:
+def make_audit(growth: float) -> list[dict[str, Any]]:
     rows = []
     for eps in (0.75, 1.0, 1.25, 1.5):
         judges = {}
         for j, judge in enumerate(JUDGES):
-            stored = min(1.0, value_and_grad * eps) if j == 0 else min(0.6, 0.2 * eps**2 * (0.5 + 0.2 * j))
+            stored = min(1.0, growth * eps) if j == 0 else min(0.6, 0.2 * eps**2 * (0.5 + 0.2 * j))
             true = max(0.0, 0.95 - stored)
             judges[judge] = {"true": true, "stored": stored, "neither": 1 - true - stored}
         rows.append({"eps": eps, "rows": 360, "judges": judges})
@@ -63,6 +63,6 @@ def make_results(seeds: int = 3) -> dict[str, Any]:
         "software": {"featuregen": "0.1.0", "torch": "2.9.0", "device": "cpu (x86_64)", "precision": "fp32"},
         "models": models,
         "datasets": datasets,
-        "honesty": {"det": make_honesty(0.7), "rand": make_honesty(0.68)},
+        "honesty": {"det": make_audit(0.7), "rand": make_audit(0.68)},
         "timings": [{"stage": "source, seed 0", "seconds": 2.14}, {"stage": "D_det, 1437 rows", "seconds": 61.0}],
     }  # fmt: skip

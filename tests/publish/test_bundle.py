@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from featuregen.publish import front_matter as header
+from featuregen.publish.card import front_matter, size_category
 from featuregen.publish.layout import Contents, licence_of
 from featuregen.storage import read_columns, read_info
 from tests.helpers import dataset_files as store_files
@@ -196,7 +196,7 @@ def test_licences_as_the_hub_names_them(tmp_path: Path, licence: str, wanted: di
     path = tmp_path / "a.h5"
     store_files.write(path, store_files.header())
     contents = Contents("a.h5", "", "", "", "", licence_of(licence), "")
-    text = header.yaml_header(read_info(path), contents).strip().strip("-")
+    text = front_matter(read_info(path), contents)
     # The same list stands at three columns; an anchor for it is not what every reader of cards follows.
     assert text.count("'2': zwölf") == 3 or text.count("'2': \"zw\\xF6lf\"") == 3
     tree = yaml.safe_load(text)
@@ -207,7 +207,7 @@ def test_licences_as_the_hub_names_them(tmp_path: Path, licence: str, wanted: di
     ("rows", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (50_000, "10K<n<100K"), (10**12, "100M<n<1B")]
 )
 def test_sizes_as_the_hub_names_them(rows: int, size: str) -> None:
-    assert header.size_category(rows) == size
+    assert size_category(rows) == size
 
 
 # The other side ------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ import pytest
 
 from benchmarks.processes import Command
 from featuregen.errors import UserError
-from featuregen.publish.layout import Contents, licence_of, plain_name
+from featuregen.publish import evaluation_section
+from featuregen.publish.layout import Contents, licence_of, safe_name
 from featuregen.storage import read_info
 from tests.helpers import dataset_files as store_files
+from tests.helpers import report_cases
 from tests.helpers.bundle_folders import FILES, blocks, card, content, movable, shared
 from tests.helpers.cli_runs import Ran, dataset, done, info, make, model, refused, run, trace
 
@@ -217,7 +219,7 @@ def test_a_strangers_names_change_neither_card_nor_commands(tmp_path: Path) -> N
         source_model={"settings": [], "accuracy": 7, "weights_sha256": "`|\n"},
     )
     store_files.write(path, head)
-    contents = Contents("a.h5", "", "", "", plain_name("/x/'; touch it #.npz"), licence_of("```\n![](x)"), "")
+    contents = Contents("a.h5", "", "", "", safe_name("/x/'; touch it #.npz"), licence_of("```\n![](x)"), "")
     write_card(tmp_path / "README.md", read_info(path), contents, None)
     top, text = card(tmp_path)
     assert top["license"] == "other" and top["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]["0"]
@@ -227,6 +229,16 @@ def test_a_strangers_names_change_neither_card_nor_commands(tmp_path: Path) -> N
     assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
         "## Files", "## Columns", "## Load", "## Verify", "## Make it again", "## Limits", "## Licence and citation"
     ]  # fmt: skip
+
+
+def test_a_judge_in_strange_results_stays_text(tmp_path: Path) -> None:
+    store_files.write(tmp_path / "a.h5", store_files.header())
+    results = report_cases.make_results()
+    results["config"]["evaluation"] |= {"steps": 20, "restarts": 1}
+    judges = results["honesty"]["det"][2]["judges"]
+    judges["<b>\n# judge"] = judges.pop("robust model")
+    section = evaluation_section(read_info(tmp_path / "a.h5"), results)
+    assert r"- \<b\>\\n\# judge: the true class in 73.1 %" in section and "\n# judge" not in section
 
 
 def test_a_name_that_other_tools_would_misread_is_refused_before_anything_is_read() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuregen import report
-from featuregen.report import canvas, pictures
+from featuregen.report import Row, canvas
 from tests.helpers.report_cases import JUDGES, make_results
 
 
@@ -75,8 +75,8 @@ CHARTS = [
     (report.accuracy_curves, "three seeds"),
     (report.accuracy_curves, "one seed, no linf"),
     (report.accuracy_curves, "strange names"),
-    (report.honesty_curves, "three seeds"),
-    (report.honesty_curves, "few"),
+    (report.label_audit_curves, "three seeds"),
+    (report.label_audit_curves, "few"),
 ]
 
 
@@ -127,7 +127,7 @@ def test_nothing_to_draw_draws_nothing(results: dict[str, Any], tmp_path: Path) 
     for model in results["models"]:
         for run in model["runs"]:
             run["l2"] = run["linf"] = {}
-    assert report.honesty_curves(results, tmp_path / "h.png") is None
+    assert report.label_audit_curves(results, tmp_path / "h.png") is None
     assert report.accuracy_curves(results, tmp_path / "c.png") is None
     assert list(tmp_path.iterdir()) == []
     assert_good_png(report.accuracy_bars(results, tmp_path / "b.png"))
@@ -135,7 +135,7 @@ def test_nothing_to_draw_draws_nothing(results: dict[str, Any], tmp_path: Path) 
 
 def test_honesty_marks_the_eps_of_the_set(results: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
     results["honesty"].pop("rand")
-    report.honesty_curves(results, tmp_path / "honesty.png")
+    report.label_audit_curves(results, tmp_path / "honesty.png")
     assert [axes.get_title() for axes in drawn[0].axes] == JUDGES
     true, stored, made_at = drawn[0].axes[1].lines
     assert list(np.asarray(made_at.get_xdata())) == [1.25, 1.25]
@@ -148,9 +148,10 @@ def test_honesty_marks_the_eps_of_the_set(results: dict[str, Any], tmp_path: Pat
 def test_preview_shows_every_pixel_as_a_sharp_square(tmp_path: Path, drawn: list[Figure]) -> None:
     image = np.zeros((1, 1, 8, 8), dtype=np.float32)
     image[0, 0, 2, 5] = 128 / 255
-    captions: pictures.Captions = {"columns": ["7 → 8"], "title": "D_det: true → stored label"}
-    path = report.preview(tmp_path / "p.png", image, image, image, captions)
-    again = report.preview(tmp_path / "q.png", image, image, image, captions)
+    rows = [Row("base image", image), Row("start image", image), Row("result", image)]
+    path, again = (
+        report.draw_grid(tmp_path / name, rows, ["7 → 8"], "D_det: true → stored label") for name in ("p.png", "q.png")
+    )
     assert path.read_bytes() == again.read_bytes()
     pixels = np.asarray(assert_good_png(path))[..., 0].astype(int)
     assert_words_are_legible(drawn[0])
@@ -170,27 +171,28 @@ def _blocks_of(pixels: NDArray[Any], value: int, size: int) -> NDArray[np.bool_]
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3), (150, 3)])
 def test_grids(size: int, channels: int, tmp_path: Path, drawn: list[Figure]) -> None:
     images = some_images(12, size, channels)
-    labels = {
-        pictures.BASE_ROW: ["automobile"] * 12,
-        "D_det": ["automobile → bird"] * 12,
-        "D_R": ["a class whose name nobody can bear"] * 12,
-    }
-    rows = {kind: some_images(12, size, channels, seed) for seed, kind in enumerate(["D_R", "D_NR", "D_det"])}
-    assert_good_png(report.kinds_grid(tmp_path / "grid.png", images, rows, labels))
+    rows = [
+        Row("base image", images, ["automobile"] * 12),
+        Row("D_R", some_images(12, size, channels, 0), ["a class whose name nobody can bear"] * 12),
+        Row("D_NR", some_images(12, size, channels, 1)),
+        Row("D_det", some_images(12, size, channels, 2), ["automobile → bird"] * 12),
+    ]
+    assert_good_png(report.draw_grid(tmp_path / "grid.png", rows))
     assert_words_are_legible(drawn[0])
     assert len(drawn[0].images) == 4 * 10, "ten columns at most"
 
 
 def test_colour_and_range(tmp_path: Path, drawn: list[Figure]) -> None:
     image = np.array([2.0, -1.0, 0.5], dtype=np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 8, 8), np.float32)
-    report.kinds_grid(tmp_path / "g.png", [image[0]], {"uint8": (image.clip(0, 1) * 255).round().astype(np.uint8)})
+    as_uint8 = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    report.draw_grid(tmp_path / "g.png", [Row("float32", [image[0]]), Row("uint8", as_uint8)])
     shades = {tuple(np.asarray(drawing.get_array())[0, 0]) for drawing in drawn[0].images}
     assert shades == {(255, 0, 128)}
 
 
 def test_undrawable_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(2, 8, 8\)"):
-        report.kinds_grid(tmp_path / "g.png", some_images(channels=2), {})
+        report.draw_grid(tmp_path / "g.png", [Row("two channels", some_images(channels=2))])
     with pytest.raises(ValueError, match="no images"):
-        report.kinds_grid(tmp_path / "g.png", [], {})
+        report.draw_grid(tmp_path / "g.png", [Row("none", [])])
     assert list(tmp_path.iterdir()) == []
