@@ -1,6 +1,6 @@
-"""`python cli.py …` in a clone; installed, the command is `featuregen`."""
+"""`python cli.py …` in a clone: the same as `python -m featuregen …`."""
 
-from featuregen.cli import main
+import runpy
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    runpy.run_module("featuregen", run_name="__main__")

@@ -31,7 +31,7 @@ def digits() -> BaseDataset:
 @pytest.fixture(scope="session")
 def images(digits: BaseDataset) -> Tensor:
     """The test images; those to train on are made by whoever needs them."""
-    return digits.test.tensor(CPU)
+    return digits.test.images_tensor(CPU)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def truth(labels: Tensor) -> Tensor:
 def trained(digits: BaseDataset, recipe: Training) -> Classifier:
     model = build_model(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
     # In double precision, so that every processor ends at the same weights: tests speak of this model.
-    train(model.double(), digits.train.tensor(CPU).double(), digits.train.labels_tensor(CPU), recipe, seed=0)
+    train(model.double(), digits.train.images_tensor(CPU).double(), digits.train.labels_tensor(CPU), recipe, seed=0)
     return model.float()
 
 

@@ -35,7 +35,7 @@ STEPS, TRAINED, TESTED, BATCH = 10, 5_000, 1_000, 100
 def batches_of(split: ImageSplit, count: int) -> Batches:
     rows = balanced_rows(split.labels, count, 0)
     rows = np.random.default_rng(0).permutation(rows)
-    images, labels = split.tensor(CPU, rows), split.labels_tensor(CPU, rows)
+    images, labels = split.images_tensor(CPU, rows), split.labels_tensor(CPU, rows)
     return [(images[start : start + BATCH], labels[start : start + BATCH]) for start in range(0, count, BATCH)]
 
 
@@ -55,7 +55,7 @@ def by_the_package(package: dict[str, Any], path: Path, batches: Batches, constr
 def by_featuregen(path: Path, batches: Batches, constraint: str, eps: float) -> list[float]:
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     radii: dict[str, Any] = {"l2": (eps,), "linf": ()} if constraint == "2" else {"l2": (), "linf": (eps,)}
-    found = evaluate(load_checkpoint(path)[0], images, labels, Evaluation(**radii, steps=STEPS))
+    found = evaluate(load_checkpoint(path), images, labels, Evaluation(**radii, steps=STEPS))
     return [100 * found.clean, *(100 * value for value in (*found.l2.values(), *found.linf.values()))]
 
 

@@ -97,7 +97,7 @@ def inputs(options: argparse.Namespace, model: Classifier, device: torch.device)
     if options.rows > len(base.test):
         raise UserError(f"--rows is {options.rows}, and {options.data} has {len(base.test)} test images.")
     rows = balanced_rows(base.test.labels, options.rows, options.seed)
-    images, labels = base.test.tensor(device, rows), base.test.labels_tensor(device, rows)
+    images, labels = base.test.images_tensor(device, rows), base.test.labels_tensor(device, rows)
     if not _any_right(model, images[: options.few], labels[: options.few]):
         raise UserError(f"{options.model} gets none of the first {options.few} images right, so none can be attacked.")
     return images, labels
@@ -213,7 +213,7 @@ by more than 2 % larger; !: images outside the ball or [0, 1], which are no succ
 def compare(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     tune_malloc()  # as the commands do, and for all of them
-    model, _ = load_model(options.model, device)
+    model = load_model(options.model, device)
     images, labels = inputs(options, model.eval(), device)
     table = pairs(Effort(**{field.name: getattr(options, field.name) for field in fields(Effort)}))
     told = {key: value for key, value in vars(options).items() if key != "out"} | {"model": options.model.name}

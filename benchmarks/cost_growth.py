@@ -33,8 +33,8 @@ from benchmarks.processes import resident
 from benchmarks.scoreboard import hardware
 from benchmarks.where_time_goes import noise_set
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
-from featuregen.experiment import Experiment, TrainedModel
-from featuregen.models import build_model
+from featuregen.experiment import Experiment
+from featuregen.models import TrainedModel, build_model
 from featuregen.report.canvas import BLUE, FAINT, drawing
 from featuregen.runtime import ComputeSpec, log
 

@@ -73,7 +73,7 @@ class Job:
 
     def theirs(self, first: int, steps: int) -> tuple[float, Distances]:
         plan = self.plan(first)
-        start, base = (self.base.train.tensor(self.device, rows) for rows in (plan.start_index, plan.index))
+        start, base = (self.base.train.images_tensor(self.device, rows) for rows in (plan.start_index, plan.index))
         row = Row("invert", "features", "l2", 0.0, steps, 0.1)
         self.model.requires_grad_(True)
         seconds, moved = self._timed(lambda: self._peer.invert(row, start, base))
@@ -89,7 +89,7 @@ class Job:
     @torch.no_grad()
     def _distances(self, plan: RowPlan, stored: torch.Tensor) -> Distances:
         """In fp32, from what is stored."""
-        aim = self.model.features(self.base.train.tensor(self.device, plan.index))
+        aim = self.model.features(self.base.train.images_tensor(self.device, plan.index))
         away = (self.model.features(to_unit_range(stored)) - aim).norm(dim=1) / aim.norm(dim=1)
         return np.asarray(away.cpu().numpy(), dtype=np.float64)
 
@@ -118,7 +118,7 @@ def fewest_steps(job: Job, goal: tuple[float, float], recipe: Synthesis) -> Synt
 def race(options: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device(options.device)
     base = load_images(Data(str(options.data)))
-    model, _ = load_model(options.source, device)
+    model = load_model(options.source, device)
     if model.image_shape != base.image_shape:
         raise UserError(f"{options.source} takes images of shape {model.image_shape}, {options.data} has others.")
     if len(base.train) < options.images + options.batch:

@@ -39,7 +39,8 @@ from featuregen.config import (
 )
 from featuregen.config.recipes import RECIPES
 from featuregen.errors import UserError
-from featuregen.experiment import Experiment, TrainedModel
+from featuregen.experiment import Experiment
+from featuregen.models import TrainedModel
 from featuregen.storage import read_columns
 from featuregen.synthesis import RULES
 

@@ -107,7 +107,7 @@ class Stand:
         self._subject, self._device, self._memory = subject, device, Memory(device)
         self._images = torch.from_numpy(subject.images).to(device)
         self._labels = torch.from_numpy(subject.labels).to(device)
-        model, _ = load_model(subject.model_file, device)
+        model = load_model(subject.model_file, device)
         self._weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         kind_of(name).packages()
         # So that what libraries load at their first use counts for nobody.

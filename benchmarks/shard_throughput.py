@@ -71,7 +71,7 @@ def prepared(folder: Path, rows: int, batch: int) -> None:
     np.savez(folder / "drawn.npz", x_train=pixels, y_train=labels, x_test=pixels[:few], y_test=labels[:few])
     model = build_model(Model("resnet9", 16), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0)
     subjects.take_statistics(model, torch.from_numpy(images[:64]))
-    save_model(folder / "source.safetensors", model.eval(), {})
+    save_model(model.eval(), folder / "source.safetensors")
     config = CONFIG.format(data=json.dumps(str(folder / "drawn.npz")), batch=batch)
     (folder / "settings.yaml").write_text(config, encoding="utf-8")
 

@@ -155,7 +155,7 @@ def compare(options: Options) -> int:
         entry |= {key: {} for key in ("arithmetic", "threads", "same", "failures", "rows")}
         record["models"][name] = entry
         with tempfile.TemporaryDirectory() as folder:
-            save_model(Path(folder) / "model.safetensors", model, {})
+            save_model(model, Path(folder) / "model.safetensors")
             subject = Subject(Path(folder) / "model.safetensors", images, labels, options.batch, options.epoch_images)
             workers = gather(options, subject, entry)
             try:

@@ -29,7 +29,7 @@ def read_images(data: Path | None, count: int) -> tuple[NDArray[np.float32], NDA
     base = load_images(Data(str(data)))
     if count > len(base.train):
         raise UserError(f"{data} has {len(base.train)} training images; this needs {count}.")
-    images = base.train.tensor(_CPU, np.arange(count)).numpy()
+    images = base.train.images_tensor(_CPU, np.arange(count)).numpy()
     return images, base.train.labels[:count], len(base.classes), f"the first {count} training images of {base.name}"
 
 
@@ -62,7 +62,7 @@ def ready_model(folder: Path | None, name: str, images: NDArray[np.float32], cla
     """The model, and where its weights are from."""
     file = weights_file(folder, name)
     if file:
-        return load_model(file)[0], f"weights of {file.name}"
+        return load_model(file), f"weights of {file.name}"
     channels, height, width = images.shape[1:]
     mean, std = (_MEAN, _STD) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
     model = build_model(Model(name), (channels, height, width), classes, mean, std, seed=0)

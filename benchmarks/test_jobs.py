@@ -39,7 +39,7 @@ def job(model: Classifier, base: BaseDataset) -> end_to_end.Job:
 def test_both_work_on_the_same_rows_and_the_distance_is_that_of_what_is_stored(job: end_to_end.Job) -> None:
     plan = job.plan(8)
     assert plan.index.tolist() == list(range(8, 16))
-    start, aim = (job.base.train.tensor(torch.device("cpu"), rows) for rows in (plan.start_index, plan.index))
+    start, aim = (job.base.train.images_tensor(torch.device("cpu"), rows) for rows in (plan.start_index, plan.index))
     with torch.no_grad():
         wanted = job.model.features(aim)
         away = (job.model.features(start) - wanted).norm(dim=1) / wanted.norm(dim=1)
@@ -67,7 +67,7 @@ def test_the_whole_job(model: Classifier, tmp_path: Path, capsys: pytest.Capture
     arrays = {f"x_{part}": draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for part, count in PARTS.items()}
     arrays |= {f"y_{part}": (np.arange(count) % 10).astype(np.uint8) for part, count in PARTS.items()}
     np.savez(tmp_path / "mine.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keys for flags
-    save_model(tmp_path / "source.safetensors", model, {})
+    save_model(model, tmp_path / "source.safetensors")
     words = ["--data", str(tmp_path / "mine.npz"), "--source", str(tmp_path / "source.safetensors")]
     words += ["--images", "16", "--batch", "8", "--steps", "6", "--out", str(tmp_path / "all.json")]
     code = end_to_end.main(words)
@@ -152,7 +152,7 @@ def test_mistakes_are_told(words: list[str], expected: str, capsys: pytest.Captu
 def test_attacks_are_raced_and_written_down(
     standard: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_model(tmp_path / "mine.safetensors", standard, {})
+    save_model(standard, tmp_path / "mine.safetensors")
     words = [str(tmp_path / "mine.safetensors"), "--rows", "20", "--few", "4", "--batch", "16", "--laps", "2"]
     words += ["--pairs", "pgd-l2,smallest-linf,pixels", "--steps", "3", "--walk", "20", "--population", "9"]
     words += ["--members", "9"]
@@ -172,7 +172,7 @@ def test_attacks_are_raced_and_written_down(
 
 
 def test_some_peers_can_be_left_out(standard: Classifier, tmp_path: Path) -> None:
-    save_model(tmp_path / "mine.safetensors", standard, {})
+    save_model(standard, tmp_path / "mine.safetensors")
     words = [str(tmp_path / "mine.safetensors"), "--rows", "10", "--laps", "1", "--pairs", "fgsm-linf,smallest-linf"]
     attack_race.main([*words, "--walk", "5", "--peers", "foolbox", "--out", str(tmp_path / "some.json")])
     raced = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))["pairs"]
@@ -194,7 +194,7 @@ def test_some_peers_can_be_left_out(standard: Classifier, tmp_path: Path) -> Non
 def test_a_race_that_cannot_be_run_is_refused(
     words: list[str], expected: str, standard: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_model(tmp_path / "mine.safetensors", standard, {})
+    save_model(standard, tmp_path / "mine.safetensors")
     assert attack_race.main([str(tmp_path / "mine.safetensors"), *words]) == 2
     assert expected in capsys.readouterr().err
 
@@ -202,6 +202,6 @@ def test_a_race_that_cannot_be_run_is_refused(
 def test_a_race_on_images_of_another_size_is_refused(
     model: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_model(tmp_path / "large.safetensors", model, {})
+    save_model(model, tmp_path / "large.safetensors")
     assert attack_race.main([str(tmp_path / "large.safetensors")]) == 2
     assert "give the images it was trained on" in capsys.readouterr().err

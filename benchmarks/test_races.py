@@ -176,7 +176,7 @@ def test_memory_is_that_of_the_row() -> None:
 
 
 def test_a_worker_answers_from_its_own_process_and_its_end_is_told(tmp_path: Path) -> None:
-    save_model(tmp_path / "model.safetensors", small("convnet"), {})
+    save_model(small("convnet"), tmp_path / "model.safetensors")
     worker = racing.Worker("featuregen fp32 direct", subject(tmp_path / "model.safetensors"), torch.device("cpu"))
     try:
         assert worker.about.title == "fp32 direct"
@@ -233,7 +233,7 @@ def test_a_package_that_is_missing_is_named(
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_model(tmp_path / "resnet9.safetensors", small("convnet"), {})
+    save_model(small("convnet"), tmp_path / "resnet9.safetensors")
     assert "holds no resnet9" in told(["--peers", "foolbox", "--weights", str(tmp_path)], capsys)
 
 
@@ -244,7 +244,7 @@ def test_real_images_and_weights_are_taken_where_given(tmp_path: Path) -> None:
     found, classes_of, classes, said = subjects.read_images(tmp_path / "mine.npz", 6)
     assert torch.equal(torch.from_numpy(found), images()[:6]) and classes_of.tolist() == list(range(6))
     assert classes == 8 and said == "the first 6 training images of mine"
-    save_model(tmp_path / "resnet9.safetensors", small(), {})
+    save_model(small(), tmp_path / "resnet9.safetensors")
     model, said = subjects.ready_model(tmp_path, "resnet9", found, classes)
     assert model.width == 8 and said == "weights of resnet9.safetensors"
     with torch.no_grad():

@@ -33,8 +33,8 @@ from featuregen import __version__
 from featuregen.compute import pick_compute_spec
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
 from featuregen.data import BaseDataset, ImageSplit
-from featuregen.experiment import Experiment, TrainedModel
-from featuregen.models import Classifier, build_model
+from featuregen.experiment import Experiment
+from featuregen.models import Classifier, TrainedModel, build_model
 from featuregen.runtime import ComputeSpec
 
 CLAIM = 0.05

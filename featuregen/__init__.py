@@ -18,16 +18,24 @@ if TYPE_CHECKING:
     from featuregen.data.sources import load_images
     from featuregen.errors import CheckFailed, UserError
     from featuregen.evaluation.accuracy import evaluate
-    from featuregen.evaluation.gradient_masking import check_gradient_masking
+    from featuregen.evaluation.gradient_masking import MaskingReport, check_gradient_masking
+    from featuregen.evaluation.label_audit import LabelAgreement, audit_labels
+    from featuregen.evaluation.label_flip_statistics import LabelFlips
+    from featuregen.evaluation.label_flips import label_flips
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.reproduce import reproduce
     from featuregen.experiment.transfer import transfer
     from featuregen.interop.export import export_dataset
+    from featuregen.interop.load import load_model
     from featuregen.interop.released import import_released
     from featuregen.interop.robustness import load_checkpoint, save_checkpoint
     from featuregen.models.classifier import Classifier
-    from featuregen.models.io import load_model, save_model
+    from featuregen.models.io import save_model
     from featuregen.models.registry import build_model
+    from featuregen.models.trained import Accuracy, TrainedModel
+    from featuregen.storage.diff import DatasetDiff, diff
+    from featuregen.storage.merge import merge
+    from featuregen.storage.reader import DatasetInfo
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
     from featuregen.training.loop import train
@@ -54,22 +62,39 @@ _MODULES = {
         "UserError",
     ),
     "featuregen.evaluation.accuracy": ("evaluate",),
-    "featuregen.evaluation.gradient_masking": ("check_gradient_masking",),
+    "featuregen.evaluation.gradient_masking": (
+        "MaskingReport",
+        "check_gradient_masking",
+    ),
+    "featuregen.evaluation.label_audit": (
+        "LabelAgreement",
+        "audit_labels",
+    ),
+    "featuregen.evaluation.label_flip_statistics": ("LabelFlips",),
+    "featuregen.evaluation.label_flips": ("label_flips",),
     "featuregen.experiment.experiment": ("Experiment",),
     "featuregen.experiment.reproduce": ("reproduce",),
     "featuregen.experiment.transfer": ("transfer",),
     "featuregen.interop.export": ("export_dataset",),
+    "featuregen.interop.load": ("load_model",),
     "featuregen.interop.released": ("import_released",),
     "featuregen.interop.robustness": (
         "load_checkpoint",
         "save_checkpoint",
     ),
     "featuregen.models.classifier": ("Classifier",),
-    "featuregen.models.io": (
-        "load_model",
-        "save_model",
-    ),
+    "featuregen.models.io": ("save_model",),
     "featuregen.models.registry": ("build_model",),
+    "featuregen.models.trained": (
+        "Accuracy",
+        "TrainedModel",
+    ),
+    "featuregen.storage.diff": (
+        "DatasetDiff",
+        "diff",
+    ),
+    "featuregen.storage.merge": ("merge",),
+    "featuregen.storage.reader": ("DatasetInfo",),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
     "featuregen.training.loop": ("train",),
@@ -77,6 +102,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Accuracy",
     "Attack",
     "AttackResult",
     "BaseDataset",
@@ -84,22 +110,32 @@ __all__ = [
     "Classifier",
     "Config",
     "Data",
+    "DatasetDiff",
+    "DatasetInfo",
     "Evaluation",
     "Experiment",
     "FeatureDataset",
+    "LabelAgreement",
+    "LabelFlips",
+    "MaskingReport",
     "Synthesis",
+    "TrainedModel",
     "Training",
     "UserError",
     "attack",
+    "audit_labels",
     "build_model",
     "check_gradient_masking",
+    "diff",
     "evaluate",
     "export_dataset",
     "import_released",
+    "label_flips",
     "load_checkpoint",
     "load_config",
     "load_images",
     "load_model",
+    "merge",
     "pgd",
     "reproduce",
     "save_checkpoint",

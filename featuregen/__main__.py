@@ -1,4 +1,4 @@
-"""`python -m featuregen`."""
+"""`python -m featuregen …`: the command line."""
 
 from featuregen.cli import main
 

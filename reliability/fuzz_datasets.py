@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.cli.reading import info, verify
+from featuregen.cli.info import info
+from featuregen.cli.verify import verify
 from featuregen.config import Data, load_config, to_dict
 from featuregen.data import BaseDataset, load_images
 from featuregen.experiment import recorded_config
 from featuregen.runtime import RowRandom, partial_path
-from featuregen.storage import FeatureDataset, Header, Writer, check_sums, diff_datasets, merge_shards
+from featuregen.storage import FeatureDataset, Header, Writer, check_sums
+from featuregen.storage.diff import diff
+from featuregen.storage.merge import merge
 
 Files = dict[str, bytes]
 ROWS, SHAPE = 10, (1, 8, 8)
@@ -89,15 +92,15 @@ def load_dataset(folder: Path) -> None:
     data = FeatureDataset(path)
     data[0], data.images.sum()
     recorded_config(path)
-    diff_datasets(path, path)
+    diff(path, path)
 
 
 def verify_dataset(folder: Path) -> None:
     verify(folder / "a.h5", data="digits")
 
 
-def merge(folder: Path) -> None:
-    merge_shards([folder / "a.h5", folder / "b.h5"], folder / "out.h5")
+def merge_files(folder: Path) -> None:
+    merge([folder / "a.h5", folder / "b.h5"], folder / "out.h5")
 
 
 def shards() -> Files:

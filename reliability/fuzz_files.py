@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from featuregen import interop
-from featuregen.cli.reading import info
+from featuregen.cli.info import info
 from featuregen.config import (
     Config,
     Data,
     Model,
+    Training,
     config_names,
     load_config,
     to_dict,
@@ -29,6 +30,7 @@ from featuregen.experiment import recorded_config
 from featuregen.interop import released
 from featuregen.models import build_model, load_model, read_model_record, save_model
 from featuregen.training import TrainingState
+from featuregen.training.loop import TrainingRun
 from reliability.fuzz_datasets import Files, written
 
 CLASSES = ("nought", "one", "two")
@@ -44,7 +46,7 @@ def _tiny() -> Any:
 
 def model() -> Files:
     record = {"config": to_dict(load_config("digits")), "settings": {"seed": 0}, "train_accuracy": 0.5}
-    return {"a.safetensors": written(lambda path: save_model(path, _tiny(), record))}
+    return {"a.safetensors": written(lambda path: save_model(_tiny(), path, record))}
 
 
 def open_model(folder: Path) -> None:
@@ -55,25 +57,20 @@ def open_model(folder: Path) -> None:
     recorded_config(path)
 
 
-def _training() -> tuple[Any, Any]:
-    model = _tiny()
-    return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+def _training() -> TrainingRun:
+    images, labels = torch.rand(6, 1, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])
+    recipe = Training(epochs=1, batch_size=3, early_stop="clean", held_out=0.5)
+    return TrainingRun([_tiny()], images, labels, recipe, [0])
 
 
 def state_file() -> Files:
-    model, optimizer = _training()
-    model(torch.rand(2, 1, 8, 8)).sum().backward()
-    optimizer.step()
-    told = {"epochs": [[{"loss": 1.0}], [], [0.5]], "seconds": 1.0}
-    return {
-        "a.halfway": written(
-            lambda path: TrainingState(path, 0).save(model, optimizer, CPU, told, {"x": torch.ones(3)})
-        )
-    }
+    training = _training()
+    training.run()
+    return {"a.halfway": written(lambda path: TrainingState(path, 0).save(training))}
 
 
 def resume(folder: Path) -> None:
-    TrainingState(folder / "a.halfway", 0).resume(*_training(), CPU)
+    TrainingState(folder / "a.halfway", 0).load(_training())
 
 
 # Checkpoints and tensors ---------------------------------------------------------------------------
@@ -117,7 +114,7 @@ def _base() -> BaseDataset:
 
 
 def release() -> tuple[Files, ...]:
-    pixels = _base().train.tensor(CPU) * 0.999
+    pixels = _base().train.images_tensor(CPU) * 0.999
     labels = (torch.from_numpy(_base().train.labels) + 1) % 3
     forms: list[tuple[Any, Any, dict[str, Any]]] = [
         ([pixels[:8].clone(), pixels[8:].clone()], [labels[:9].clone(), labels[9:].clone()], {}),
@@ -179,7 +176,7 @@ def read_set(folder: Path) -> None:
     (path,) = folder.iterdir()
     base = load_images(Data(name=str(path)))
     for split in (base.train, base.test):
-        split.tensor(CPU, np.array([0, len(split) - 1]))
+        split.images_tensor(CPU, np.array([0, len(split) - 1]))
         split.images[0:2]
     base.digest  # noqa: B018 - every pixel is read for it
 

@@ -69,7 +69,7 @@ def _decoys() -> Files:
 
 _STORAGE = ("storage/reader.py", "storage/schema.py", "runtime/hdf5_guard.py")
 _TORCH = ("interop/torch_files.py", "interop/unpickle.py")
-_CONFIG = ("config/loader.py", "config/schema.py", "config/attacks.py")
+_CONFIG = ("config/loader.py", "config/safe_yaml.py", "config/schema.py", "config/attacks.py")
 
 
 @cache
@@ -84,7 +84,7 @@ def targets() -> dict[str, Target]:
         Target(
             "verify", sets.datasets(), {"a.h5": HDF5}, sets.verify_dataset, (*_STORAGE, "storage/verify.py"), _decoys
         ),
-        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge, ("storage/merge.py",), _decoys),
+        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge_files, ("storage/merge.py",), _decoys),
         Target("journal", (sets.journal(),), {"a.h5.partial": ()}, sets.go_on, ("storage/journal.py",)),
         Target(
             "sums", ({"a.h5": b"content", "SHA256SUMS": b"0" * 64 + b"  a.h5\n" + b"1" * 64 + b" *b.h5\n"},),
@@ -102,10 +102,7 @@ def targets() -> dict[str, Target]:
             "model", (others.model(),), {"a.safetensors": safetensors("featuregen")}, others.open_model,
             ("models/io.py",),
         ),
-        Target(
-            "halfway", (others.state_file(),), {"a.halfway": safetensors("featuregen-halfway")}, others.resume,
-            ("training/resume.py",),
-        ),
+        Target("halfway", (others.state_file(),), {"a.halfway": TORCH}, others.resume, ("training/resume.py",)),
         Target("config", others.configs(), {"a.yaml": YAML}, others.open_config, _CONFIG),
         Target(
             "image-set", images, {"a.npz": NPZ, "b.npz": NPZ, "c.h5": HDF5, "d.h5": HDF5} | pictures, others.read_set,

@@ -36,7 +36,7 @@ ROOMS = (
 # Below, and still not to be imported.
 UNKNOWN = {
     "storage": {"models", "compute", "attacks", "training", "synthesis"},
-    "evaluation": {"training", "synthesis", "storage"},
+    "evaluation": {"training"},
     "report": {"data", "models", "compute", "attacks", "training", "synthesis", "evaluation", "storage"},
     "publish": {"models", "compute", "attacks", "training"},
 }

@@ -56,14 +56,14 @@ def test_the_workshop_makes_what_the_command_makes(tmp_path: Path) -> None:
 
 
 def test_a_saved_model_is_attacked() -> None:
-    net, record = load_model(model("standard"))
+    net = load_model(model("standard"))
     experiment = Experiment(load_config(str(tiny())), Path("unused"))
     images, labels = experiment.test_set.images[:100], experiment.test_set.labels[:100]
     moved = pgd(net, images, labels, Attack(eps=0.5, steps=5))
     assert float((moved - images).flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
     found = evaluate(net, images, labels, Evaluation(l2=(0.5,), steps=5))
     assert found.l2["0.5"] == pytest.approx(float((net(moved).argmax(1) == labels).float().mean()))
-    assert record["accuracy"]["settings"]["steps"] == 2 and not Path("unused").exists()
+    assert net.record["accuracy"]["settings"]["steps"] == 2 and not Path("unused").exists()
 
 
 def test_the_experiment_in_one_call(tmp_path: Path) -> None:

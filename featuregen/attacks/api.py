@@ -72,7 +72,7 @@ def _found(task: AttackProblem, name: str, known: AttackInfo, chosen: Any) -> Te
     parts = []
     for part in progress(rows, f"attack {name}", total=len(rows)):
         # Batches that went on counting where the one before ended would depend on their size.
-        left = replace(task[part], draws=task.draws.apart(part))
+        left = replace(task[part], draws=task.draws.fork(part))
         found = known.run(left, chosen)
         parts.append(found if eps is None or norm is None else clip_exact(found, Ball(norm, eps, left.images)))
     return torch.cat(parts)

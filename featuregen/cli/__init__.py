@@ -1,4 +1,4 @@
-"""The commands: parse, call, print. Nothing heavy is imported before a command runs, so that help is instant."""
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs, so that help is instant."""
 
 from __future__ import annotations
 
@@ -9,16 +9,33 @@ from collections.abc import Sequence
 
 import typer
 
-from featuregen.cli.attacking import attack, attacks
-from featuregen.cli.comparing import transfer
-from featuregen.cli.errors import OneLineErrors, install_signal_handlers, run_with_exit_code, with_exit_code
-from featuregen.cli.exchange import export_file, import_released, share
-from featuregen.cli.flipping import flips
-from featuregen.cli.making import make_dataset, make_robust_dataset, reproduce
-from featuregen.cli.merging import merge
-from featuregen.cli.reading import evaluate, info, models, preview, verify
-from featuregen.cli.repeating import diff, remake
-from featuregen.cli.training import train
+from featuregen.cli.attack import attack
+from featuregen.cli.attacks import attacks
+from featuregen.cli.diff import diff
+from featuregen.cli.errors import (
+    OneLineErrors,
+    install_signal_handlers,
+    run_with_exit_code,
+    single_process,
+    with_exit_code,
+)
+from featuregen.cli.evaluate import evaluate
+from featuregen.cli.export import export_file
+from featuregen.cli.flips import flips
+from featuregen.cli.import_ import import_released
+from featuregen.cli.info import info
+from featuregen.cli.make_dataset import make_dataset
+from featuregen.cli.make_robust_dataset import make_robust_dataset
+from featuregen.cli.merge import merge
+from featuregen.cli.models import models
+from featuregen.cli.options import load_plugins
+from featuregen.cli.preview import preview
+from featuregen.cli.remake import remake
+from featuregen.cli.reproduce import reproduce
+from featuregen.cli.share import share
+from featuregen.cli.train import train
+from featuregen.cli.transfer import transfer
+from featuregen.cli.verify import verify
 
 app = typer.Typer(
     name="featuregen",
@@ -36,31 +53,39 @@ Start here:
 
     featuregen evaluate datasets_out/digits-robust.h5
 
+With a kind, an attack or an architecture of your own, registered in my.py:
+
+    featuregen --plugin my.py make-dataset mykind
+
 Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input, 130 Ctrl-C, 143 SIGTERM.
 """,
 )
+app.callback()(with_exit_code(load_plugins))
 
+# In the order of --help. Several processes of torchrun would do the work of any other command twice.
+DISTRIBUTED = (make_dataset, make_robust_dataset, train)
 COMMANDS = (
     make_robust_dataset, make_dataset, merge, train, evaluate, reproduce, transfer, attack, attacks, flips, info,
     preview, verify, remake, diff, share, models,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command()(with_exit_code(command))
-app.command("import")(with_exit_code(import_released))
-app.command("export")(with_exit_code(export_file))
+    app.command()(with_exit_code(command if command in DISTRIBUTED else single_process(command)))
+app.command("import")(with_exit_code(single_process(import_released, "import")))
+app.command("export")(with_exit_code(single_process(export_file, "export")))
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the words name (default: those of the process) and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal without × or ─ gets a question mark instead of a traceback.
+            # A terminal that cannot show × or ─ prints a question mark instead of a traceback.
             stream.reconfigure(errors="replace")
-    _wait_briefly()
+    _shorten_spin_wait()
     install_signal_handlers()
     return run_with_exit_code(lambda: app(words))
 
 
-def _wait_briefly() -> None:
-    """Threads that spin for long while they wait take the cores from whoever else computes; read as torch loads."""
+def _shorten_spin_wait() -> None:
+    """OpenMP threads that spin while they wait take cores from other processes; read when torch is loaded."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

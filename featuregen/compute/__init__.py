@@ -1,6 +1,13 @@
 """How networks are computed: folded and grouped models, Winograd kernels, the pixel optimiser, autotuning."""
 
-from featuregen.compute.autotune import bytes_per_image, fitting_batch, pick_compute_spec, seconds_for
+from featuregen.compute.autotune import (
+    bytes_per_image,
+    fitting_batch,
+    load_or_autotune,
+    pick_compute_spec,
+    seconds_for,
+    untrained_model,
+)
 from featuregen.compute.folding import FoldedModel, folded_copy
 from featuregen.compute.grouped import GroupedEnsemble, supports_grouping
 from featuregen.compute.optimize import (
@@ -26,6 +33,7 @@ __all__ = [
     "folded_copy",
     "frozen_eval",
     "image_norms",
+    "load_or_autotune",
     "move_pixels",
     "pick_compute_spec",
     "project",
@@ -33,4 +41,5 @@ __all__ = [
     "steepest",
     "step_sizes",
     "supports_grouping",
+    "untrained_model",
 ]

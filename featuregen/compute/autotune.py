@@ -1,46 +1,81 @@
-"""Which arithmetic a machine is fastest with: decided by a short measurement, once per folder of results."""
+"""The fastest numerics of a machine, measured once per folder of results and reused by later runs; batch sizes."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from featuregen.compute import winograd
 from featuregen.compute.folding import folded_copy
-from featuregen.config import Runtime
+from featuregen.config import Config, Runtime
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec, free_memory, log, resolve_device
+from featuregen.models import Classifier, build_model
+from featuregen.runtime import ComputeSpec, atomic_write, free_memory, log, resolve_device
 
-# Plain arithmetic stays unless another is clearly faster: timings are noisy, and it needs no explanation.
-_CLEARLY = 0.9
+_FILE = "arithmetic.json"
+# fp32 with torch's convolutions is the default unless another choice is clearly faster: timings are noisy.
+_CLEARLY_FASTER = 0.9
 _ROUNDS = 3
 _BATCH = 32
-# Gradients on their way, the transforms of convolutions and a share for everybody else.
+# Room for gradients, the transforms of convolutions, and other processes.
 _SAFETY = 3
 
 
-def pick_compute_spec(
-    settings: Runtime, model: Callable[[], Classifier], known: Mapping[str, str] | None = None
-) -> tuple[ComputeSpec, bool]:
-    """What `auto` stands for, here and for this model, and whether it was measured now.
+def load_or_autotune(
+    config: Config, image_shape: tuple[int, int, int], classes: int, folder: Path, keep: bool = True
+) -> ComputeSpec:
+    """The numerics that an earlier run has stored in the folder; otherwise they are measured and, to `keep`, stored."""
+    path = folder / _FILE
+    stored = _read(path) if path.exists() else {}
+    model, device = config.model, resolve_device(config.runtime.device)
+    name = f"{model.architecture} {model.width}, {'x'.join(map(str, image_shape))}, {device}"
+    compute, measured = pick_compute_spec(
+        config.runtime, lambda: untrained_model(config, image_shape, classes), stored.get(name)
+    )
+    if measured and keep:
+        atomic_write(path, json.dumps(stored | {name: compute.numerics}, indent=1))
+    return compute
 
-    `known` is the arithmetic an earlier measurement found; `model` is called only if there is something to measure.
+
+def untrained_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> Classifier:
+    """A model of the config, to measure with."""
+    channels = image_shape[0]
+    return build_model(config.model, image_shape, classes, [0.5] * channels, [0.25] * channels, seed=0)
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} is damaged; delete it, and the arithmetic is measured again.")
+    return stored
+
+
+def pick_compute_spec(
+    settings: Runtime, model: Callable[[], Classifier], stored: Mapping[str, str] | None = None
+) -> tuple[ComputeSpec, bool]:
+    """Resolve `auto` for this machine and model; also says whether that took a measurement.
+
+    `stored` are the numerics of an earlier measurement; `model` is called only if there is something to measure.
     """
     choices = candidate_specs(settings)
     for choice in choices:
-        if replace(choice, compiled=settings.compile).arithmetic == known:
+        if replace(choice, compiled=settings.compile).numerics == stored:
             return replace(choice, compiled=settings.compile), False
     best, measured = choices[0], len(choices) > 1
     if measured:
         seconds = measure(choices, model())
         fastest = min(choices, key=lambda choice: seconds[choice])
-        best = fastest if seconds[fastest] < _CLEARLY * seconds[best] else best
-        rates = ", ".join(f"{one.name} {_BATCH / spent:.0f}" for one, spent in seconds.items())
+        best = fastest if seconds[fastest] < _CLEARLY_FASTER * seconds[best] else best
+        rates = ", ".join(f"{choice.name} {_BATCH / seconds[choice]:.0f}" for choice in choices)
         log(f"note: computing in {best.name}, measured as image-steps per second: {rates}")
     if settings.compile:
         best = with_compile(best, model())
@@ -48,39 +83,37 @@ def pick_compute_spec(
 
 
 def with_compile(compute: ComputeSpec, model: Classifier) -> ComputeSpec:
-    """With torch.compile, unless it fails here."""
-    wanted = replace(compute, compiled=True)
+    """The same with torch.compile, unless that fails here."""
+    compiled = replace(compute, compiled=True)
+    x = torch.rand((_BATCH, *model.image_shape), device=compute.device)
     try:
-        _step(
-            folded_copy(model.to(compute.device), wanted),
-            torch.rand((_BATCH, *model.image_shape), device=compute.device),
-        )()
+        _step(folded_copy(model.to(compute.device), compiled), x)()
     except Exception as error:  # what a compiler may raise has no common ancestor
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log(f"note: going on without torch.compile, which fails here: {reason}")
+        log(f"note: torch.compile fails here and is not used: {reason}")
         return compute
-    return wanted
+    return compiled
 
 
 def candidate_specs(settings: Runtime) -> list[ComputeSpec]:
-    """What the settings allow and the machine can do, the plainest first."""
-    plain = ComputeSpec(resolve_device(settings.device))
-    gpu = plain.device.type == "cuda"
+    """The numerics that the settings allow and the machine supports, the default first."""
+    default = ComputeSpec(resolve_device(settings.device))
+    gpu = default.device.type == "cuda"
     if settings.convolution == "winograd" and (gpu or settings.precision == "bf16"):
         raise UserError("runtime.convolution winograd is for fp32 on CPUs; use direct or auto.")
     if settings.convolution == "winograd" and not winograd.available():
         raise UserError("runtime.convolution winograd needs a C compiler with OpenMP; install gcc, or use direct.")
-    found = []
+    candidates = []
     if settings.precision != "bf16":
         if settings.convolution != "winograd":
-            found.append(plain)
+            candidates.append(default)
         if settings.convolution == "winograd" or (settings.convolution == "auto" and not gpu and winograd.available()):
-            found.append(replace(plain, convolution="winograd"))
+            candidates.append(replace(default, convolution="winograd"))
     if settings.precision == "bf16" or (
-        settings.precision == "auto" and settings.convolution != "winograd" and multiplies_bf16(plain.device)
+        settings.precision == "auto" and settings.convolution != "winograd" and multiplies_bf16(default.device)
     ):
-        found.append(replace(plain, precision="bf16"))
-    return found
+        candidates.append(replace(default, precision="bf16"))
+    return candidates
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -108,7 +141,7 @@ def measure(choices: list[ComputeSpec], model: Classifier) -> dict[ComputeSpec, 
 
 
 def fitting_batch(net: Classifier, wanted: int, sharing: int = 1) -> int:
-    """The wanted batch, halved until what the gradients of `sharing` such batches need is sure to fit."""
+    """The wanted batch size, halved until the gradients of `sharing` such batches are sure to fit into memory."""
     free = free_memory(net.mean.device) // sharing
     need = bytes_per_image(net)
     batch = wanted
@@ -120,25 +153,25 @@ def fitting_batch(net: Classifier, wanted: int, sharing: int = 1) -> int:
 
 
 def bytes_per_image(net: Classifier) -> int:
-    """What the forward pass of one image more keeps for the gradient."""
-    # Two and three, since batch norm that still learns refuses a single number per channel.
-    return max(1, _kept_bytes(net, 3) - _kept_bytes(net, 2))
+    """The memory that one more image takes in the forward pass, kept for the gradient."""
+    # Not one and two images: batch norm in training mode refuses a single value per channel.
+    return max(1, _saved_bytes(net, 3) - _saved_bytes(net, 2))
 
 
-def _kept_bytes(net: Classifier, images: int) -> int:
-    """What the forward pass of so many images keeps for the gradient."""
-    kept: dict[int, int] = {}
+def _saved_bytes(net: Classifier, images: int) -> int:
+    """The bytes that the forward pass of so many images saves for the gradient."""
+    saved: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     x = torch.zeros((images, *net.image_shape), device=net.mean.device, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         features = net.features(x)
     del features
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def _step(net: Classifier, x: torch.Tensor) -> Callable[[], object]:

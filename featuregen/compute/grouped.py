@@ -1,4 +1,4 @@
-"""Several small nets as one: what a batch of one of them leaves idle, the others use."""
+"""Several small models as one network of grouped convolutions, which uses hardware that one of them leaves idle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from featuregen.models import Classifier, ConvNet
 
 
 def supports_grouping(architecture: str) -> bool:
-    """Whether nets of this architecture are small enough to gain from it."""
+    """Whether models of this architecture are small enough to train faster together."""
     return architecture == "convnet"
 
 
 class GroupedEnsemble(nn.Module):
-    """Convnets of one shape as grouped convolutions; each learns as it would alone.
+    """Convnets of one shape as grouped convolutions; each is trained as it would be alone.
 
-    It takes their batches one after the other, (members · N, C, H, W), and answers in the same order.
+    The input is their batches one after the other, (members · N, C, H, W); the logits are in the same order.
     """
 
     mean: Tensor
@@ -26,7 +26,7 @@ class GroupedEnsemble(nn.Module):
 
     def __init__(self, members: Sequence[Classifier]) -> None:
         super().__init__()
-        self.members = tuple(members)  # a tuple, so that their parameters are not the crowd's
+        self.members = tuple(members)  # a tuple, so that their parameters are not the ensemble's
         nets = [member.net for member in members]
         count, width = len(members), members[0].width
         channels = members[0].image_shape[0]
@@ -56,12 +56,13 @@ class GroupedEnsemble(nn.Module):
 
     @torch.no_grad()
     def unstack_(self) -> None:
-        """Give every member what it has learnt."""
+        """Copy the weights back into the members."""
         count = len(self.members)
         state = self.net.state_dict()
         for number, member in enumerate(self.members):
-            own = member.net.state_dict()
+            member_state = member.net.state_dict()
             for name, tensor in state.items():
-                own[name].copy_(tensor if name.endswith("num_batches_tracked") else tensor.chunk(count)[number])
+                part = tensor if name.endswith("num_batches_tracked") else tensor.chunk(count)[number]
+                member_state[name].copy_(part)
             member.net.linear.weight.copy_(self.weight[number])
             member.net.linear.bias.copy_(self.bias[number, 0])

@@ -20,33 +20,33 @@ _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fop
 
 @functools.cache
 def load_kernels(source: Path) -> ctypes.CDLL | None:
-    """The compiled kernels; nothing, and a word about it, where this machine cannot compile them."""
+    """The compiled kernels; None, after a note in the log, where this machine cannot compile them."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        log("note: no C compiler here, so convolutions run through torch alone, more slowly; install gcc")
+        log("note: no C compiler here, so convolutions use torch, which is slower; install gcc")
         return None
     try:
-        return ctypes.CDLL(str(_compiled(source, compiler)))
+        return ctypes.CDLL(str(_compile(source, compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        log(f"note: {compiler} cannot compile {source.name}, so convolutions run through torch alone: {said.strip()}")
+        reason = getattr(error, "stderr", None) or str(error)
+        log(f"note: {compiler} cannot compile {source.name}, so convolutions use torch: {reason.strip()}")
         return None
 
 
-def _compiled(source: Path, compiler: str) -> Path:
+def _compile(source: Path, compiler: str) -> Path:
     key = hashlib.sha256(b"\0".join([source.read_bytes(), compiler.encode(), " ".join(_FLAGS).encode(), _processor()]))
-    library = _folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
+    library = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not library.exists():
-        # Compiled aside and renamed, since several processes may do so at once.
-        with tempfile.TemporaryDirectory(dir=library.parent) as aside:
-            made = Path(aside) / library.name
-            command = [compiler, *_FLAGS, str(source), "-o", str(made)]
+        # Compiled in a temporary folder and renamed, since several processes may do so at once.
+        with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+            compiled = Path(temporary) / library.name
+            command = [compiler, *_FLAGS, str(source), "-o", str(compiled)]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-            made.replace(library)
+            compiled.replace(library)
     return library
 
 
-def _folder() -> Path:
+def _cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(home) if home else Path.home() / ".cache") / "featuregen"
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def _folder() -> Path:
 
 
 def _processor() -> bytes:
-    """What -march=native stands for: a home folder may be shared by unlike machines."""
+    """The processor that -march=native means: machines with different ones may share a home folder."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return f"{platform.machine()} {platform.processor()}".encode()

@@ -1,4 +1,4 @@
-"""The one loop that moves pixels: objective, step rule, schedule, constraint."""
+"""The loop that optimises pixels: objective, step rule, schedule, constraint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from featuregen.runtime import log
 Schedule = Literal["constant", "cosine", "linear", "polyak"]
 Objective = Callable[[Tensor], Tensor]
 
-# Keeps a vanishing gradient from becoming 0/0; far below any gradient that still points somewhere.
+# Keeps a vanishing gradient from becoming 0/0; far below any gradient with a direction.
 TINY = 1e-12
-# A graph is captured once its libraries have warmed up, and only for a walk long enough to repay that.
+# A CUDA graph is captured after warm-up, and only if there are enough steps to repay it.
 _EAGER_STEPS = 3
-_WORTH_CAPTURING = 20
+_MIN_CAPTURED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def image_norms(x: Tensor) -> Tensor:
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """The direction of unit size in `norm` along which the objective grows fastest."""
+    """The direction of steepest ascent, of unit size in `norm`."""
     if norm == "linf":
         return gradient.sign()
-    # Where a model is very sure, gradients are so small that their squares are zero.
+    # The gradients of a very confident model are so small that their squares underflow.
     largest = gradient.abs().amax((1, 2, 3), keepdim=True)
-    lifted = torch.where(largest < TINY, gradient / largest.clamp_min(torch.finfo(largest.dtype).tiny), gradient)
-    return lifted / image_norms(lifted).clamp_min(TINY)
+    rescaled = torch.where(largest < TINY, gradient / largest.clamp_min(torch.finfo(largest.dtype).tiny), gradient)
+    return rescaled / image_norms(rescaled).clamp_min(TINY)
 
 
 def project(x: Tensor, ball: Ball | None) -> Tensor:
@@ -62,15 +62,15 @@ def project(x: Tensor, ball: Ball | None) -> Tensor:
 
 
 def polyak_length(squared: Tensor, gradient: Tensor) -> Tensor:
-    """How far down its gradient a distance would reach zero, were it a cone; given that distance squared.
+    """The step size of Polyak (1969) for a distance whose minimum is zero, from that distance squared.
 
-    Polyak 1969. Near the goal it shrinks with the distance, so no schedule has to know how many steps there will be.
+    It shrinks with the distance, so it needs no schedule.
     """
     return 2 * squared.detach().view(-1, 1, 1, 1) / image_norms(gradient).clamp_min(TINY)
 
 
 def step_sizes(size: float, steps: int, schedule: Schedule) -> list[float]:
-    """The length of every step, or for `polyak` its limit; the decaying schedules end just above zero."""
+    """The size of every step, or for `polyak` its limit; decaying schedules end just above zero."""
     if schedule in ("constant", "polyak"):
         return [size] * steps
     if schedule == "linear":
@@ -91,49 +91,49 @@ def move_pixels(
 ) -> Tensor:
     """Follow the objective's gradient one step per entry of `sizes`; the last iterate is the result.
 
-    `objective` maps images to one number per image. With `momentum`, a step also repeats that share of what the
-    step before it changed. With `polyak`, `sizes` are limits, and an image's own squared distance from its goal says
-    how far it goes. Nothing in the loop waits for the device.
+    `objective` maps images to one number per image. With `momentum`, a step also repeats that fraction of the change
+    of the step before it. With `polyak`, `sizes` are limits, and the objective must be a squared distance. Nothing in
+    the loop waits for the device.
     """
     if polyak and ascend:
-        raise ValueError("Polyak's lengths lead down to zero; nothing tells how far up to go.")
+        raise ValueError("Polyak step sizes minimise; they cannot be used with ascend.")
     x = start.detach().clone()
-    drift = torch.zeros_like(x) if momentum else None
-    lengths = torch.tensor([size if ascend else -size for size in sizes], device=x.device, dtype=x.dtype)
-    length = torch.zeros((), device=x.device, dtype=x.dtype)
+    change = torch.zeros_like(x) if momentum else None
+    signed_sizes = torch.tensor([size if ascend else -size for size in sizes], device=x.device, dtype=x.dtype)
+    signed_size = torch.zeros((), device=x.device, dtype=x.dtype)
 
     def step() -> None:
         with torch.enable_grad():
             pixels = x.detach().requires_grad_(True)
             values = objective(pixels)
             (gradient,) = torch.autograd.grad(values.sum(), pixels)
-        reach = length
+        step_size = signed_size
         if polyak:
-            reach = -polyak_length(values, gradient).mul(1 - momentum).minimum(-length)
-        moved = x + steepest(gradient, norm) * reach
-        moved = project(moved if drift is None else moved + momentum * drift, ball)
-        if drift is not None:
-            drift.copy_(moved - x)
+            step_size = -polyak_length(values, gradient).mul(1 - momentum).minimum(-signed_size)
+        moved = x + steepest(gradient, norm) * step_size
+        moved = project(moved if change is None else moved + momentum * change, ball)
+        if change is not None:
+            change.copy_(moved - x)
         x.copy_(moved)
 
     with torch.no_grad():
-        advance = step
+        take_step = step
         for number in range(len(sizes)):
-            length.copy_(lengths[number])
-            if number == _EAGER_STEPS and len(sizes) >= _WORTH_CAPTURING and x.is_cuda:
-                advance = capture_cuda_graph(step)
-            advance()
+            signed_size.copy_(signed_sizes[number])
+            if number == _EAGER_STEPS and len(sizes) >= _MIN_CAPTURED_STEPS and x.is_cuda:
+                take_step = capture_cuda_graph(step)
+            take_step()
     return x
 
 
 def capture_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """One CUDA graph that does what the step does to the same tensors; the step itself where CUDA refuses."""
+    """A CUDA graph of the step, on the same tensors; the step itself where CUDA cannot capture it."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
             step()
     except RuntimeError as error:
-        log(f"note: steps are launched one by one, since CUDA cannot capture them as a graph: {error}")
+        log(f"note: steps run without a CUDA graph, which cannot be captured: {error}")
         return step
     return graph.replay
 
@@ -142,15 +142,15 @@ def capture_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
 def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with frozen parameters, so that only pixels get gradients; restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
-    for parameter in learnt:
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield model
     finally:
-        # One by one, since a part may have been in another mode than the whole.
+        # One by one, since a submodule may have been in another mode than the model.
         for module, training in modes:
             module.training = training
-        for parameter in learnt:
+        for parameter in trainable:
             parameter.requires_grad_(True)

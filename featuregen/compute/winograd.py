@@ -1,7 +1,7 @@
 """3x3 convolutions of a frozen net by Winograd's F(4x4, 3x3): a quarter of the multiplications, for CPUs.
 
-The gradient with respect to the input is again such a convolution, with the kernel turned round; no other gradient
-is offered, since frozen nets need none.
+The gradient with respect to the input is again such a convolution, with the kernel flipped; there is no gradient
+with respect to the weights, since the network is frozen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from featuregen.compute.native import load_kernels
 _SOURCE = Path(__file__).with_name("winograd.c")
 _LANES = 16
 # With fewer channels the transforms cost what the products save.
-_LEAST_CHANNELS = 32
+_MIN_CHANNELS = 32
 _TILE = 4
 # Points 0, 1, -1, 2, -2 and infinity.
 _TO_POINTS = (
@@ -31,44 +31,45 @@ _TO_POINTS = (
 )
 # Patches that stay in the cache between a transform and the product, but enough of them for BLAS.
 _PATCH_BYTES = 4 * 2**20
-_LEAST_TILES = 128
+_MIN_TILES = 128
 
 
 def available() -> bool:
     return load_kernels(_SOURCE) is not None
 
 
-def takes(conv: nn.Module) -> bool:
+def supports(conv: nn.Module) -> bool:
     """3x3, stride 1, one pixel of zeros around, and channels in whole vectors."""
     return (
         isinstance(conv, nn.Conv2d)
         and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
         and (conv.groups, conv.padding_mode) == (1, "zeros")
         and conv.in_channels % _LANES == conv.out_channels % _LANES == 0
-        and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
+        and min(conv.in_channels, conv.out_channels) >= _MIN_CHANNELS
     )
 
 
 class WinogradConv(nn.Module):
-    """Stands in for a convolution that `takes` accepts."""
+    """Replaces a convolution that `supports` accepts."""
 
-    ahead: Tensor
-    back: Tensor
+    forward_kernel: Tensor
+    backward_kernel: Tensor
     bias: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         points = (36, conv.in_channels, conv.out_channels)
-        self.register_buffer("ahead", torch.empty(points))
-        self.register_buffer("back", torch.empty(points).transpose(1, 2).contiguous())
+        self.register_buffer("forward_kernel", torch.empty(points))
+        self.register_buffer("backward_kernel", torch.empty(points).transpose(1, 2).contiguous())
         self.register_buffer("bias", torch.zeros(conv.out_channels))
-        self.copy(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+        self.copy_weights(conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
 
-    def copy(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Take over a convolution's weight and bias."""
+    def copy_weights(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Transform and copy the weight and bias of a convolution."""
         to_points = torch.tensor(_TO_POINTS)
         to_points = torch.kron(to_points, to_points)
-        for buffer, kernel in ((self.ahead, weight.transpose(0, 1)), (self.back, weight.flip(2, 3))):
+        kernels = ((self.forward_kernel, weight.transpose(0, 1)), (self.backward_kernel, weight.flip(2, 3)))
+        for buffer, kernel in kernels:
             torch.mm(to_points, kernel.permute(2, 3, 0, 1).reshape(9, -1), out=buffer.view(36, -1))
         if bias is not None:
             self.bias.copy_(bias)
@@ -76,20 +77,20 @@ class WinogradConv(nn.Module):
     # Its kernels are compiled already.
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no type
     def forward(self, x: Tensor) -> Tensor:
-        moved: Tensor = _Convolution.apply(x, self.ahead, self.back, self.bias)
-        return moved
+        output: Tensor = _Convolution.apply(x, self.forward_kernel, self.backward_kernel, self.bias)
+        return output
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ahead: Tensor, back: Tensor, bias: Tensor) -> Tensor:
-        ctx.back = back
-        return _convolve(x, ahead, bias)
+    def forward(ctx: Any, x: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, bias: Tensor) -> Tensor:
+        ctx.backward_kernel = backward_kernel
+        return _convolve(x, forward_kernel, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _convolve(gradient, ctx.back, None), None, None, None
+        return _convolve(gradient, ctx.backward_kernel, None), None, None, None
 
 
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,7 +101,7 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     (count, channels, height, width), out = x.shape, kernel.shape[2]
     y = torch.empty((count, out, height, width), memory_format=torch.channels_last)
     per_image = -(-height // _TILE) * -(-width // _TILE)
-    tiles = max(_LEAST_TILES, _PATCH_BYTES // (36 * 4 * max(channels, out)))
+    tiles = max(_MIN_TILES, _PATCH_BYTES // (36 * 4 * max(channels, out)))
     chunk = max(1, min(count, tiles // per_image))
     patches, products = torch.empty(chunk * per_image, 36, channels), torch.empty(36, chunk * per_image, out)
     threads = ctypes.c_int(torch.get_num_threads())

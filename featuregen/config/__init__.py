@@ -1,4 +1,4 @@
-"""Frozen typed settings, read from `configs/*.yaml` and overridden from the command line."""
+"""Frozen, typed settings: read from YAML, overridden by key=value, checked against bounds."""
 
 from featuregen.config.attacks import (
     APGD,
@@ -15,8 +15,18 @@ from featuregen.config.attacks import (
     Spatial,
     Square,
 )
-from featuregen.config.loader import config_names, did_you_mean, from_dict, load_config, nested_deeply, with_overrides
-from featuregen.config.recipes import attack_values, recipe_values
+from featuregen.config.loader import (
+    assignments,
+    config_names,
+    did_you_mean,
+    from_dict,
+    load_config,
+    unique_assignments,
+    with_overrides,
+)
+from featuregen.config.plugins import load_plugin, loaded_plugins
+from featuregen.config.recipes import NamedRecipe, RecipeName, attack_values, recipe_values
+from featuregen.config.safe_yaml import too_deeply_nested
 from featuregen.config.schema import (
     ATTACKED,
     KINDS,
@@ -25,9 +35,13 @@ from featuregen.config.schema import (
     Augment,
     Config,
     Data,
+    Dtype,
+    EarlyStop,
     Evaluation,
+    LabelAudit,
     Model,
     Norm,
+    Precision,
     Runtime,
     Synthesis,
     Training,
@@ -51,6 +65,8 @@ __all__ = [
     "BoxedLBFGS",
     "Config",
     "Data",
+    "Dtype",
+    "EarlyStop",
     "Ensemble",
     "Evaluation",
     "FoolboxL1",
@@ -58,15 +74,20 @@ __all__ = [
     "FoolboxLinf",
     "FoolboxSmallest",
     "GradientMasking",
+    "LabelAudit",
     "Model",
+    "NamedRecipe",
     "Noise",
     "Norm",
     "Pixels",
+    "Precision",
+    "RecipeName",
     "Runtime",
     "Spatial",
     "Square",
     "Synthesis",
     "Training",
+    "assignments",
     "attack_values",
     "canonical_json",
     "check_consistency",
@@ -76,10 +97,13 @@ __all__ = [
     "fresh_recipe",
     "from_dict",
     "load_config",
-    "nested_deeply",
+    "load_plugin",
+    "loaded_plugins",
     "recipe_values",
     "source_models",
     "source_seeds",
     "to_dict",
+    "too_deeply_nested",
+    "unique_assignments",
     "with_overrides",
 ]

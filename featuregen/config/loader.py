@@ -1,4 +1,4 @@
-"""Settings from YAML, options and recorded JSON: typed, bounded, and refused in one sentence."""
+"""Settings from YAML, command-line options and recorded JSON: typed, within bounds, refused in one sentence."""
 
 from __future__ import annotations
 
@@ -8,145 +8,135 @@ import math
 import reprlib
 import types
 import typing
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from featuregen.config.schema import ATTACKED, KINDS, Config, check_consistency, to_dict
+from featuregen.config.recipes import NamedRecipe, attack_values, recipe_values
+from featuregen.config.safe_yaml import parse_yaml
+from featuregen.config.schema import ATTACKED, KINDS, Config, Sources, check_consistency, to_dict
 from featuregen.errors import UserError
 
 _T = typing.TypeVar("_T")
-# A few lines of YAML can stand for more than any memory holds, by aliases of aliases.
-_MOST_VALUES = 100_000
-_LONGEST_WORD = 100
-# Levels of containers in a record.
-_DEEPEST = 50
-_SHOWN = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
-
-
-def _parse(text: str) -> Any:
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_doubled_keys(root)
-        if _values(root, {}) > _MOST_VALUES:
-            raise yaml.YAMLError(f"by its aliases it stands for more than {_MOST_VALUES:,} values")
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
-    # A date such as 2026-13-45, or a tag such as !!int before what is none.
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise yaml.YAMLError(str(error)) from None
-
-
-def _refuse_doubled_keys(root: Any) -> None:
-    """YAML would keep the last and say nothing. Merge keys, which bring keys of their own, are not resolved yet."""
-    waiting, seen = [root], set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-            continue
-        seen.add(id(node))  # an alias is the node it names, which may hold itself
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-            continue
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        doubled = next((key for key, times in Counter(keys).items() if times > 1), None)
-        if doubled is not None:
-            raise yaml.YAMLError(f"'{doubled}' is given twice in one place")
-        waiting += [value for _, value in node.value]
-
-
-def _values(node: Any, counted: dict[int, int]) -> int:
-    """How many values a node stands for, where each alias stands for all that it names."""
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in counted:
-        # What holds itself stands for more than can be counted.
-        counted[id(node)] = _MOST_VALUES + 1
-        inside = [item for pair in node.value for item in (pair if isinstance(pair, tuple) else (pair,))]
-        counted[id(node)] = 1 + sum(_values(item, counted) for item in inside)
-    return counted[id(node)]
-
-
-def nested_deeply(tree: Any) -> bool:
-    """Whether plain containers lie in each other deeper than any record's, so that going through them may fail."""
-    level = [tree]
-    for _ in range(_DEEPEST):
-        level = [
-            inside
-            for node in level
-            if isinstance(node, (dict, list))
-            for inside in (node.values() if isinstance(node, dict) else node)
-        ]
-    return bool(level)
+_MAX_WORD_LENGTH = 100
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A hint for a mistyped word: the nearest known one, or all of them."""
+    """A hint for a mistyped word: the closest known one, or all of them."""
     names = list(known)
-    match = difflib.get_close_matches(str(word)[:_LONGEST_WORD], names, n=1)
+    match = difflib.get_close_matches(str(word)[:_MAX_WORD_LENGTH], names, n=1)
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(names)}."
 
 
 def config_names() -> list[str]:
-    return sorted(Path(item.name).stem for item in _shipped().iterdir() if item.name.endswith(".yaml"))
+    """The names of the shipped configs."""
+    return sorted(Path(item.name).stem for item in _shipped_folder().iterdir() if item.name.endswith(".yaml"))
 
 
 def load_config(
-    name_or_path: str = "digits", overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
+    name_or_path: str = "digits",
+    overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+    recipe: NamedRecipe | None = None,
 ) -> Config:
-    """Read a shipped config by name or any YAML file by path; apply values by dotted key, then `key=value` texts."""
-    text, where = _read(name_or_path)
+    """Read settings from a shipped config or a YAML file, and replace some of them.
+
+    Args:
+        name_or_path: The name of a shipped config, or the path of a YAML file.
+        overrides: Texts such as `seed=3` or `synthesis.det.eps=1.0`, which win over everything else.
+        values: Values by dotted key, which win over the file and the recipe.
+        recipe: A recipe with a name, which wins over the file alone.
+
+    Raises:
+        UserError: The file cannot be read, or a setting is unknown, of the wrong type or out of bounds.
+
+    Example:
+        >>> load_config("digits", ["synthesis.det.eps=1.0"]).synthesis["det"].eps
+        1.0
+    """
+    text, where = _read_text(name_or_path)
     try:
-        tree = _parse(text)
+        tree = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split()).rstrip('.')}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where} must hold settings as 'key: value' lines.")
     tree.setdefault("name", Path(where).stem)
-    return _checked(tree, where, overrides, values or {})
+    return _build_config(tree, where, overrides, values or {}, recipe)
 
 
 def with_overrides(config: Config, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Config:
     """The same settings with some of them replaced, checked again."""
-    return _checked(to_dict(config), "the settings", overrides, values or {})
+    return _build_config(to_dict(config), "the settings", overrides, values or {})
 
 
-def _checked(tree: dict[str, Any], where: str, overrides: Iterable[str], values: Mapping[str, Any]) -> Config:
-    for key, value in values.items():
-        _put(tree, key, value)
-    for override in overrides:
-        key, sign, text = override.partition("=")
-        if not sign or not key.strip():
-            raise UserError(f"--set takes key=value, for example --set synthesis.robust.steps=50; got '{override}'.")
-        try:
-            _put(tree, key.strip(), _parse(text))
-        except yaml.YAMLError:
-            _put(tree, key.strip(), text)
-    config = from_dict(Config, tree, where)
+def assignments(
+    texts: Iterable[str], option: str = "--set", key: str = "key", example: str = "synthesis.robust.steps=50"
+) -> Iterator[tuple[str, str]]:
+    """The key and the value of each text such as `steps=40`, as words; what they mean is for the caller to say."""
+    for text in texts:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (sign and name) or ("." in key and not all(name.partition("."))):
+            raise UserError(f"{option} takes {key}=value, for example {option} {example}; got '{text}'.")
+        yield name, value
+
+
+def unique_assignments(texts: Iterable[str], option: str, key: str, example: str) -> dict[str, str]:
+    """The assignments by key, each of which may be given once."""
+    values: dict[str, str] = {}
+    for name, value in assignments(texts, option, key, example):
+        if name in values:
+            raise UserError(f"{option} {name} is given twice; keep one of {values[name]} and {value}.")
+        values[name] = value
+    return values
+
+
+def _build_config(
+    tree: dict[str, Any],
+    where: str,
+    overrides: Iterable[str],
+    values: Mapping[str, Any],
+    recipe: NamedRecipe | None = None,
+) -> Config:
+    changes = [*values.items(), *((key, _parse_value(text)) for key, text in assignments(overrides))]
+    if recipe:
+        changes = [*_recipe_values(recipe, _with_keys(tree, changes), where).items(), *changes]
+    config = from_dict(Config, _with_keys(tree, changes), where)
     check_consistency(config)
     return config
 
 
+def _recipe_values(recipe: NamedRecipe, tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """What a named recipe sets; its training steps are a share of the radius, which the settings say."""
+    synthesis = tree.get("synthesis", {})
+    kinds = (synthesis if isinstance(synthesis, Mapping) else ()) if recipe.kinds is None else recipe.kinds
+    values = {key: value for kind in kinds for key, value in recipe_values(recipe.name, kind).items()}
+    if recipe.training:
+        attack = _convert(Sources, tree.get("sources", {}), "sources", where).robust.attack
+        values |= attack_values(recipe.name, attack.eps) if attack else {}
+    return values
+
+
 def from_dict(kind: type[_T], tree: Mapping[str, Any], where: str) -> _T:
-    """Settings from plain containers, e.g. those recorded in a file."""
-    return typing.cast(_T, _build(kind, tree, "", where))
+    """Settings from dictionaries, such as those recorded in a file; `where` names their origin in messages."""
+    return typing.cast(_T, _convert(kind, tree, "", where))
 
 
-def _shipped() -> Any:
+def _shipped_folder() -> Any:
     packaged = resources.files("featuregen") / "configs"
-    # An editable install has no copy inside the package: the clone's own folder is beside it.
+    # An editable install has no copy inside the package; the clone has the folder beside it.
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 
 
-def _read(name_or_path: str) -> tuple[str, str]:
+def _read_text(name_or_path: str) -> tuple[str, str]:
+    """The text of a config, and the file's name for messages."""
     if name_or_path in config_names():
-        return (_shipped() / f"{name_or_path}.yaml").read_text(encoding="utf-8"), f"{name_or_path}.yaml"
+        return (_shipped_folder() / f"{name_or_path}.yaml").read_text(encoding="utf-8"), f"{name_or_path}.yaml"
     path = Path(name_or_path)
     if not path.is_file():
         hint = did_you_mean(name_or_path, config_names())
@@ -157,78 +147,88 @@ def _read(name_or_path: str) -> tuple[str, str]:
         raise UserError(f"Cannot read config {path}: {error}") from None
 
 
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, making the levels above it where they are missing."""
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        child = {} if node.get(parent) is None else node[parent]
-        if not isinstance(child, dict):
-            raise UserError(f"'{key}' cannot be set: '{parent}' is a single value and holds no '{last}'.")
-        # A copy: in YAML, an anchor and its aliases are one and the same dictionary.
-        node[parent] = dict(child)
-        node = node[parent]
-    node[last] = value
+def _parse_value(text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text
 
 
-def _build(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, float] | None = None) -> Any:
+def _with_keys(tree: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A copy with dotted keys replaced, and missing levels above them added."""
+    changed = dict(tree)
+    for key, value in changes:
+        *parents, last = key.split(".")
+        node = changed
+        for parent in parents:
+            child = {} if node.get(parent) is None else node[parent]
+            if not isinstance(child, dict):
+                raise UserError(f"'{key}' cannot be set: '{parent}' is a single value and holds no '{last}'.")
+            # A copy: in YAML, an anchor and its aliases are one and the same dictionary.
+            node[parent] = dict(child)
+            node = node[parent]
+        node[last] = value
+    return changed
+
+
+def _convert(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, float] | None = None) -> Any:
     """Turn a YAML value into what the type hint asks for, or say in one sentence why not."""
     label = f"{where}: {key}" if key else where
     if dataclasses.is_dataclass(hint):
-        return _build_dataclass(typing.cast(type, hint), value, key, where)
+        return _convert_dataclass(typing.cast(type, hint), value, key, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         inner = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _build(inner, value, key, where, limits)
+        return None if value is None else _convert(inner, value, key, where, limits)
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{label} is {_SHOWN.repr(str(value))}; {did_you_mean(value, args)}")
+            raise UserError(f"{label} is {_SHORT.repr(str(value))}; {did_you_mean(value, args)}")
         return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_build(args[0], item, key, where, limits) for item in items)
+        return tuple(_convert(args[0], item, key, where, limits) for item in items)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{label} must map kinds of dataset to settings.")
-        # Adversarial examples can be learnt from, but no recipe of synthesis makes them.
+        # Models can be trained on adversarial examples, but no synthesis recipe makes them.
         kinds = (*KINDS, ATTACKED) if key == "fresh" else KINDS
         for kind in value:
             if kind not in kinds:
                 raise UserError(f"{label}.{kind} is no kind of dataset; {did_you_mean(kind, kinds)}")
-        return {k: _build(args[1], v, f"{key}.{k}", where) for k, v in value.items()}
-    return _build_scalar(hint, value, label, limits or {})
+        return {k: _convert(args[1], v, f"{key}.{k}", where) for k, v in value.items()}
+    return _convert_scalar(hint, value, label, limits or {})
 
 
-def _build_dataclass(kind: type, value: Any, key: str, where: str) -> Any:
-    label = f"{where}: {key}" if key else where
+def _convert_dataclass(kind: type, value: Any, key: str, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise UserError(f"{label} must hold settings as 'key: value' pairs; got {_SHOWN.repr(value)}.")
+        label = f"{where}: {key}" if key else where
+        raise UserError(f"{label} must hold settings as 'key: value' pairs; got {_SHORT.repr(value)}.")
     hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    for name in value:
-        if name not in known:
-            raise UserError(f"{where}: unknown setting '{f'{key}.' if key else ''}{name}'; {did_you_mean(name, known)}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{key}." if key else ""
-    return kind(**{n: _build(hints[n], v, f"{prefix}{n}", where, known[n].metadata) for n, v in value.items()})
+    for name in value:
+        if name not in fields:
+            raise UserError(f"{where}: unknown setting '{prefix}{name}'; {did_you_mean(name, fields)}")
+    return kind(**{n: _convert(hints[n], v, f"{prefix}{n}", where, fields[n].metadata) for n, v in value.items()})
 
 
-def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]) -> Any:
+def _convert_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]) -> Any:
     if hint is bool:
-        # What stands behind an attack's --set comes here as text, as its numbers do.
+        # An attack's --set values arrive as words.
         chosen = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
         if not isinstance(chosen, bool):
-            raise UserError(f"{label} is {_SHOWN.repr(value)}; give true or false.")
+            raise UserError(f"{label} is {_SHORT.repr(value)}; give true or false.")
         return chosen
     if hint is str:
         if value is None or isinstance(value, (bool, list, dict)):
             raise UserError(
-                f"{label} is {_SHOWN.repr(value)}; give a word, in quotes if YAML takes it for something else."
+                f"{label} is {_SHORT.repr(value)}; give a word, in quotes if YAML takes it for something else."
             )
         return str(value)
-    number = _number(value)
+    number = _parse_number(value)
     if number is None or (hint is int and number != int(number)):
         wanted = "a whole number" if hint is int else "a number such as 0.5, 5e-4 or 8/255"
-        raise UserError(f"{label} is {_SHOWN.repr(value)}; give {wanted}.")
+        raise UserError(f"{label} is {_SHORT.repr(value)}; give {wanted}.")
     if "low" in limits and number < limits["low"]:
         raise UserError(f"{label} is {value}; it must be at least {limits['low']:g}.")
     if "above" in limits and number <= limits["above"]:
@@ -238,8 +238,8 @@ def _build_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, float]
     return int(number) if hint is int else float(number)
 
 
-def _number(value: Any) -> float | int | None:
-    """YAML leaves `5e-4` and `8/255` as strings; people mean numbers."""
+def _parse_number(value: Any) -> float | int | None:
+    """The finite number that a YAML value means: YAML leaves `5e-4` and `8/255` as strings."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Frozen, typed settings, and the rules that span several of them."""
+"""The settings as frozen dataclasses with bounds, and the rules that span several of them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ Norm = Literal["l2", "linf"]
 Precision = Literal["auto", "fp32", "bf16"]
 Convolution = Literal["auto", "direct", "winograd"]
 Dtype = Literal["uint8", "float16", "float32"]
+EarlyStop = Literal["none", "clean", "adversarial"]
 
 KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det")
 MISLABELLED = ("rand", "det")
 ATTACKED = "attacked"
 
 
-def bounded(default: Any = dataclasses.MISSING, *, later: bool = False, **limits: float) -> Any:
+def bounded(default: Any = dataclasses.MISSING, *, omit_default: bool = False, **limits: float) -> Any:
     """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive).
 
-    One that came `later` is left out of records while at its default, so that older digests stay what they were.
+    With `omit_default` the field is left out of records while it has its default value: fields added after a release
+    must not change the digests and cache keys of older settings.
     """
-    return field(default=default, metadata={**limits, "later": later})
+    return field(default=default, metadata={**limits, "omit_default": omit_default})
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which images. `name` is a known set, or the path of a Keras-style `.npz` or HDF5 file or a folder of pictures."""
+    """The base set.
+
+    `name` is the name of a built-in set, or the path of a Keras-style `.npz` or HDF5 file or of an image folder;
+    downloads are kept in `folder`.
+    """
 
     name: str = "digits"
     folder: str = "data"
@@ -39,10 +45,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which network. `width` 0 means the architecture's own.
+    """The network.
 
-    `mean` and `std`, one number per channel, are what pixels are normalised by; where they are empty, those of the
-    images trained on.
+    `width` 0 means the architecture's default. `mean` and `std` normalise the pixels, one number per channel; where
+    they are empty, those of the training images are used.
     """
 
     architecture: str = "convnet"
@@ -53,11 +59,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how. `threads` 0 leaves their number to torch; `jobs` are processes that `reproduce` works with.
+    """Device, arithmetic and processes.
 
-    `precision` and `convolution` are measured where they are auto; the convolution concerns fixed models on CPUs.
-    `compile` has torch.compile fuse fixed models, which takes minutes before the first step.
-    A training saves what it needs to go on after a stop once in `save_every` seconds, at the end of an epoch.
+    `precision` and `convolution` auto mean that the faster choice is measured. `convolution` is for models on CPUs
+    whose weights do not change; `compile` applies torch.compile to these, which takes minutes before the first step.
+    `threads` 0 leaves their number to torch. `reproduce` runs `jobs` processes. Training saves its state for resuming
+    every `save_every` seconds, at the end of an epoch.
     """
 
     device: str = "auto"
@@ -71,7 +78,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Attack:
-    """Projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps."""
+    """PGD: projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps."""
 
     norm: Norm = "l2"
     eps: float = bounded(0.5, low=0)
@@ -83,7 +90,11 @@ class Attack:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training images: pixels of crop padding, flip, colour jitter, degrees of rotation."""
+    """Random augmentation of training images.
+
+    `crop` is the padding of a random crop in pixels, `flip` a horizontal flip, `jitter` the strength of the colour
+    jitter, `rotate` the largest rotation in degrees.
+    """
 
     crop: int = bounded(0, low=0, high=64)
     flip: bool = False
@@ -93,11 +104,12 @@ class Augment:
 
 @dataclass(frozen=True)
 class Training:
-    """One training recipe; with an `attack` it is adversarial training.
+    """A training recipe; with an `attack` it is adversarial training.
 
-    `alpha` is the weight of the clean images beside the attacked ones (0: attacked ones alone). `early_stop` keeps the
-    weights of the epoch with the smallest error, clean or under the recipe's own attack, on a share of the training
-    images that is `held_out`, and ends after `patience` epochs without a smaller one (0: never).
+    `alpha` is the weight of the clean loss beside the adversarial loss (0: adversarial loss alone). `early_stop` keeps
+    the weights of the epoch with the smallest validation error, clean or under the recipe's attack; the validation
+    images are the fraction `held_out` of the training images. Training stops after `patience` epochs without a smaller
+    error (0: never).
     """
 
     epochs: int = bounded(30, low=1)
@@ -111,18 +123,20 @@ class Training:
     label_smoothing: float = bounded(0.0, low=0, high=0.99)
     augment: Augment = Augment()
     attack: Attack | None = None
-    alpha: float = bounded(0.0, low=0, high=0.99, later=True)
-    early_stop: Literal["none", "clean", "adversarial"] = bounded("none", later=True)
-    held_out: float = bounded(0.1, above=0, high=0.9, later=True)
-    patience: int = bounded(0, low=0, later=True)
+    alpha: float = bounded(0.0, low=0, high=0.99, omit_default=True)
+    early_stop: EarlyStop = bounded("none", omit_default=True)
+    held_out: float = bounded(0.1, above=0, high=0.9, omit_default=True)
+    patience: int = bounded(0, low=0, omit_default=True)
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How pixels are moved. `norm` none leaves them free in [0, 1].
+    """How the pixels of a kind are optimised.
 
-    The schedule `polyak` steps as far as the distance left says, and never further than `step_size`; with `momentum`
-    a step also repeats that share of the step before.
+    `norm` none constrains them to [0, 1] only; with l2 or linf they also stay within `eps` of the base image. The
+    schedule `polyak` sets each step's length from the remaining objective, with `step_size` as the upper limit.
+    `momentum` adds that fraction of the previous step. `noise` is the standard deviation of the start of the noise
+    kinds. `rows` is a class-balanced sample (0: all).
     """
 
     steps: int = bounded(1000, low=0)
@@ -140,10 +154,10 @@ class Synthesis:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Fresh models per dataset, and the attacks they face: one per norm and eps.
+    """How many fresh models are trained per dataset, and the attacks on them: PGD, once per norm and eps.
 
-    `rows` is how many test images are attacked, a class-balanced sample (0: all); clean accuracy is always that of all.
-    `headline` is the L2 eps of the bar chart and of every claim in words, fixed before any seed is run.
+    `rows` test images are attacked, a class-balanced sample (0: all); clean accuracy is always measured on all.
+    `headline` is the L2 eps of the bar chart and of every statement in the report, fixed before any model is trained.
     """
 
     seeds: int = bounded(3, low=1)
@@ -157,8 +171,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Honesty:
-    """The radii at which judges other than the source look at D_rand and D_det, on `rows` images each (0: all)."""
+class LabelAudit:
+    """The radii of the label audit of D_rand and D_det by independent models, on `rows` images each (0: all)."""
 
     eps: tuple[float, ...] = bounded((), above=0)
     rows: int = bounded(0, low=0)
@@ -166,9 +180,9 @@ class Honesty:
 
 @dataclass(frozen=True)
 class Sources:
-    """The recipes of the two source models; `reproduce` trains `seeds` of each (0: as many as fresh models).
+    """The training recipes of the two source models; `reproduce` trains `seeds` of each (0: as many as fresh models).
 
-    `standard_from` and `robust_from` name a saved model, or a checkpoint of robustness, to take instead of the first.
+    `standard_from` and `robust_from` name a saved model, or a checkpoint of `robustness`, to use as the first of them.
     """
 
     standard: Training = Training()
@@ -180,6 +194,8 @@ class Sources:
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of an experiment."""
+
     name: str = "unnamed"
     seed: int = bounded(0, low=0, high=2**63 - 1)
     data: Data = Data()
@@ -189,27 +205,27 @@ class Config:
     synthesis: Mapping[str, Synthesis] = field(default_factory=dict[str, Synthesis])
     fresh: Mapping[str, Training] = field(default_factory=dict[str, Training])
     evaluation: Evaluation = Evaluation()
-    honesty: Honesty = Honesty()
+    honesty: LabelAudit = LabelAudit()
 
 
 def fresh_recipe(config: Config, kind: str) -> Training:
-    """How models are trained on a kind; a kind without a recipe of its own is trained like the standard source."""
+    """The recipe of the models trained on a kind; without an entry in `fresh` it is that of the standard source."""
     return config.fresh.get(kind, config.sources.standard)
 
 
 def source_seeds(config: Config) -> int:
-    """How many models of each source's recipe a table shows."""
+    """The number of models per source recipe that a table shows."""
     return config.sources.seeds or config.evaluation.seeds
 
 
 def source_models(config: Config, which: str) -> int:
-    """How many of them are trained: a second standard one judges mislabelled sets, however few are shown."""
-    judged = which == "standard" and any(kind in MISLABELLED for kind in config.synthesis)
-    return max(2 if judged else 1, source_seeds(config))
+    """The number of models per source recipe that are trained: the label audit needs a second standard one."""
+    audited = which == "standard" and any(kind in MISLABELLED for kind in config.synthesis)
+    return max(2 if audited else 1, source_seeds(config))
 
 
 def check_training(recipe: Training, name: str) -> None:
-    """What only makes sense beside an attack."""
+    """Refuse settings that need an attack in a recipe without one."""
     if recipe.alpha and recipe.attack is None:
         raise UserError(
             f"{name}.alpha is {recipe.alpha:g}, which weighs clean images against attacked ones, but that recipe has "
@@ -223,7 +239,7 @@ def check_training(recipe: Training, name: str) -> None:
 
 
 def check_consistency(config: Config) -> None:
-    """Rules that span several settings."""
+    """Refuse settings that contradict each other."""
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", config.name):
         raise UserError(f"name is '{config.name}'; it names a folder, so use letters, digits, '.', '_' and '-'.")
     for kind, recipe in config.synthesis.items():
@@ -266,10 +282,10 @@ def check_consistency(config: Config) -> None:
 
 
 def to_dict(settings: Any) -> Any:
-    """Plain containers, ready for JSON or YAML."""
+    """Dictionaries and lists, ready for JSON or YAML."""
     if dataclasses.is_dataclass(settings):
-        recorded = (f for f in dataclasses.fields(settings) if not _is_omitted(f, settings))
-        return {f.name: to_dict(getattr(settings, f.name)) for f in recorded}
+        pairs = ((f, getattr(settings, f.name)) for f in dataclasses.fields(settings))
+        return {f.name: to_dict(v) for f, v in pairs if not (f.metadata.get("omit_default") and v == f.default)}
     if isinstance(settings, Mapping):
         return {key: to_dict(value) for key, value in settings.items()}
     if isinstance(settings, (tuple, list)):
@@ -277,10 +293,6 @@ def to_dict(settings: Any) -> Any:
     return settings
 
 
-def _is_omitted(setting: dataclasses.Field[Any], settings: Any) -> bool:
-    return bool(setting.metadata.get("later")) and getattr(settings, setting.name) == setting.default
-
-
 def canonical_json(value: Any) -> str:
-    """One spelling per value, for digests and cache keys."""
+    """JSON with one spelling per value, for digests and cache keys."""
     return json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -12,19 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featuregen.data.lazy import ImageSource, LazyImages
+from featuregen.data.lazy import ImageSource, LazyImages, Rows
 
 SPLITS = ("train", "test")
-Rows = NDArray[np.int64] | slice
-_ALL = slice(None)
 _BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
-    """Images and their labels, as stored: uint8 (N,H,W,C) and int64 (N,).
+    """Images and their labels, as stored: uint8 (N, H, W, C) and int64 (N,).
 
-    In place of an array, images may be what is indexed by rows like one (images/stored.py) and stays on disk.
+    `images` is an array, or an object of `data.on_disk` that is indexed by rows like one and reads them from disk.
+
+    Example:
+        >>> import featuregen as fg
+        >>> test = fg.load_images("digits").test
+        >>> test.images_tensor().shape, test.labels_tensor().shape
+        (torch.Size([359, 1, 8, 8]), torch.Size([359]))
     """
 
     images: NDArray[np.uint8]
@@ -33,9 +37,14 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def in_memory(self) -> bool:
+        """False where rows are read from disk."""
+        return isinstance(self.images, np.ndarray)
+
     @cached_property
     def sha256(self) -> str:
-        """Over shape, uint8 NHWC images and int64 labels, little-endian."""
+        """Digest of shape, uint8 NHWC images and int64 labels, little-endian."""
         digest = hashlib.sha256(np.array(self.images.shape, dtype="<i8").tobytes())
         step = max(1, _BLOCK_BYTES // math.prod(self.images.shape[1:]))
         for first in range(0, len(self), step):
@@ -43,27 +52,28 @@ class ImageSplit:
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
 
-    def on(self, device: torch.device) -> ImageSource:
-        """All images: there, where they are in memory, else fetched when they are asked for."""
-        if isinstance(self.images, np.ndarray):
-            return self.tensor(device)
+    def to(self, device: torch.device | str) -> ImageSource:
+        """All images on a device: as one tensor where they are in memory, else `LazyImages`."""
+        if self.in_memory:
+            return self.images_tensor(device)
         count, height, width, channels = self.images.shape
-        return LazyImages(partial(self.tensor, device), (count, channels, height, width), device)
+        return LazyImages(partial(self.images_tensor, device), (count, channels, height, width), device)
 
-    def tensor(self, device: torch.device, rows: Rows | None = None) -> torch.Tensor:
-        """Pixels as models see them: float32 (N,C,H,W) in [0, 1]."""
-        chosen = torch.from_numpy(self.images[_ALL if rows is None else rows])
-        pixels = chosen.to(device).permute(0, 3, 1, 2).contiguous().float()
-        # CUDA divides by a plain number as a multiplication by its reciprocal, which rounds differently from the CPU.
+    def images_tensor(self, device: torch.device | str = "cpu", rows: Rows | None = None) -> torch.Tensor:
+        """Pixels as models take them: float32 (N, C, H, W) in [0, 1]; all rows by default."""
+        stored = torch.from_numpy(self.images[slice(None) if rows is None else rows])
+        pixels = stored.to(device).permute(0, 3, 1, 2).contiguous().float()
+        # By a tensor: CUDA divides by a Python number as a multiplication by its reciprocal, unlike the CPU.
         return pixels.div_(torch.tensor(255.0, device=device))
 
-    def labels_tensor(self, device: torch.device, rows: Rows | None = None) -> torch.Tensor:
-        return torch.tensor(self.labels[_ALL if rows is None else rows], device=device)
+    def labels_tensor(self, device: torch.device | str = "cpu", rows: Rows | None = None) -> torch.Tensor:
+        """Labels as int64 (N,); all rows by default."""
+        return torch.tensor(self.labels[slice(None) if rows is None else rows], device=device)
 
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """How large a base set is."""
+    """How large a base set is, as far as that is known without downloading it."""
 
     name: str
     train_rows: int
@@ -75,7 +85,7 @@ class DatasetSize:
 
 @dataclass(frozen=True, eq=False)
 class BaseDataset:
-    """A base set: what every dataset is made from and every model is tested on."""
+    """The images that every dataset is made from and every model is tested on."""
 
     name: str
     train: ImageSplit
@@ -86,33 +96,46 @@ class BaseDataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
         _, height, width, channels = self.train.images.shape
         return channels, height, width
 
     @property
     def size(self) -> DatasetSize:
-        return DatasetSize(
-            self.name, len(self.train), len(self.test), self.image_shape, len(self.classes), self.in_memory
-        )
+        rows = len(self.train), len(self.test)
+        return DatasetSize(self.name, *rows, self.image_shape, len(self.classes), self.in_memory)
 
     @property
     def in_memory(self) -> bool:
-        """Or read from disk, row by row."""
-        return isinstance(self.train.images, np.ndarray)
+        """False where rows are read from disk."""
+        return self.train.in_memory
 
-    def part(self, name: str) -> ImageSplit:
+    def split(self, name: str) -> ImageSplit:
+        """The split of that name: "train" or "test"."""
         return {"train": self.train, "test": self.test}[name]
 
-    def record(self, part: str = "train") -> dict[str, Any]:
-        """What a dataset says of the images it was made from."""
-        split = self.part(part)
+    def record(self, split: str = "train") -> dict[str, Any]:
+        """What a dataset file records about the images it was made from."""
+        images = self.split(split)
         return {
             "name": self.name,
-            "split": part,
-            "rows": len(split),
-            "sha256": split.sha256,
+            "split": split,
+            "rows": len(images),
+            "sha256": images.sha256,
             "test_sha256": self.test.sha256,
             "licence": self.licence,
+        }
+
+    def description(self) -> dict[str, Any]:
+        """What results record of the set that models are trained and tested on."""
+        return {
+            "name": self.name,
+            "train_rows": len(self.train),
+            "test_rows": len(self.test),
+            "train_sha256": self.train.sha256,
+            "test_sha256": self.test.sha256,
+            "classes": list(self.classes),
+            "image_shape": list(self.image_shape),
         }
 
     @property

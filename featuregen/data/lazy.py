@@ -1,21 +1,29 @@
-"""Rows that are fetched when they are asked for, in any order and as often as wanted."""
+"""Images that stay on disk and are read row by row."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# A span read as a whole costs less than so many single rows.
+from featuregen.errors import UserError, one_line
+
+Rows = NDArray[np.int64] | slice
+# What h5py raises on bytes it cannot make sense of.
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+# Reading a contiguous range and dropping rows costs less than reading single rows, up to this many read per row kept.
 _SPARSE = 4
 
 
 class ImageSource(Protocol):
-    """Images on a device, float32 (N, C, H, W) in [0, 1]: a tensor, or what fetches the rows it is asked for."""
+    """Images on a device, float32 (N, C, H, W) in [0, 1]: a tensor, or `LazyImages`."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -29,12 +37,12 @@ class ImageSource(Protocol):
 
 
 class LazyImages:
-    """Pictures of which no more is in memory than the rows last asked for."""
+    """Indexed like a tensor of images; only the rows of the current index are in memory."""
 
     def __init__(
-        self, fetch: Callable[[NDArray[np.int64]], Tensor], shape: tuple[int, ...], device: torch.device
+        self, fetch: Callable[[NDArray[np.int64]], Tensor], shape: tuple[int, ...], device: torch.device | str
     ) -> None:
-        self._fetch, self.shape, self.device = fetch, torch.Size(shape), device
+        self._fetch, self.shape, self.device = fetch, torch.Size(shape), torch.device(device)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -42,16 +50,51 @@ class LazyImages:
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         if isinstance(rows, slice):
             return self._fetch(np.arange(*rows.indices(len(self)))).to(self.device)
-        chosen = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
-        return self._fetch(chosen.cpu().numpy()).to(self.device)
+        index = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+        return self._fetch(index.cpu().numpy()).to(self.device)
+
+
+class Hdf5Rows:
+    """One array of an HDF5 file, read by row. Every process opens the file itself, also after a fork or unpickling.
+
+    `check` is called with every newly opened file and raises if it is no longer the file that was checked at first.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], check: Callable[[h5py.File], None]) -> None:
+        self.path, self.name, self.shape = path, name, shape
+        self._check = check
+        self._handle: h5py.File | None = None
+        self._process = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> NDArray[Any]:
+        try:
+            array = self._open()[self.name]
+            values = np.asarray(array[rows]) if isinstance(rows, slice) else h5_take(array, rows)
+        except HDF5_ERRORS as error:
+            raise UserError(f"{self.path}: {self.name} cannot be read ({one_line(error)}); get it again.") from None
+        return values.reshape(len(values), *self.shape[1:])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+    def _open(self) -> h5py.File:
+        # HDF5 handles must not be shared with a forked child.
+        if self._handle is None or self._process != os.getpid():
+            handle = h5py.File(self.path, "r", locking=False)
+            self._check(handle)
+            self._handle, self._process = handle, os.getpid()
+        return self._handle
 
 
 def h5_take(array: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Of an h5py data set, which by itself takes increasing rows without repetition."""
+    """Rows of an h5py data set in any order, repeated or not; h5py itself takes only increasing ones."""
     if not len(rows):
         return np.asarray(array[:0])
-    wanted, places = np.unique(rows, return_inverse=True)
-    low, high = int(wanted[0]), int(wanted[-1]) + 1
-    if high - low <= _SPARSE * len(wanted):
-        return np.asarray(np.asarray(array[low:high])[wanted - low][places])
-    return np.asarray(np.asarray(array[wanted])[places])
+    increasing, inverse = np.unique(rows, return_inverse=True)
+    low, high = int(increasing[0]), int(increasing[-1]) + 1
+    if high - low <= _SPARSE * len(increasing):
+        return np.asarray(np.asarray(array[low:high])[increasing - low][inverse])
+    return np.asarray(np.asarray(array[increasing])[inverse])

@@ -1,79 +1,39 @@
-"""Images that stay on disk: an HDF5 file or a folder of pictures, of which rows are read when they are asked for."""
+"""Base sets that stay on disk: an HDF5 file, or a folder of image files decoded row by row."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featuregen.data.base_dataset import ImageSplit, Rows
-from featuregen.data.lazy import h5_take
-from featuregen.data.npz import ARRAYS, check_class_ids, labels_of, one_line
-from featuregen.errors import UserError
+from featuregen.data.base_dataset import ImageSplit
+from featuregen.data.lazy import HDF5_ERRORS, Hdf5Rows, Rows
+from featuregen.data.npz import ARRAYS, check_class_ids, check_labels
+from featuregen.errors import UserError, one_line
 from featuregen.runtime import has_oversized_local_heap
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# Whatever the name says, nothing else is decoded: for PostScript, say, Pillow would run Ghostscript.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# A picture's pixels, which a few bytes may claim to hold.
-_LARGEST_PICTURE = 1 << 24
-# What is read for a single row.
-_LARGEST_CHUNK = 1 << 26
-# Bytes of labels as int64, which packed ones could be far more than the file's.
-_MOST_LABELS = 1 << 25
-# Into one byte, at best, by deflate.
-_PACKED = 1032
-# Those that come with HDF5 and h5py; any other number has HDF5 look for a library of that name and run it.
+# Limits on what a small file may claim: pixels of one image, bytes of a chunk, bytes of the labels as int64.
+_MAX_PIXELS = 1 << 24
+_MAX_CHUNK = 1 << 26
+_MAX_LABEL_BYTES = 1 << 25
+# How many bytes deflate unpacks from one, at best.
+_DEFLATE_RATIO = 1032
+# Those that come with HDF5 and h5py; for any other number HDF5 looks for a plugin library and runs it.
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
-# What h5py raises on bytes it cannot make sense of.
-_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
-
-
-class Hdf5Images:
-    """uint8 (N, H, W, C), or (N, H, W) for grey ones, of one array in a file; every process opens it for itself."""
-
-    def __init__(self, path: Path, name: str, shape: tuple[int, ...]) -> None:
-        self._path, self._name = path, name
-        self._grey = len(shape) == 3
-        self.shape = (*shape, 1) if self._grey else shape
-        self._handle: h5py.File | None = None
-        self._process = 0
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Rows) -> NDArray[np.uint8]:
-        try:
-            found = self._read(rows)
-        except _BROKEN as error:
-            raise UserError(f"{self._path}: {self._name} cannot be read ({one_line(error)}); get it again.") from None
-        return found[..., np.newaxis] if self._grey else found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
-
-    def _read(self, rows: Rows) -> NDArray[np.uint8]:
-        array = self._open()[self._name]
-        if isinstance(rows, slice):
-            return np.asarray(array[rows])
-        return h5_take(array, rows)
-
-    def _open(self) -> h5py.File:
-        # A forked child must not use its parent's.
-        if self._handle is None or self._process != os.getpid():
-            self._handle, self._process = h5py.File(self._path, "r", locking=False), os.getpid()
-        return self._handle
 
 
 class FolderImages:
-    """One picture per row, decoded to uint8 (N, H, W, C) when it is asked for."""
+    """One image file per row, decoded to uint8 (N, H, W, C) when it is read."""
 
     def __init__(self, paths: Sequence[Path], mode: str, size: tuple[int, int]) -> None:
         self._paths, self._mode, self._size = list(paths), mode, size
@@ -83,35 +43,38 @@ class FolderImages:
         return len(self._paths)
 
     def __getitem__(self, rows: Rows) -> NDArray[np.uint8]:
-        chosen = range(*rows.indices(len(self))) if isinstance(rows, slice) else [int(row) for row in rows]
-        found = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        for place, row in enumerate(chosen):
-            found[place] = self._decoded(self._paths[row])
-        return found
+        chosen = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        images = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for image, row in zip(images, chosen, strict=True):
+            image[...] = self._decode(self._paths[int(row)])
+        return images
 
-    def _decoded(self, path: Path) -> NDArray[np.uint8]:
-        with opened(path) as picture:
-            if picture.size != self._size:
-                raise UserError(f"{path} is {_sides(picture.size)} pixels and the first picture {_sides(self._size)}.")
+    def _decode(self, path: Path) -> NDArray[np.uint8]:
+        with _open_image(path) as image:
+            if image.size != self._size:
+                raise UserError(
+                    f"{path} is {_size_text(image.size)} pixels and the first image {_size_text(self._size)}."
+                )
             try:
-                pixels = np.asarray(picture.convert(self._mode), np.uint8)
+                pixels = np.asarray(image.convert(self._mode), np.uint8)
             except (OSError, ValueError, SyntaxError) as error:
                 raise UserError(f"{path} cannot be decoded ({one_line(error)}); get it again, or remove it.") from None
         return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
-def opened(path: Path) -> Image.Image:
+def _open_image(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path, formats=_FORMATS)
+        image = Image.open(path, formats=_FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        told = f"{path} is no picture that can be read ({one_line(error)})"
-        raise UserError(f"{told}; get it again, or remove it.") from None
-    if math.prod(picture.size) > _LARGEST_PICTURE:
-        raise UserError(f"{path} claims {_sides(picture.size)} pixels, more than a base set has; make it smaller.")
-    return picture
+        raise UserError(f"{path} is no readable image ({one_line(error)}); get it again, or remove it.") from None
+    if math.prod(image.size) > _MAX_PIXELS:
+        raise UserError(
+            f"{path} claims {_size_text(image.size)} pixels, more than a base set may have; make it smaller."
+        )
+    return image
 
 
-def _sides(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
@@ -119,44 +82,57 @@ def _sides(size: tuple[int, int]) -> str:
 
 
 def read_hdf5(path: Path) -> tuple[ImageSplit, ImageSplit]:
-    """x_train, y_train, x_test, y_test, named and laid out as in a Keras-style `.npz`, pixels in uint8."""
+    """Training and test split of a file with x_train, y_train, x_test, y_test, as in a Keras-style `.npz`."""
     if has_oversized_local_heap(path):
         raise UserError(f"{path} is damaged: its table of names does not add up; get it again.")
     try:
         with h5py.File(path, "r", locking=False) as root:
-            # Labels first, whose number the images' is held against.
-            shapes = {name: _checked_array(root, name, path) for name in sorted(ARRAYS, reverse=True)}
-            labels = {name: labels_of(np.asarray(root[name]), f"{path}: {name}") for name in ("y_train", "y_test")}
-    except _BROKEN as error:
-        told = f"{path} cannot be read as HDF5 ({one_line(error)})"
-        raise UserError(f"{told}; give one with {', '.join(ARRAYS)}.") from None
+            # Labels first: the number of images is compared with theirs.
+            shapes = {name: _check_array(root, name, path) for name in sorted(ARRAYS, reverse=True)}
+            labels = {name: check_labels(np.asarray(root[name]), f"{path}: {name}") for name in ("y_train", "y_test")}
+    except HDF5_ERRORS as error:
+        raise UserError(
+            f"{path} cannot be read as HDF5 ({one_line(error)}); give a file with {', '.join(ARRAYS)}."
+        ) from None
     if shapes["x_train"][1:] != shapes["x_test"][1:]:
         raise UserError(
             f"{path}: x_train has shape {shapes['x_train']} and x_test {shapes['x_test']}; give one image shape."
         )
     check_class_ids(labels["y_train"], labels["y_test"], path)
     train, test = (
-        _split(Hdf5Images(path, f"x_{part}", shapes[f"x_{part}"]), labels[f"y_{part}"]) for part in ("train", "test")
+        _lazy_split(_hdf5_images(path, f"x_{split}", shapes[f"x_{split}"]), labels[f"y_{split}"])
+        for split in ("train", "test")
     )
     return train, test
 
 
-def _split(images: Hdf5Images | FolderImages, labels: NDArray[np.int64]) -> ImageSplit:
-    """Rows are all that anybody asks a split for."""
+def _hdf5_images(path: Path, name: str, shape: tuple[int, ...]) -> Hdf5Rows:
+    """Images as (N, H, W, C); grey ones may be stored without the last axis."""
+    check = partial(_check_unchanged, path=path, name=name, shape=shape)
+    return Hdf5Rows(path, name, shape if len(shape) == 4 else (*shape, 1), check)
+
+
+def _check_unchanged(root: h5py.File, path: Path, name: str, shape: tuple[int, ...]) -> None:
+    if _check_array(root, name, path) != shape:
+        raise UserError(f"{path} was replaced while it was in use; start again.")
+
+
+def _lazy_split(images: Hdf5Rows | FolderImages, labels: NDArray[np.int64]) -> ImageSplit:
+    """Both kinds are indexed by rows like an array, which is all that a split does with its images."""
     return ImageSplit(cast("NDArray[np.uint8]", images), labels)
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether an HDF5 file is meant as an image set, and not as a dataset of featuregen's."""
+    """Whether an HDF5 file is a base set rather than a featuregen dataset."""
     try:
         with h5py.File(path, "r", locking=False) as root:
             return ARRAYS[0] in root
-    except _BROKEN:
+    except HDF5_ERRORS:
         return False
 
 
-def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
-    """Its shape; only what lies in this very file is read, and no more of it than there is."""
+def _check_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
+    """The shape of an array that is stored in this very file and no larger than the file can hold."""
     link = root.get(name, getlink=True)
     if not isinstance(link, h5py.HardLink) or root.get(name, getclass=True) is not h5py.Dataset:
         raise UserError(f"{path} has no array {name} of its own; give one with {', '.join(ARRAYS)}.")
@@ -170,22 +146,21 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
         if dtype != np.uint8 or not fits:
             raise UserError(f"{path}: {name} is {dtype} of shape {shape}; give uint8 (N,H,W) or (N,H,W,C), C 1 or 3.")
         if shape[:1] != root[f"y_{name[2:]}"].shape[:1]:
-            raise UserError(f"{path}: {name} has {shape[0]} images and not as many labels; give a label per image.")
+            raise UserError(f"{path}: {name} has {shape[0]} images and not as many labels; give one label per image.")
     if 0 in shape:
         raise UserError(f"{path}: {name} is empty.")
     chunk = math.prod(layout.get_chunk()) * dtype.itemsize if layout.get_layout() == h5py.h5d.CHUNKED else 0
-    if chunk > _LARGEST_CHUNK:
+    if chunk > _MAX_CHUNK:
         raise UserError(
-            f"{path}: {name} is stored in chunks of {chunk >> 20} MiB, of which a row takes one; rechunk it."
+            f"{path}: {name} is stored in chunks of {chunk >> 20} MiB, and reading a row reads a chunk; rechunk it."
         )
     filters = {layout.get_filter(number)[0] for number in range(layout.get_nfilters())}
     if filters - _FILTERS:
-        raise UserError(f"{path}: {name} is packed by a filter that is not read; use gzip, lzf, shuffle or fletcher32.")
-    packed = layout.get_layout() == h5py.h5d.CHUNKED and bool(filters)
-    held = array.get_storage_size() * (_PACKED if packed else 1)
-    if held < dtype.itemsize * math.prod(shape):
+        raise UserError(f"{path}: {name} has a filter that is not supported; use gzip, lzf, shuffle or fletcher32.")
+    compressed = layout.get_layout() == h5py.h5d.CHUNKED and bool(filters)
+    if array.get_storage_size() * (_DEFLATE_RATIO if compressed else 1) < dtype.itemsize * math.prod(shape):
         raise UserError(f"{path}: {name} claims shape {shape}, and the file does not hold that many values.")
-    if name.startswith("y_") and 8 * math.prod(shape) > max(_MOST_LABELS, path.stat().st_size):
+    if name.startswith("y_") and 8 * math.prod(shape) > max(_MAX_LABEL_BYTES, path.stat().st_size):
         raise UserError(f"{path}: {name} claims shape {shape}, more labels than a file of its size has images.")
     return shape
 
@@ -194,37 +169,32 @@ def _checked_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
 
 
 def read_folder(path: Path) -> tuple[ImageSplit, ImageSplit, tuple[str, ...]]:
-    """train/CLASS/*.png and test/CLASS/*.png, as torchvision's ImageFolder has them; the classes in order of name."""
-    for part in ("train", "test"):
-        if not (path / part).is_dir():
-            raise UserError(f"{path} has no folder {part}; give one with train/CLASS/*.png and test/CLASS/*.png.")
+    """Splits and class names of train/CLASS/*.png and test/CLASS/*.png, as torchvision's ImageFolder orders them."""
+    for split in ("train", "test"):
+        if not (path / split).is_dir():
+            raise UserError(f"{path} has no folder {split}; give one with train/CLASS/*.png and test/CLASS/*.png.")
     classes = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
     if len(classes) < 2:
-        raise UserError(f"{path / 'train'} has {len(classes)} folders of classes; two are needed at least.")
-    strange = sorted({folder.name for folder in (path / "test").iterdir() if folder.is_dir()} - {*classes})
-    if strange:
-        raise UserError(f"{path / 'test'} has the class {strange[0]}, of which there are no training images.")
-    first = _pictures(path / "train" / classes[0])[0]
-    with opened(first) as picture:
-        size, mode = picture.size, "L" if picture.mode in ("1", "L", "LA", "I;16") else "RGB"
-    train, test = (_folder_split(path / part, classes, mode, size) for part in ("train", "test"))
+        raise UserError(f"{path / 'train'} has {len(classes)} class folders; give at least two.")
+    untrained = sorted({folder.name for folder in (path / "test").iterdir() if folder.is_dir()} - {*classes})
+    if untrained:
+        raise UserError(f"{path / 'test'} has the class {untrained[0]}, which has no training images.")
+    with _open_image(_image_files(path / "train" / classes[0])[0]) as image:
+        size, mode = image.size, "L" if image.mode in ("1", "L", "LA", "I;16") else "RGB"
+    train, test = (_folder_split(path / split, classes, mode, size) for split in ("train", "test"))
     return train, test, classes
 
 
 def _folder_split(folder: Path, classes: Sequence[str], mode: str, size: tuple[int, int]) -> ImageSplit:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for number, name in enumerate(classes):
-        own = _pictures(folder / name) if (folder / name).is_dir() else []
-        paths += own
-        labels += [number] * len(own)
-    if not paths:
-        raise UserError(f"{folder} has no pictures.")
-    return _split(FolderImages(paths, mode, size), np.array(labels, dtype=np.int64))
+    files = [_image_files(folder / name) if (folder / name).is_dir() else [] for name in classes]
+    if not any(files):
+        raise UserError(f"{folder} has no images.")
+    labels = np.repeat(np.arange(len(classes)), [len(names) for names in files])
+    return _lazy_split(FolderImages([file for names in files for file in names], mode, size), labels.astype(np.int64))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not found:
-        raise UserError(f"{folder} has no pictures; put some there ({', '.join(PICTURES)}), or remove the folder.")
-    return found
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{folder} has no images; put some there ({', '.join(SUFFIXES)}), or remove the folder.")
+    return files

@@ -15,16 +15,16 @@ def balanced_rows(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np
         raise UserError(f"{rows} rows were asked for; give a number up to {len(labels)}, or 0 for all of them.")
     if rows == 0:
         return np.arange(len(labels), dtype=np.int64)
-    turn = RowRandom(seed, "balanced classes").permutation(0, int(labels.max()) + 1)
-    order = np.lexsort((turn[labels], class_ranks(labels, seed, "balanced rows")))
+    class_order = RowRandom(seed, "balanced classes").permutation(0, int(labels.max()) + 1)
+    order = np.lexsort((class_order[labels], class_ranks(labels, seed, "balanced rows")))
     return np.sort(order[:rows]).astype(np.int64)
 
 
 def class_ranks(labels: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
-    """The place of each row in a drawn order of its own class."""
+    """The position of each row in a random order of the rows of its class."""
     random = RowRandom(seed, purpose)
-    dist = np.empty(len(labels), dtype=np.int64)
+    ranks = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        dist[members] = random.permutation(int(label), len(members))
-    return dist
+        ranks[members] = random.permutation(int(label), len(members))
+    return ranks

@@ -1,245 +1,242 @@
-"""Which class a label flips to under attack: the matrix of flips, and what in it is more than chance."""
+"""Which class a label flips to under attack: of one model under one attack, or of several compared in a record."""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import attack, find_attack
+from featuregen.attacks import attack as run_attack
+from featuregen.attacks import find_attack
 from featuregen.config import Norm, from_dict, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
-from featuregen.runtime import ComputeSpec, RowRandom
+from featuregen.evaluation.attack_inputs import AttackInputs
+from featuregen.evaluation.label_flip_statistics import LabelFlips, agreement, asymmetry, attraction
+from featuregen.models import TrainedModel, weights_sha256
+from featuregen.runtime import ComputeSpec, atomic_write, check_writable, log, versions
 
-Classes = NDArray[np.int64]
-Counts = NDArray[np.int64]
+CSV_HEADER = ("model", "attack", "eps", "true", "predicted", "count")
 
-# Of what could have been by chance.
-DRAWS = 1000
+
+def label_flips(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: str = "pgd",
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    compute: ComputeSpec | None = None,
+    **settings: Any,
+) -> LabelFlips:
+    """Attack the images that a model classifies correctly, and record which class each is classified as afterwards.
+
+    Args:
+        model: Any network in eval mode that maps images to logits.
+        images: float32 (N, C, H, W) in [0, 1].
+        labels: The class of each image, int64 (N,).
+        attack: The name of an attack; `featuregen attacks` lists them.
+        seed: Seeds the attack.
+        batch_size: Images per pass.
+        compute: Device and arithmetic of the attack; fp32 on the images' device where left out.
+        **settings: Settings of the attack, such as `norm`, `eps` and `steps`.
+
+    Returns:
+        The predictions before and after; `.matrix` counts the flips from each class to each other.
+
+    Example:
+        >>> import torch
+        >>> import featuregen as fg
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+        >>> images = torch.rand(20, 1, 8, 8)
+        >>> flips = fg.label_flips(model, images, model(images).argmax(1), "fgsm", norm="linf", eps=0.5)
+        >>> flips.matrix.shape, int(flips.attacked.sum()), bool(flips.flipped.any())
+        ((10, 10), 20, True)
+    """
+    before = predict(model, images, batch_size)
+    after, correct = before.clone(), (before == labels).nonzero().flatten()
+    if len(correct):
+        after[correct] = run_attack(
+            model, images[correct], labels[correct], attack,
+            seed=seed, batch_size=batch_size, compute=compute, **settings,
+        ).after  # fmt: skip
+    with torch.no_grad():
+        classes = model(images[:1]).shape[1]
+    true, first, last = (each.cpu().numpy().astype(np.int64) for each in (labels, before, after))
+    return LabelFlips(true, first, last, classes)
 
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """An attack by its name with all its settings; `eps` and `norm` are None where it has none to be told."""
+    """An attack by its name with all its settings; `eps` and `norm` are None where it has none."""
 
     attack: str
     eps: float | None
     norm: Norm | None
     settings: Mapping[str, Any]
 
-
-@dataclass(frozen=True, eq=False)
-class LabelFlips:
-    """The true class of every image, and what a model saw before and after; only what it saw right is attacked."""
-
-    true: Classes
-    before: Classes
-    after: Classes
-
     @property
-    def attacked(self) -> NDArray[np.bool_]:
-        return np.equal(self.before, self.true)
-
-    @property
-    def flipped(self) -> NDArray[np.bool_]:
-        return np.logical_and(self.attacked, np.not_equal(self.after, self.true))
-
-    def counts(self, classes: int) -> Counts:
-        """How many images of each class were attacked."""
-        return np.bincount(self.true[self.attacked], minlength=classes)
-
-    def matrix(self, classes: int) -> Counts:
-        """How many flips there are from each true class (row) to each class seen afterwards (column)."""
-        counts = np.zeros((classes, classes), dtype=np.int64)
-        np.add.at(counts, (self.true[self.flipped], self.after[self.flipped]), 1)
-        return counts
+    def record(self) -> dict[str, Any]:
+        return {"attack": self.attack, "eps": self.eps, "norm": self.norm}
 
 
 def expand_grid(
-    names: Sequence[str], radii: Sequence[Any], norm: Norm, others: Mapping[str, Mapping[str, Any]] | None = None
+    names: Sequence[str], radii: Sequence[Any], norm: Norm, options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[AttackSpec]:
-    """Every attack at every radius, one that takes none once; `others` are further settings by attack."""
-    given = others or {}
-    if strangers := [name for name in given if name not in names]:
-        raise UserError(f"settings are given for the attack '{strangers[0]}', which is not run; run it, or drop them.")
-    runs: list[AttackSpec] = []
+    """Every attack at every radius, one that takes no radius once; `options` are further settings by attack."""
+    by_attack = options or {}
+    if unused := [name for name in by_attack if name not in names]:
+        raise UserError(f"settings are given for the attack '{unused[0]}', which is not run; run it, or drop them.")
+    specs: list[AttackSpec] = []
     for name in names:
-        known = find_attack(name).settings
-        takes = {each.name for each in fields(known)}
-        if "eps" in takes and not radii:
+        schema = find_attack(name).settings
+        accepted = {field.name for field in fields(schema)}
+        if "eps" in accepted and not radii:
             raise UserError(f"attack {name} needs a radius; give at least one eps, such as 0.1 or 8/255.")
-        for eps in radii if "eps" in takes else [None]:
-            ball = {key: value for key, value in (("norm", norm), ("eps", eps)) if key in takes}
-            options = {**ball, **given.get(name, {})}
-            run = _run(name, from_dict(known, options, f"attack {name}"))
-            if any((run.attack, run.eps) == (other.attack, other.eps) for other in runs):
-                at = "" if run.eps is None else f" at eps {run.eps:g}"
+        for eps in radii if "eps" in accepted else [None]:
+            ball = {key: value for key, value in (("norm", norm), ("eps", eps)) if key in accepted}
+            settings: Any = from_dict(schema, {**ball, **by_attack.get(name, {})}, f"attack {name}")
+            spec = _spec(name, settings)
+            if any((spec.attack, spec.eps) == (other.attack, other.eps) for other in specs):
+                at = "" if spec.eps is None else f" at eps {spec.eps:g}"
                 raise UserError(f"attack {name}{at} is given twice; name it once.")
-            runs.append(run)
-    return runs
+            specs.append(spec)
+    return specs
 
 
-def _run(name: str, chosen: Any) -> AttackSpec:
-    eps, norm = getattr(chosen, "eps", None), getattr(chosen, "norm", None)
+def _spec(name: str, settings: Any) -> AttackSpec:
+    eps, norm = getattr(settings, "eps", None), getattr(settings, "norm", None)
     if eps == 0:
         raise UserError(f"attack {name} with eps 0 changes nothing; give a positive radius.")
     if eps is not None and eps >= 1 and norm == "linf":
         raise UserError(
             f"attack {name} with Linf eps {eps:g} reaches every image; give a radius below 1, such as 8/255."
         )
-    return AttackSpec(name, eps, norm, to_dict(chosen))
+    return AttackSpec(name, eps, norm, to_dict(settings))
 
 
-def find_label_flips(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    run: AttackSpec,
+# Recording -----------------------------------------------------------------------------------------
+
+# Flips by the model's title and the attack's place in the list.
+Measured = Mapping[tuple[str, int], LabelFlips]
+
+
+def label_flips_to_folder(
+    folder: Path,
+    models: Sequence[TrainedModel],
+    inputs: AttackInputs,
+    attacks: Sequence[AttackSpec],
     *,
-    seed: int = 0,
-    batch_size: int = 256,
-    compute: ComputeSpec | None = None,
-) -> LabelFlips:
-    """Attack what the model gets right, on the `machine` that is asked for."""
-    before = predict(model, images, batch_size)
-    after, right = before.clone(), (before == labels).nonzero().flatten()
-    if len(right):
-        after[right] = attack(
-            model, images[right], labels[right], run.attack,
-            seed=seed, batch_size=batch_size, compute=compute, **run.settings,
-        ).after  # fmt: skip
-    true, seen, then = (each.cpu().numpy().astype(np.int64) for each in (labels, before, after))
-    return LabelFlips(true, seen, then)
+    base: Mapping[str, Any],
+    seed: int,
+    batch_size: int,
+    compute: ComputeSpec,
+) -> dict[str, Any]:
+    """Run every attack on every model, always in fp32; write flips.json and flips.csv, and return the record.
 
-
-# Is there a direction? -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Asymmetry:
-    """`index` is the sum of |R - Rᵀ| over that of R + Rᵀ, where R are the shares of each class that flip to each other.
-
-    0 is a symmetric matrix, 1 one in which no flip has a way back. A few flips make some index by chance alone: were
-    every way and its way back as likely, it would be `chance` on average; `p` counts how often such flips are as
-    lopsided, pair by pair. None where nothing flips between classes that are both attacked.
+    `base` is what the record says of the base set.
     """
-
-    index: float | None
-    chance: float | None
-    p: float
-
-
-def asymmetry(counts: Counts, attacked: Counts, seed: int = 0, draws: int = DRAWS) -> Asymmetry:
-    """`attacked` are the images of each class, of which so many flip."""
-    upper, lower = np.triu_indices(len(counts), 1)
-    both = counts[upper, lower] + counts[lower, upper]
-    met = (both > 0) & (attacked[upper] > 0) & (attacked[lower] > 0)
-    if not met.any():
-        return Asymmetry(None, None, 1.0)
-    upper, lower, both = upper[met], lower[met], both[met]
-    here, there = attacked[upper], attacked[lower]
-    even, pair = here / (here + there), np.repeat(np.arange(len(both)), both)
-    random = RowRandom(seed, "flips there or back")
-    heads = np.stack(
-        [counts[upper, lower]]
-        + [
-            np.bincount(pair[random.uniform(number, len(pair)) < even[pair]], minlength=len(both))
-            for number in range(draws)
-        ]
-    )
-    lopsided = ((heads - both * even) ** 2 / (both * even * (1 - even))).sum(1)
-    ways, back = heads / here, (both - heads) / there
-    index = np.abs(ways - back).sum(1) / (ways + back).sum(1)
-    return Asymmetry(float(index[0]), float(index[1:].mean()), _above(lopsided))
-
-
-def _above(values: NDArray[np.float64]) -> float:
-    """How often a draw reaches the first value, which is the one observed."""
-    return float((values >= values[0] - 1e-9).mean())
+    check_writable(folder)
+    names = [trained.path.stem for trained in models]
+    # Numbered where file names alone would not tell models apart.
+    titles = names if len(set(names)) == len(names) else [f"{name}-{i}" for i, name in enumerate(names, 1)]
+    measured: dict[tuple[str, int], LabelFlips] = {}
+    for title, trained in zip(titles, models, strict=True):
+        for number, spec in enumerate(attacks):
+            log(f"flipping {title}: {spec.attack}{'' if spec.eps is None else f', eps {spec.eps:g}'}")
+            measured[title, number] = label_flips(
+                trained.model, inputs.images, inputs.labels, spec.attack, seed=seed, batch_size=batch_size,
+                compute=replace(compute, precision="fp32"), **spec.settings,
+            )  # fmt: skip
+    record = {
+        "format": "featuregen-flips",
+        "version": 1,
+        "base": base,
+        "images": len(inputs.index),
+        "seed": seed,
+        "software": versions(compute),
+        "models": [_describe_model(title, trained) for title, trained in zip(titles, models, strict=True)],
+        "runs": [_describe_run(title, attacks[number], flips, seed) for (title, number), flips in measured.items()],
+        "agreement": {
+            "attacks": _between_attacks(titles, attacks, measured, seed),
+            "models": _between_models(titles, attacks, measured, seed),
+        },
+    }
+    atomic_write(folder / "flips.json", json.dumps(record, indent=1))
+    atomic_write(folder / "flips.csv", flips_csv(record))
+    return record
 
 
-# Does a class attract? -----------------------------------------------------------------------------
+def _describe_model(title: str, trained: TrainedModel) -> dict[str, Any]:
+    model = trained.model
+    return {
+        "title": title,
+        "file": str(trained.path),
+        "architecture": model.architecture,
+        "width": model.width,
+        "weights_sha256": weights_sha256(model),
+    }
 
 
-@dataclass(frozen=True)
-class Attraction:
-    """How many times its even share of flips each class receives (None where it could receive none).
-
-    `strongest` lies the most standard deviations above its share; None where nothing flips, or has no choice. `p`
-    counts how often any class would lie as far above, if a flip went to all classes but its own with the same chance,
-    however many leave each.
-    """
-
-    ratios: tuple[float | None, ...]
-    strongest: int | None
-    p: float
-
-
-def attraction(counts: Counts, seed: int = 0, draws: int = DRAWS) -> Attraction:
-    classes, leaving = len(counts), counts.sum(1)
-    chance = 1 / (classes - 1)
-    expected = (leaving.sum() - leaving) * chance
-    ratios = tuple(
-        float(count / even) if even > 0 else None for count, even in zip(counts.sum(0), expected, strict=True)
-    )
-    open_to = expected * (1 - chance) > 0
-    if not open_to.any():
-        return Attraction(ratios, None, 1.0)
-    own, random = np.repeat(np.arange(classes), leaving), RowRandom(seed, "flips to any class")
-    received = [counts.sum(0)]
-    for number in range(draws):
-        other = (random.uniform(number, len(own)) * (classes - 1)).astype(np.int64)
-        received.append(np.bincount(other + (other >= own), minlength=classes))
-    spread = np.sqrt(expected * (1 - chance))
-    scores = (np.stack(received)[:, open_to] - expected[open_to]) / spread[open_to]
-    strongest = int(np.flatnonzero(open_to)[scores[0].argmax()])
-    return Attraction(ratios, strongest, _above(scores.max(1)))
+def _describe_run(title: str, spec: AttackSpec, flips: LabelFlips, seed: int) -> dict[str, Any]:
+    attacked, flipped = int(flips.attacked.sum()), int(flips.flipped.sum())
+    return {
+        "model": title,
+        **spec.record,
+        "settings": dict(spec.settings),
+        "attacked": attacked,
+        "flipped": flipped,
+        "success": flipped / attacked if attacked else None,
+        "matrix": flips.matrix.tolist(),
+        "asymmetry": asdict(asymmetry(flips.matrix, flips.attacked_per_class, seed)),
+        "attraction": asdict(attraction(flips.matrix, seed)),
+    }
 
 
-# Do two attacks, or two models, agree? -------------------------------------------------------------
+def _between_attacks(
+    titles: Sequence[str], attacks: Sequence[AttackSpec], measured: Measured, seed: int
+) -> list[dict[str, Any]]:
+    """Pairs of attacks in the same ball; one without a ball is paired with every other."""
+    pairs = []
+    for title, (one, other) in itertools.product(titles, itertools.combinations(range(len(attacks)), 2)):
+        first, second = attacks[one], attacks[other]
+        same_ball = (first.eps, first.norm) == (second.eps, second.norm) or None in (first.eps, second.eps)
+        if first.attack != second.attack and same_ball:
+            pair = {"model": title, "first": first.record, "second": second.record}
+            pairs.append(pair | asdict(agreement(measured[title, one], measured[title, other], seed)))
+    return pairs
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Of the images that both flip: the `share` with the same new class, and the share that `chance` would give.
-
-    `chance` pairs images of the same true class at random, as do the draws that `p` counts; `kappa` is how far the
-    share goes from there (0) to one (1). None where both flip nothing, and kappa where chance leaves nothing to reach.
-    """
-
-    both: int
-    share: float | None
-    chance: float | None
-    kappa: float | None
-    p: float | None
+def _between_models(
+    titles: Sequence[str], attacks: Sequence[AttackSpec], measured: Measured, seed: int
+) -> list[dict[str, Any]]:
+    pairs = []
+    for number, (one, other) in itertools.product(range(len(attacks)), itertools.combinations(titles, 2)):
+        pair = {**attacks[number].record, "first": one, "second": other}
+        pairs.append(pair | asdict(agreement(measured[one, number], measured[other, number], seed)))
+    return pairs
 
 
-def agreement(first: LabelFlips, second: LabelFlips, seed: int = 0, draws: int = DRAWS) -> Agreement:
-    """Both must be of the same images in the same order."""
-    if not np.array_equal(first.true, second.true):
-        raise UserError("flips are compared image by image; give both the same images in the same order.")
-    both = first.flipped & second.flipped
-    true, one, other = first.true[both], first.after[both], second.after[both]
-    if not both.any():
-        return Agreement(0, None, None, None, None)
-    same = int((one == other).sum())
-    random, reached = RowRandom(seed, "permuted flips"), 0
-    by_class = np.argsort(true, kind="stable")
-    for number in range(draws):
-        drawn = random.permutation(number, len(true))
-        shuffled = drawn[np.argsort(true[drawn], kind="stable")]
-        reached += int((one[by_class] == other[shuffled]).sum()) >= same
-    chance = sum(_expected_matches(one[true == label], other[true == label]) for label in np.unique(true)) / len(true)
-    share = same / len(true)
-    kappa = (share - chance) / (1 - chance) if chance < 1 else None
-    return Agreement(len(true), share, chance, kappa, (1 + reached) / (1 + draws))
-
-
-def _expected_matches(one: Classes, other: Classes) -> float:
-    """How many of these pairs would be equal on average, were they paired at random."""
-    return sum(int((one == seen).sum()) * int((other == seen).sum()) for seen in np.unique(one)) / len(one)
+def flips_csv(record: Mapping[str, Any]) -> str:
+    """One line for each pair of classes of each run; `eps` is empty where an attack takes none."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(CSV_HEADER)
+    names = record["base"]["classes"]
+    for run in record["runs"]:
+        matrix = np.array(run["matrix"])
+        eps = "" if run["eps"] is None else repr(run["eps"])
+        for true, predicted in itertools.permutations(range(len(names)), 2):
+            table.writerow([run["model"], run["attack"], eps, names[true], names[predicted], matrix[true, predicted]])
+    return text.getvalue()

@@ -12,11 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.compute import bytes_per_image, folded_copy, frozen_eval, move_pixels, seconds_for
+from featuregen.compute import (
+    bytes_per_image,
+    folded_copy,
+    frozen_eval,
+    load_or_autotune,
+    move_pixels,
+    seconds_for,
+    untrained_model,
+)
 from featuregen.config import Config, Training, to_dict
 from featuregen.data import DatasetSize, size_of
 from featuregen.evaluation import predict
-from featuregen.experiment.numerics import load_or_autotune, untrained_model
 from featuregen.experiment.stages import WorkCount, stages, work_by_title
 from featuregen.models import count_parameters
 from featuregen.runtime import ComputeSpec, configure_process, free_memory
@@ -77,7 +84,7 @@ class CostEstimate:
             "base": asdict(self.size),
             "model": to_dict(self.config.model),
             "device": str(self.compute.device),
-            "arithmetic": self.compute.arithmetic,
+            "arithmetic": self.compute.numerics,
             "processes": self.processes,
             "rates": _with_file_keys(self.throughput),
             "stages": [

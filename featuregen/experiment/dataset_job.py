@@ -11,7 +11,7 @@ from featuregen.compute import fitting_batch, folded_copy
 from featuregen.config import Config, Synthesis, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
-from featuregen.experiment.records import TrainedModel, describe_model
+from featuregen.models import TrainedModel, describe_model
 from featuregen.runtime import ComputeSpec, versions
 from featuregen.storage import PAPER, DatasetInfo, Header, Writer, check_compatible, read_info
 from featuregen.synthesis import RULES, RowPlan, synthesize
@@ -64,7 +64,7 @@ class DatasetJob:
 
     def header(self, source: TrainedModel | None) -> Header:
         """The file's attributes; without a source model, those that any would have."""
-        recipe = {"seed": self.config.seed, "synthesis": to_dict(self.recipe), **self.compute.arithmetic, **self.shard}
+        recipe = {"seed": self.config.seed, "synthesis": to_dict(self.recipe), **self.compute.numerics, **self.shard}
         return Header(
             kind=self.kind,
             rows=len(self.plan.index),
@@ -125,7 +125,7 @@ def shard_job(job: DatasetJob, shard: Shard) -> DatasetJob:
     rows = shard.rows(total, batch, job.kind)
     mark = {"number": shard.number, "of": shard.of, "rows": total, "first": rows.start}
     return DatasetJob(
-        job.kind, job.recipe, job.plan.part(rows), job.config, job.base, job.compute, batch, {"shard": mark}
+        job.kind, job.recipe, job.plan.take(rows), job.config, job.base, job.compute, batch, {"shard": mark}
     )
 
 

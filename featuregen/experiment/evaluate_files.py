@@ -15,8 +15,9 @@ from featuregen.config import (
 )
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.recorded import is_model, recorded_config
-from featuregen.experiment.records import TrainedModel
+from featuregen.experiment.recorded import recorded_config
+from featuregen.interop import is_model_file
+from featuregen.models import TrainedModel
 from featuregen.runtime import SINGLE_PROCESS, DistInfo
 from featuregen.storage import (
     FeatureDataset,
@@ -41,7 +42,7 @@ def evaluate_file(
     `recipe` replaces parts of the fresh models' training recipe, such as {"epochs": 10, "augment.crop": 4}.
     """
     settings = with_overrides(config or recorded_config(path), overrides, values or {})
-    if is_model(path):
+    if is_model_file(path):
         if recipe:
             raise UserError(
                 f"{path} is a trained model; --epochs, --lr and --sweep are for datasets, on which fresh models train."

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from featuregen.compute import load_or_autotune
 from featuregen.config import (
     Config,
     Synthesis,
@@ -20,14 +21,13 @@ from featuregen.config import (
 )
 from featuregen.data import BaseDataset, balanced_rows, load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import Accuracy, evaluate
+from featuregen.evaluation import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, shard_job
 from featuregen.experiment.model_cache import ModelCache
-from featuregen.experiment.numerics import load_or_autotune
 from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages, TrainedModel, check_base
-from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import Classifier, load_model
+from featuregen.experiment.records import LabelledImages, check_base
+from featuregen.interop import load_model
+from featuregen.models import Accuracy, Classifier, TrainedModel
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
 from featuregen.storage import DatasetInfo, FeatureDataset
 from featuregen.synthesis import RULES, RowPlan, make_plan
@@ -211,9 +211,9 @@ class Experiment:
 
     def load_model(self, path: Path) -> TrainedModel:
         """A saved model, ours or a checkpoint of robustness, which must fit the base dataset."""
-        model, record = (load_checkpoint if is_checkpoint(path) else load_model)(path, self.device)
+        model = load_model(path, self.device)
         self.check_fits(model, str(path))
-        return TrainedModel(model, record, Path(path))
+        return TrainedModel(model, model.record, Path(path))
 
     @cached_property
     def models(self) -> ModelCache:
@@ -227,8 +227,8 @@ class Experiment:
             return self._compute
         shape, classes, numerics = self.base.image_shape, len(self.base.classes), None
         if self.dist.is_main:
-            numerics = load_or_autotune(self.config, shape, classes, self.out / "models").arithmetic
-        return ComputeSpec.computing(self.device, self.dist.broadcast_object(numerics))
+            numerics = load_or_autotune(self.config, shape, classes, self.out / "models").numerics
+        return ComputeSpec.from_numerics(self.device, self.dist.broadcast_object(numerics))
 
     # Images --------------------------------------------------------------------------------------
 
@@ -236,13 +236,13 @@ class Experiment:
     def train_set(self) -> LabelledImages:
         """The base dataset's training images on the device."""
         split, device = self.base.train, self.device
-        return LabelledImages(self.base.name, split.on(device), split.labels_tensor(device), split.sha256)
+        return LabelledImages(self.base.name, split.to(device), split.labels_tensor(device), split.sha256)
 
     @cached_property
     def test_set(self) -> LabelledImages:
         """The base dataset's test images on the device."""
         split, device = self.base.test, self.device
-        return LabelledImages(f"{self.base.name} test", split.on(device), split.labels_tensor(device), split.sha256)
+        return LabelledImages(f"{self.base.name} test", split.to(device), split.labels_tensor(device), split.sha256)
 
     @cached_property
     def attacked_rows(self) -> torch.Tensor:
@@ -254,7 +254,7 @@ class Experiment:
         """A dataset's images on the device, ready to train on; they must have been made from this base dataset."""
         check_base(data.info, self.base)
         # Where the base dataset does not fit into memory, a dataset as large as that would not fit either.
-        images = data.images.to(self.device) if self.base.in_memory else data.on(self.device)
+        images = data.images.to(self.device) if self.base.in_memory else data.lazy_images(self.device)
         name = f"{data.info.kind} ({data.path.name})"
         return LabelledImages(name, images, data.labels.to(self.device), data.info.content_sha256)
 

@@ -15,11 +15,18 @@ import torch
 from featuregen.config import Config, Model, Training, canonical_json, to_dict
 from featuregen.data import BaseDataset, ImageSource
 from featuregen.errors import UserError
-from featuregen.evaluation import Accuracy
-from featuregen.experiment.paths import check_writable
-from featuregen.experiment.records import LabelledImages, TrainedModel
-from featuregen.models import Classifier, build_model, load_model, read_model_record, save_model, weights_sha256
-from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, locked, log, versions
+from featuregen.experiment.records import LabelledImages
+from featuregen.models import (
+    Accuracy,
+    Classifier,
+    TrainedModel,
+    build_model,
+    load_model,
+    read_model_record,
+    save_model,
+    weights_sha256,
+)
+from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, check_writable, locked, log, versions
 from featuregen.training import TrainingLog, TrainingState, can_group, train_many
 
 # Rows, and numbers, of which a few copies are in memory at once.
@@ -70,7 +77,7 @@ class ModelCache:
         path = self.folder / f"{model.architecture}-{weights_sha256(model)[:16]}.safetensors"
         if not path.exists():
             unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
-            save_model(path, model, {**unknown, **trained.record})
+            save_model(model, path, {**unknown, **trained.record})
         return self._load_evaluated(path)
 
     def check_output_free(self, path: Path, data: LabelledImages, recipe: Training, seed: int) -> None:
@@ -103,7 +110,7 @@ class ModelCache:
         if self._dist.is_main:
             for model, training, (path, settings) in zip(models, trainings, outputs.items(), strict=True):
                 _log_early_stopping(training, f"{title} {settings['seed']}")
-                save_model(path, model, self._record(training, settings, data))
+                save_model(model, path, self._record(training, settings, data))
 
     def _record(self, training: TrainingLog, settings: Mapping[str, Any], data: LabelledImages) -> dict[str, Any]:
         """What a model's file says about its training."""
@@ -122,7 +129,8 @@ class ModelCache:
         return record
 
     def _load_evaluated(self, path: Path) -> TrainedModel:
-        model, record = load_model(path, self._compute.device)
+        model = load_model(path, self._compute.device)
+        record = model.record
         settings = to_dict(self._config.evaluation) | {"test": self._base.test.sha256, "seed": self._config.seed}
         # The number of models and the headline radius change no model's accuracy.
         settings = {name: value for name, value in settings.items() if name not in ("seeds", "headline")}
@@ -130,7 +138,7 @@ class ModelCache:
             started = time.perf_counter()
             record["accuracy"] = {"settings": settings, **self._evaluate(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
-            save_model(path, model, record)
+            save_model(model, path, record)
         return TrainedModel(model, record, path)
 
     def _settings(self, data: LabelledImages, recipe: Training, seed: int, group: Sequence[int]) -> dict[str, Any]:
@@ -140,7 +148,7 @@ class ModelCache:
             "seed": seed,
             "data": data.sha256,
             "classes": len(self._base.classes),
-            **self._compute.arithmetic,
+            **self._compute.numerics,
         }
         # Each process sums over a part of the batch, and without synchronised batch norm normalises that part alone.
         if self._dist.world_size > 1:

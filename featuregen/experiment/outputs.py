@@ -94,7 +94,7 @@ def _recorded_plan(path: Path) -> RowPlan:
 
 
 def _base_images(experiment: Experiment, index: NDArray[np.int64]) -> NDArray[np.float32]:
-    images: NDArray[np.float32] = experiment.base.train.tensor(experiment.device, index).cpu().numpy()
+    images: NDArray[np.float32] = experiment.base.train.images_tensor(experiment.device, index).cpu().numpy()
     return images
 
 

@@ -9,10 +9,11 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import torch
 
-from featuregen.config import Config
+from featuregen.config import Config, load_plugin, loaded_plugins
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
@@ -34,7 +35,8 @@ def _run_in_workers(experiment: Experiment, rounds: list[list[Stage]], workers: 
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     setup = (experiment.config, str(experiment.out), experiment.base, experiment.compute)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (*setup, os.getpid(), torch.get_num_threads()))
+    process = (os.getpid(), torch.get_num_threads(), loaded_plugins())
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (*setup, *process))
     try:
         for number, stages in enumerate(rounds, 1):
             futures = [pool.submit(_run_stage, stage) for stage in stages]
@@ -57,11 +59,21 @@ def _run_in_workers(experiment: Experiment, rounds: list[list[Stage]], workers: 
 _experiment: Experiment
 
 
-def _start_worker(config: Config, out: str, base: BaseDataset, compute: ComputeSpec, parent: int, threads: int) -> None:
+def _start_worker(
+    config: Config,
+    out: str,
+    base: BaseDataset,
+    compute: ComputeSpec,
+    parent: int,
+    threads: int,
+    plugins: tuple[Path, ...],
+) -> None:
     global _experiment
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+    for plugin in plugins:
+        load_plugin(plugin)
     _experiment = Experiment(config, out, base=base, compute=compute)
     # As many as the parent has, since the last bits of a sum depend on how many threads share it.
     torch.set_num_threads(threads)

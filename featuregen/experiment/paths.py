@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -46,13 +45,3 @@ def _same_training(path: Path, cached: Path) -> bool:
         for name in ("seconds", "software", "config"):
             header["record"].pop(name, None)
     return there == here
-
-
-def check_writable(folder: Path) -> None:
-    """Asked before hours of training, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another --out.") from None

@@ -1,9 +1,8 @@
-"""What files record: whether they are models, and the settings they were made with."""
+"""The settings that files record."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from featuregen.config import (
     Config,
@@ -15,39 +14,18 @@ from featuregen.config import (
 from featuregen.data import needs_download
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import read_model_record, weights_sha256
+from featuregen.interop import is_checkpoint, is_model_file
+from featuregen.models import read_model_record
 from featuregen.storage import (
     read_info,
 )
-
-MODEL_SUFFIX = ".safetensors"
-
-
-def is_model(path: Path) -> bool:
-    """Ours, or a checkpoint of robustness."""
-    return path.suffix == MODEL_SUFFIX or is_checkpoint(path)
-
-
-def describe_model_file(path: Path) -> dict[str, Any]:
-    """What a saved model, or a checkpoint of robustness, says of itself."""
-    if not is_checkpoint(path):
-        return read_model_record(path)
-    model, record = load_checkpoint(path)
-    return {
-        "architecture": model.architecture,
-        "image_shape": model.image_shape,
-        "classes": model.classes,
-        "weights_sha256": weights_sha256(model),
-        "record": record,
-    }
 
 
 def recorded_config(path: Path) -> Config:
     """The settings a dataset or model was made with, as it records them."""
     if is_checkpoint(path):
         raise UserError(f"{path} was not made by featuregen and records no settings; name them with --config.")
-    tree = read_model_record(path)["record"].get("config") if is_model(path) else dict(read_info(path).config)
+    tree = read_model_record(path)["record"].get("config") if is_model_file(path) else dict(read_info(path).config)
     if not tree:
         raise UserError(f"{path} records no settings to go by; name a config with --config, or make the file again.")
     config = from_dict(Config, tree, f"{path}, recorded settings")

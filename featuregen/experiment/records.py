@@ -1,17 +1,13 @@
-"""What stages hand to each other: examples, trained models, and what is recorded of them."""
+"""Labelled images that models train on, and the check that they belong to a base dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from featuregen.data import BaseDataset, ImageSource
 from featuregen.errors import UserError
-from featuregen.models import Classifier, weights_sha256
 from featuregen.storage import DatasetInfo
 
 
@@ -23,37 +19,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model, the record that travels with it, and where it was found."""
-
-    model: Classifier
-    record: dict[str, Any]
-    path: Path
-
-
-def describe_model(trained: TrainedModel) -> dict[str, Any]:
-    """What a dataset says of its source model: nothing that changes from run to run of the same training."""
-    record: Mapping[str, Any] = trained.record
-    model = trained.model
-    return {
-        "architecture": model.architecture,
-        "width": model.width,
-        "weights_sha256": weights_sha256(model),
-        **{
-            name: record[name]
-            for name in ("settings", "origin", "trained_on", "train_accuracy", "accuracy")
-            if name in record
-        },
-    }
-
-
-def model_summary(trained: TrainedModel) -> dict[str, Any]:
-    """What a report of an attack says of a model."""
-    about = describe_model(trained)
-    return {"file": trained.path.name, **{key: about[key] for key in ("architecture", "width", "weights_sha256")}}
 
 
 def check_base(info: DatasetInfo, base: BaseDataset) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 from featuregen.config import ATTACKED, Config, to_dict, with_overrides
 from featuregen.data import SPLITS, load_images
 from featuregen.errors import UserError
-from featuregen.experiment.attack_run import AttackRun, attack_to_file, inputs_from_split
+from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_split
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.paths import find_by_weights
 from featuregen.experiment.recorded import recorded_config
-from featuregen.experiment.records import TrainedModel
-from featuregen.models import weights_sha256
+from featuregen.models import TrainedModel, weights_sha256
 from featuregen.runtime import log, resolve_device
-from featuregen.storage import DatasetDiff, DatasetInfo, diff_datasets, read_info
+from featuregen.storage import DatasetDiff, DatasetInfo, read_info
+from featuregen.storage.diff import diff
 from featuregen.synthesis import RULES
 
 
@@ -53,7 +53,7 @@ def remake(
         _attack_again(info, experiment, out, source, force)
     else:
         _synthesize_again(info, experiment, out, source, force)
-    return RemakeResult(out, diff_datasets(path, out))
+    return RemakeResult(out, diff(path, out))
 
 
 def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, device: str | None) -> Experiment:
@@ -66,7 +66,7 @@ def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, devi
         )
     config = _recorded_settings(info, data, device)
     base = load_images(config.data)
-    digest = base.part(split).sha256
+    digest = base.split(split).sha256
     if digest != info.base.get("sha256"):
         raise UserError(
             f"{info.path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
@@ -118,13 +118,17 @@ def _synthesize_again(info: DatasetInfo, experiment: Experiment, out: Path, sour
 
 def _attack_again(info: DatasetInfo, experiment: Experiment, out: Path, source: Path | None, force: bool) -> None:
     chosen = dict(info.recipe["attack"])
-    name, wanted = chosen.pop("name"), chosen.pop("target")
+    name, target_class = chosen.pop("name"), chosen.pop("target")
     target = _require_model(info, info.source_model.get("weights_sha256"), experiment, out, source)
     origin = (
         _require_model(info, found_on, experiment, out, None) if (found_on := info.recipe.get("found_on")) else None
     )
-    inputs = inputs_from_split(experiment, info.base["split"], info.rows)
-    attack_to_file(out, experiment, AttackRun(target, inputs, name, chosen, wanted, origin, info.dtype), force)
+    config = experiment.config
+    inputs = inputs_from_split(experiment.base, info.base["split"], info.rows, config.seed, experiment.device)
+    attack_to_file(
+        out, AttackRun(target, inputs, name, chosen, target_class, origin, info.dtype), seed=config.seed,
+        batch_size=config.evaluation.batch_size, compute=experiment.compute, config=to_dict(config), force=force,
+    )  # fmt: skip
 
 
 def _require_model(

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from featuregen.config import source_seeds, to_dict
-from featuregen.data import BaseDataset
 from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.label_audit import honesty_of
+from featuregen.experiment.label_audit import audit_experiment
 from featuregen.experiment.parallel import run_stages
 from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import TrainedModel
 from featuregen.experiment.stages import TITLES, base_sample, kinds_of, make_timed, stages
+from featuregen.models import TrainedModel
 from featuregen.runtime import versions
 from featuregen.storage import DatasetInfo, FeatureDataset, read_columns
 
@@ -49,29 +48,17 @@ def reproduce(experiment: Experiment, folder: Path, force: bool = False) -> Resu
         datasets.append(_describe_dataset(*make_timed(experiment, folder, kind)))
         data = FeatureDataset(dataset_path(folder, experiment.base.name, kind))
         models.append(_row(kind, experiment.train_fresh(data, title=TITLES[kind])))
-    honesty, audit_timings = honesty_of(experiment, folder, kinds)
+    honesty, audit_timings = audit_experiment(experiment, folder, kinds)
     return {
         "format": "featuregen-results",
         "version": 1,
         "config": to_dict(config),
-        "base": describe_base(experiment.base),
+        "base": experiment.base.description(),
         "software": versions(experiment.compute),
         "models": models,
         "datasets": datasets,
         "honesty": honesty,
         "timings": _timings(models, datasets) + audit_timings,
-    }
-
-
-def describe_base(base: BaseDataset) -> dict[str, Any]:
-    return {
-        "name": base.name,
-        "train_rows": len(base.train),
-        "test_rows": len(base.test),
-        "train_sha256": base.train.sha256,
-        "test_sha256": base.test.sha256,
-        "classes": list(base.classes),
-        "image_shape": list(base.image_shape),
     }
 
 

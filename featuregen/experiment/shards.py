@@ -17,10 +17,11 @@ from featuregen.config import Config
 from featuregen.errors import UserError
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.paths import check_writable, dataset_path
-from featuregen.experiment.records import TrainedModel
-from featuregen.runtime import ComputeSpec, DistInfo, locked, log, resolve_device
-from featuregen.storage import DatasetInfo, merge_shards
+from featuregen.experiment.paths import dataset_path
+from featuregen.models import TrainedModel
+from featuregen.runtime import ComputeSpec, DistInfo, check_writable, locked, log, resolve_device
+from featuregen.storage import DatasetInfo
+from featuregen.storage.merge import merge
 
 
 def parse_shard(text: str) -> Shard:
@@ -123,7 +124,7 @@ def make_distributed(
         assignment = ShardAssignment(**dist.broadcast_object())
         if assignment.finished:
             return None
-        compute = ComputeSpec.computing(resolve_device(config.runtime.device), assignment.numerics)
+        compute = ComputeSpec.from_numerics(resolve_device(config.runtime.device), assignment.numerics)
         experiment = Experiment(config, folder, compute=compute)
         model = experiment.load_model(Path(assignment.source))
     path = Path(assignment.path)
@@ -136,7 +137,7 @@ def make_distributed(
     if not dist.is_main:
         return None
     if not assignment.finished:
-        info = merge_shards([shard.path(path) for shard in assignment.shards], path, force, remove=True)
+        info = merge([shard.path(path) for shard in assignment.shards], path, force, remove=True)
     else:
         info = experiment.write_dataset(experiment.dataset_job(kind), path, model)
         _remove_merged_shards(experiment, kind, path, model, assignment, info)
@@ -169,7 +170,7 @@ def _assign_shards(
         _check_shard(experiment, kind, Shard(1, count))
     model = model or experiment.source_model(whole.source)
     finished = not force and whole.is_done(path, model)
-    assignment = ShardAssignment(str(path), str(model.path), experiment.compute.arithmetic, finished, count, [])
+    assignment = ShardAssignment(str(path), str(model.path), experiment.compute.numerics, finished, count, [])
     if not finished:
         for shard in assignment.shards:
             if force or not experiment.dataset_job(kind, shard).is_done(shard.path(path), model):

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.config import with_overrides
-from featuregen.data import KNOWN, load_images
+from featuregen.data import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.paths import find_by_weights
-from featuregen.experiment.recorded import describe_model_file, recorded_config
+from featuregen.experiment.recorded import recorded_config
 from featuregen.experiment.verify import verify_origin
-from featuregen.interop import is_checkpoint, load_checkpoint
+from featuregen.interop import is_checkpoint, load_model, model_header
 from featuregen.models import save_model
 from featuregen.publish import (
     Bundle,
@@ -67,7 +67,7 @@ def share_file(
         weights=(lambda target: _copy_weights(model, target)) if model else None,
         preview=(lambda picture: draw_preview(experiment, path, picture)) if drawn else None,
         results=_results_of(path, info, results),
-        base="" if recorded.data.name in KNOWN else config.data.name,
+        base="" if recorded.data.name in NAMED_SETS else config.data.name,
         licence=licence or _licence_of(info),
         citation=citation or base_citation(info),
     )
@@ -89,7 +89,7 @@ def _source_of(path: Path, info: DatasetInfo, given: Path | None) -> Path | None
         return None
     if given is None:
         return _found_model(path, wanted)
-    held = str(describe_model_file(given)["weights_sha256"])
+    held = str(model_header(given)["weights_sha256"])
     if held != wanted:
         raise UserError(
             f"{given} is not the source model of {path}: its weights have sha256 {held[:12]}, recorded is "
@@ -112,14 +112,14 @@ def _found_model(path: Path, wanted: str) -> Path:
 def _copy_weights(model: Path, target: Path) -> None:
     """Ours as it is; a checkpoint of robustness as one of ours, since nobody should have to unpickle what is sent."""
     if is_checkpoint(model):
-        save_model(target, *load_checkpoint(model))
+        save_model(load_model(model), target)
     else:
         shutil.copyfile(model, target)
 
 
 def _licence_of(info: DatasetInfo) -> str:
     """As recorded; a file of images states none, but may hold a set that is known by its name."""
-    recorded, known = str(info.base.get("licence") or ""), KNOWN.get(str(info.base.get("name")))
+    recorded, known = str(info.base.get("licence") or ""), NAMED_SETS.get(str(info.base.get("name")))
     return known.licence if known and (not recorded or recorded.startswith("not stated")) else recorded
 
 

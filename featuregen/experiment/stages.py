@@ -12,7 +12,7 @@ from typing import Any
 from featuregen.config import MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
 from featuregen.data import DatasetSize, ImageSplit
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.label_audit import judged_once
+from featuregen.experiment.label_audit import audited_radii, load_or_audit
 from featuregen.experiment.paths import dataset_path
 from featuregen.experiment.records import LabelledImages
 from featuregen.report import KIND_NAMES
@@ -80,10 +80,6 @@ def kinds_of(config: Config) -> list[str]:
     return [kind for kind in RULES if kind in config.synthesis]
 
 
-def audited_radii(config: Config, kind: str) -> list[float]:
-    return sorted({*config.honesty.eps, config.synthesis[kind].eps})
-
-
 # One stage -----------------------------------------------------------------------------------------
 
 
@@ -121,7 +117,9 @@ def base_sample(experiment: Experiment) -> LabelledImages | None:
     index = experiment.row_plan("robust", recipe.rows).index
     split = ImageSplit(train.images[index], train.labels[index])
     name = f"{experiment.base.name}, {recipe.rows} rows"
-    return LabelledImages(name, split.tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256)
+    return LabelledImages(
+        name, split.images_tensor(experiment.device), split.labels_tensor(experiment.device), split.sha256
+    )
 
 
 def _dataset_stage(config: Config, size: DatasetSize, kind: str, folder: Path, force: bool) -> Stage:
@@ -166,7 +164,7 @@ def _audit_stage(config: Config, size: DatasetSize, kind: str, eps: float, folde
 
 
 def _audit(experiment: Experiment, folder: Path, kind: str, eps: float) -> None:
-    judged_once(experiment, folder, kind, eps)
+    load_or_audit(experiment, folder, kind, eps)
 
 
 # Counting ------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from featuregen.data import SPLITS, BaseDataset, load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
 from featuregen.experiment.recorded import recorded_config
-from featuregen.interop import is_checkpoint, load_checkpoint
-from featuregen.models import load_model, weights_sha256
+from featuregen.interop import load_model
+from featuregen.models import weights_sha256
 from featuregen.runtime import configure_process, log, resolve_device
 from featuregen.storage import (
     Check,
@@ -70,7 +70,7 @@ def _check_base(path: Path, info: DatasetInfo, config: Config, base: BaseDataset
     part = info.base.get("split", "train")
     if part not in SPLITS:
         return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
-    split = base.part(part)
+    split = base.split(part)
     if split.sha256 != info.base.get("sha256"):
         raise UserError(
             f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
@@ -84,7 +84,7 @@ def _check_success(path: Path, info: DatasetInfo, config: Config, source: Path) 
         raise UserError(f"{path} records no source model to compare with; leave out --source.")
     device = resolve_device(config.runtime.device)
     configure_process(config.runtime.threads)
-    model, _ = (load_checkpoint if is_checkpoint(source) else load_model)(source, device)
+    model = load_model(source, device)
     if (model.image_shape, model.classes) != (info.image_shape, len(info.classes)):
         raise UserError(
             f"{source} takes images of shape {model.image_shape} in {model.classes} classes, but {path} has "

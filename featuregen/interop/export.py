@@ -1,7 +1,6 @@
-"""A dataset file in the formats of others: the authors' tensors, .npz, a folder of PNGs, Parquet.
+"""Exporting a dataset file: to the authors' tensors, .npz, a folder of PNGs, or Parquet.
 
-Whatever is written appears whole or not at all, and equal files give equal bytes, so that an export which is there
-already is told from another thing in its place.
+Exports are written atomically, and equal files give equal bytes, so that an export which exists already is recognised.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from featuregen.config import did_you_mean
 from featuregen.errors import UserError
-from featuregen.interop.released import IMAGES, LABELS, write_released
+from featuregen.interop.released import IMAGES, LABELS
 from featuregen.runtime import atomic_folder, atomic_path, log, progress
-from featuregen.storage import COLUMNS, DatasetInfo, read_columns, read_info, row_blocks, to_pixels
+from featuregen.storage import (
+    COLUMNS,
+    DatasetInfo,
+    FeatureDataset,
+    column_blocks,
+    read_columns,
+    read_info,
+    row_blocks,
+    to_pixels,
+)
 
-Columns = dict[str, NDArray[Any]]
-# The numbers of a row, under the names they have where a row is one thing of its own.
+# The columns of numbers, under the names they have where each row is a record.
 NUMBERS = {
     "label": "labels",
     "source_label": "source_labels",
@@ -43,31 +53,42 @@ NUMBERS = {
     "source_pred": "source_pred",
 }
 TABLE = "labels.csv"
+# CIFAR-10 in 50 batches of 12 MB: a reader that handles one at a time needs little extra memory.
+MADRY_BATCH = 1000
 
 
 def export_dataset(path: Path, format: str, out: Path | None = None, force: bool = False) -> Path:
-    """Write the dataset in another format, beside it or to `out`, and say where.
+    """Export a dataset file to another format.
 
-    Something else in that place is refused, or replaced with `force`.
+    Args:
+        path: A dataset file.
+        format: "madry" (the authors' tensors), "npz", "imagefolder" or "parquet" (needs pyarrow).
+        out: Where to write; by default beside the dataset, named after it.
+        force: Replace another export at `out`. Files that are no export are never replaced.
+
+    Returns:
+        Where the export was written.
+
+    Raises:
+        UserError: The format is unknown or does not fit the images, or `out` holds something else.
     """
     path = Path(path)
     if format not in FORMATS:
         raise UserError(f"'{format}' is no format to export to; {did_you_mean(format, FORMATS)}")
-    chosen = FORMATS[format]
+    writer = FORMATS[format]
     info = read_info(path)
     out = Path(out or default_path(path, format))
     if out.exists() and out.samefile(path):
         raise UserError(f"{out} is the dataset itself; choose another --out.")
-    if chosen.pictures and info.image_shape[0] not in (1, 3):
+    if writer.images_as_png and info.image_shape[0] not in (1, 3):
         raise UserError(
             f"{path} has images of {info.image_shape[0]} channels, and {format} holds PNGs of 1 or 3; use --format npz."
         )
-    if chosen.pictures and info.dtype != "uint8":
+    if writer.images_as_png and info.dtype != "uint8":
         exact = "; the column pixels has them unrounded" if format == "parquet" else ""
-        log(f"note: {path} holds {info.dtype}, and PNGs are of 8 bits, so pixels are rounded to 1/255{exact}")
-    place = replaced_folder(out, chosen.holds, force) if chosen.holds else _whole_file(out, force)
-    with place as partial:
-        chosen.write(path, info, partial)
+        log(f"note: {path} holds {info.dtype}, and PNGs have 8 bits, so pixels are rounded to 1/255{exact}")
+    with replaced_folder(out, writer.holds, force) if writer.holds else _replaced_file(out, force) as partial:
+        writer.write(path, info, partial)
         if read_info(path).content_sha256 != info.content_sha256:
             raise UserError(f"{path} was replaced while it was exported; export it again.")
     return out
@@ -79,11 +100,11 @@ def default_path(path: Path, format: str) -> Path:
     return path.with_suffix(ending) if ending else path.with_name(f"{path.stem}-{format}")
 
 
-# Placing -------------------------------------------------------------------------------------------
+# Replacing what is there -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _whole_file(out: Path, force: bool) -> Iterator[Path]:
+def _replaced_file(out: Path, force: bool) -> Iterator[Path]:
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file to write.")
     with atomic_path(out) as partial:
@@ -94,9 +115,9 @@ def _whole_file(out: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(out: Path, holds: str, force: bool) -> Iterator[Path]:
-    """A folder that takes its name when the block ends; `holds` matches the names of its files.
+    """An empty folder to fill, which replaces `out` when the block ends. `holds` matches the names of its files.
 
-    Nothing but such files is ever replaced, since --force is soon said and a wrong --out with it.
+    A folder with any other file is never replaced: --force with a wrong --out must not delete it.
     """
     target = Path(os.path.realpath(out))
     files = (file for file in target.rglob("*") if file.is_symlink() or not file.is_dir())
@@ -123,22 +144,50 @@ def _taken(out: Path) -> UserError:
 # Formats -------------------------------------------------------------------------------------------
 
 
-def _blocks(path: Path, info: DatasetInfo) -> Iterator[tuple[slice, Columns]]:
+def _blocks(path: Path, info: DatasetInfo) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
     """All columns as stored, a bounded number of rows at a time."""
-    parts = list(row_blocks(info.rows, 4 * math.prod(info.image_shape)))
-    for rows in progress(parts, "exporting", len(parts)):
-        yield rows, read_columns(path, list(COLUMNS), rows)
+    blocks = len(list(row_blocks(info.rows, 4 * math.prod(info.image_shape))))
+    return progress(column_blocks(path), "exporting", blocks)
 
 
 def attributes(info: DatasetInfo) -> str:
-    """All that the file says of itself, as strict JSON; where it lies and its size say nothing."""
-    plain = {name: value for name, value in info.to_dict().items() if name not in ("path", "size")}
-    rate = plain["success_rate"]
-    return json.dumps(plain | {"success_rate": None if math.isnan(rate) else rate}, sort_keys=True, allow_nan=False)
+    """Everything that the file records, as strict JSON without its path and size."""
+    record = {name: value for name, value in info.to_dict().items() if name not in ("path", "size")}
+    rate = record["success_rate"]
+    return json.dumps(record | {"success_rate": None if math.isnan(rate) else rate}, sort_keys=True, allow_nan=False)
+
+
+def _write_madry(path: Path, info: DatasetInfo, folder: Path) -> None:
+    """Write a dataset file in the authors' layout, as float32; an import restores the same pixels and labels."""
+    data = FeatureDataset(path)
+    labels = data.labels
+    _save_tensors(folder / LABELS, [labels[at : at + MADRY_BATCH].clone() for at in range(0, info.rows, MADRY_BATCH)])
+    # torch.save needs everything at once, so the pixels go to a scratch file that is memory-mapped.
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        for rows in row_blocks(info.rows, 4 * math.prod(info.image_shape)):
+            scratch.write(data.fetch(rows).numpy().tobytes())
+        scratch.flush()
+        pixels = np.memmap(scratch, dtype=np.float32, mode="c", shape=(info.rows, *info.image_shape))
+        _save_tensors(
+            folder / IMAGES,
+            [torch.from_numpy(pixels[at : at + MADRY_BATCH]) for at in range(0, info.rows, MADRY_BATCH)],
+        )
+
+
+def _save_tensors(path: Path, batches: list[Tensor]) -> None:
+    # Through an open file, since torch stores the name of a path in the archive.
+    with path.open("wb") as file:
+        try:
+            torch.save(batches, file)
+        except RuntimeError as error:
+            # torch reports a full disk only as an unexpected position.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _write_npz(path: Path, info: DatasetInfo, target: Path) -> None:
-    """Every column under its own name and as stored, and `attributes`; no array needs pickle."""
+    """Every column under its name and as stored, and `attributes`; no array needs pickle."""
     with zipfile.ZipFile(target, "w") as archive:
         with archive.open("images.npy", "w", force_zip64=True) as member:
             for rows, columns in _blocks(path, info):
@@ -154,21 +203,21 @@ def _write_npz(path: Path, info: DatasetInfo, target: Path) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _pictures(stored: NDArray[Any]) -> list[bytes]:
-    """PNGs, grey or RGB."""
+def _pngs(stored: NDArray[Any]) -> list[bytes]:
+    """Images of 1 or 3 channels as PNGs."""
     images = stored if stored.dtype == np.uint8 else np.rint(to_pixels(stored) * 255).astype(np.uint8)
-    found = []
+    pngs = []
     for image in np.ascontiguousarray(images.transpose(0, 2, 3, 1)):
         stream = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(stream, format="PNG")
-        found.append(stream.getvalue())
-    return found
+        pngs.append(stream.getvalue())
+    return pngs
 
 
 def _write_folder(path: Path, info: DatasetInfo, target: Path) -> None:
-    """One folder per class, in the order of the labels as torchvision sorts them, and a table of the rows."""
+    """One folder per class, named so that torchvision sorts them by label, and a table of the rows."""
     width = len(str(len(info.classes) - 1))
-    # The number in front keeps a hostile name inside the folder.
+    # Names may be hostile: the number in front keeps each inside the folder.
     names = [re.sub(r"[^\w.-]+", "-", name)[:50] for name in info.classes]
     folders = [f"{label:0{width}}_{name}" for label, name in enumerate(names)]
     for folder in folders:
@@ -178,18 +227,18 @@ def _write_folder(path: Path, info: DatasetInfo, target: Path) -> None:
         lines.writerow(["row", "file", "label", "source_label", "index"])
         for rows, columns in _blocks(path, info):
             numbers = zip(*(columns[name].tolist() for name in ("labels", "source_labels", "index")), strict=True)
-            pictures = _pictures(columns["images"])
-            for row, picture, (label, *others) in zip(range(rows.start, rows.stop), pictures, numbers, strict=True):
+            pngs = _pngs(columns["images"])
+            for row, png, (label, *others) in zip(range(rows.start, rows.stop), pngs, numbers, strict=True):
                 file = f"{folders[label]}/{row:06d}.png"
-                (target / file).write_bytes(picture)
+                (target / file).write_bytes(png)
                 lines.writerow([row, file, label, *others])
     empty = [folder for folder in folders if not any((target / folder).iterdir())]
     if empty:
-        log(f"note: no image is labelled {', '.join(empty)}; torchvision's ImageFolder wants allow_empty=True for that")
+        log(f"note: no image is labelled {', '.join(empty)}; torchvision's ImageFolder needs allow_empty=True for that")
 
 
 def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:
-    """As Hugging Face's `datasets` keeps images: PNGs, class names, and the features in the schema."""
+    """As Hugging Face's `datasets` stores images: PNGs, class names, and the features in the schema."""
     try:
         arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError:
@@ -198,13 +247,16 @@ def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:
     types = {name: arrow.from_numpy_dtype(np.dtype(COLUMNS[column])) for name, column in NUMBERS.items()}
     image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
     fields = {"image": image, **types, **({"pixels": arrow.list_(arrow.float32(), size)} if exact else {})}
-    says = {"huggingface": json.dumps({"info": {"features": _features(info, size)}}), "featuregen": attributes(info)}
-    schema = arrow.schema(list(fields.items()), metadata=says)
+    metadata = {
+        "huggingface": json.dumps({"info": {"features": _features(info, size)}}),
+        "featuregen": attributes(info),
+    }
+    schema = arrow.schema(list(fields.items()), metadata=metadata)
     with parquet.ParquetWriter(str(target), schema) as writer:
         for rows, columns in _blocks(path, info):
             names = [f"{row:06d}.png" for row in range(rows.start, rows.stop)]
-            pictures = [arrow.array(_pictures(columns["images"]), arrow.binary()), arrow.array(names)]
-            arrays = {"image": arrow.StructArray.from_arrays(pictures, fields=list(image))}
+            structs = [arrow.array(_pngs(columns["images"]), arrow.binary()), arrow.array(names)]
+            arrays = {"image": arrow.StructArray.from_arrays(structs, fields=list(image))}
             arrays |= {name: arrow.array(columns[column]) for name, column in NUMBERS.items()}
             if exact:
                 flat = arrow.array(to_pixels(columns["images"]).ravel())
@@ -213,33 +265,33 @@ def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:
 
 
 def _features(info: DatasetInfo, size: int) -> dict[str, Any]:
-    """The columns in the words of `datasets`, which refuses two classes of one name."""
+    """The columns as features of `datasets`, which refuses two classes of one name."""
     names = list(info.classes)
     if len({*names}) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names)]
     classes = {"names": names, "_type": "ClassLabel"}
-    known: dict[str, Any] = {"image": {"_type": "Image"}}
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
     for name, column in NUMBERS.items():
-        plain = {"dtype": np.dtype(COLUMNS[column]).name, "_type": "Value"}
-        known[name] = classes if name in ("label", "source_label", "source_pred") else plain
+        number = {"dtype": np.dtype(COLUMNS[column]).name, "_type": "Value"}
+        features[name] = classes if name in ("label", "source_label", "source_pred") else number
     if info.dtype != "uint8":
-        known["pixels"] = {"feature": {"dtype": "float32", "_type": "Value"}, "length": size, "_type": "Sequence"}
-    return known
+        features["pixels"] = {"feature": {"dtype": "float32", "_type": "Value"}, "length": size, "_type": "Sequence"}
+    return features
 
 
 @dataclass(frozen=True)
 class _Format:
-    """A format is a file with an ending, or a folder that holds files with such names."""
+    """An export format: a file with an ending, or a folder whose files match `holds`."""
 
     write: Callable[[Path, DatasetInfo, Path], None]
     ending: str = ""
     holds: str = ""
-    pictures: bool = False
+    images_as_png: bool = False
 
 
 FORMATS = {
-    "madry": _Format(write_released, holds=f"{IMAGES}|{LABELS}"),
+    "madry": _Format(_write_madry, holds=f"{IMAGES}|{LABELS}"),
     "npz": _Format(_write_npz, ending=".npz"),
-    "imagefolder": _Format(_write_folder, holds=rf"{TABLE}|\d+_[^/]*/\d{{6,}}\.png", pictures=True),
-    "parquet": _Format(_write_parquet, ending=".parquet", pictures=True),
+    "imagefolder": _Format(_write_folder, holds=rf"{TABLE}|\d+_[^/]*/\d{{6,}}\.png", images_as_png=True),
+    "parquet": _Format(_write_parquet, ending=".parquet", images_as_png=True),
 }

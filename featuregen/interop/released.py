@@ -1,13 +1,12 @@
-"""The paper's authors' own layout, both ways: a folder of two `torch.save` files, CIFAR_ims and CIFAR_lab.
+"""The layout of the authors' released datasets, both ways: a folder of two `torch.save` files, CIFAR_ims and CIFAR_lab.
 
-Each is a list of batches, or one tensor: images (N, C, H, W), float in [0, 1] or uint8, and integer labels (N,).
-They say nothing of where a row comes from, so that is found again by looking at the base set.
+Each holds one tensor or a list of batches: images (N, C, H, W), float in [0, 1] or uint8, and integer labels (N,).
+They do not record which base image a row was made from, so an import matches rows with the base set.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,14 @@ from featuregen.storage import (
     Header,
     Writer,
     file_sha256,
-    read_columns,
-    read_images,
     read_info,
     row_blocks,
 )
 from featuregen.synthesis import RULES, quantize, to_unit_range
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
-# The authors' radius of the ball, 0.5, and what rounding to uint8 adds to it on CIFAR-10.
+# The radius of the authors' ball, 0.5, plus what rounding to uint8 adds to it on CIFAR-10.
 WITHIN = 0.57
-# CIFAR-10 in 50 batches of 12 MB, so that reading them one by one takes little more memory than the result.
-BATCH = 1000
 # Rows and base rows whose distances are computed at once.
 _BLOCK, _BASE_BLOCK, _BASE_BYTES = 512, 10_000, 1 << 27
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
@@ -56,10 +51,25 @@ def import_released(
     config: Config | None = None,
     force: bool = False,
 ) -> DatasetInfo:
-    """Write the folder's images as a file of this kind, with the base row of each where it can be found.
+    """Import a dataset in the layout of the authors' release: a folder with CIFAR_ims and CIFAR_lab.
 
-    A base image is found at an L2 distance of at most `within`. `config` is what the file records for those who
-    evaluate it; by default the shipped one of the base set.
+    Rows are matched with the base set, in order or by distance; a row that matches no base image is stored without one.
+
+    Args:
+        folder: The folder with both files.
+        kind: What kind of dataset it is: "robust", "nonrobust", "rand", "det" and so on.
+        base: The base set it was made from.
+        out: The file to write.
+        dtype: How pixels are stored: "float32", "float16" or "uint8".
+        within: The largest L2 distance between a row and its base image, for kinds that start from the base image.
+        config: The settings the file records for evaluations; by default the shipped config of the base set.
+        force: Overwrite another file at `out`.
+
+    Returns:
+        What the file records.
+
+    Raises:
+        UserError: The folder holds no such files, they do not fit the base set, or `out` is another file.
     """
     folder, out = Path(folder), Path(out)
     if kind not in RULES:
@@ -72,22 +82,22 @@ def import_released(
         raise UserError(
             f"{folder}: {IMAGES} has {len(images)} images and {LABELS} {len(labels)} labels; get both files again."
         )
-    source = _Source(images, labels, base, dtype)
+    release = _Release(images, labels, base, dtype)
     config = config or load_config(fitting_config(base.name) or "digits", values={"data.name": base.name})
-    with Writer.open(out, _header(folder, kind, source, within, config), force) as writer:
+    with Writer.open(out, _header(folder, kind, release, within, config), force) as writer:
         if not writer.complete:
-            index = _base_rows(kind, source, within)
-            for rows in source.blocks():
+            index = _match_base_rows(kind, release, within)
+            for rows in release.blocks():
                 if rows.stop > writer.rows_done:
-                    first = slice(max(rows.start, writer.rows_done), rows.stop)
-                    writer.append(_columns(kind, source, index, first))
+                    missing = slice(max(rows.start, writer.rows_done), rows.stop)
+                    writer.append(_columns(kind, release, index, missing))
             writer.finish()
     return read_info(out)
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
-    """The rows given, and as the file will hold them."""
+class _Release:
+    """Released images and labels, and how the file will store them."""
 
     images: Tensor
     labels: NDArray[np.int64]
@@ -104,14 +114,14 @@ class _Source:
         return np.asarray(quantize(to_unit_range(self.images[rows]), self.dtype, None).numpy())
 
     def distances(self, rows: slice, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """L2 in double precision, as checks compute it, from stored rows to base rows."""
-        stored, there = self.stored(rows), self.base.train.images[index].transpose(0, 3, 1, 2) / 255
+        """L2 distances from stored rows to base rows, in double precision as `verify` computes them."""
+        stored, originals = self.stored(rows), self.base.train.images[index].transpose(0, 3, 1, 2) / 255
         pixels = stored / 255 if stored.dtype == np.uint8 else stored.astype(np.float64)
-        return np.asarray(np.linalg.norm((pixels - there).reshape(len(index), -1), axis=1))
+        return np.asarray(np.linalg.norm((pixels - originals).reshape(len(index), -1), axis=1))
 
 
 def check_folder(folder: Path) -> None:
-    """Both files are there; what is in them is another question."""
+    """Refuse a folder without both files; their content is not read."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the one that holds {IMAGES} and {LABELS}.")
     missing = [name for name in (IMAGES, LABELS) if not (folder / name).is_file()]
@@ -124,15 +134,17 @@ def check_folder(folder: Path) -> None:
 
 
 def _tensors(path: Path) -> list[Tensor]:
-    """The batches of a file, no larger together than the file itself."""
+    """The batches of a file, together no larger than the file itself."""
     content = read_torch_file(path)
     batches = list(content) if isinstance(content, (list, tuple)) else [content]
-    odd = next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None)
-    if odd or not any(batch.numel() for batch in batches):
-        raise UserError(f"{path} holds {odd or 'nothing'}; it must be a tensor of images or labels, or a list of them.")
-    if len(found := {str(batch.dtype) for batch in batches}) > 1:
-        raise UserError(f"{path} has batches of different types: {', '.join(sorted(found))}.")
-    # A view may repeat one number for ever.
+    other = next((type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)), None)
+    if other or not any(batch.numel() for batch in batches):
+        raise UserError(
+            f"{path} holds {other or 'nothing'}; it must be a tensor of images or labels, or a list of them."
+        )
+    if len(dtypes := {str(batch.dtype) for batch in batches}) > 1:
+        raise UserError(f"{path} has batches of different types: {', '.join(sorted(dtypes))}.")
+    # A view with stride 0 may repeat one number without end.
     if sum(batch.numel() * batch.element_size() for batch in batches) > path.stat().st_size:
         raise UserError(f"{path} declares more values than it holds; get it again.")
     return batches
@@ -167,29 +179,29 @@ def _read_labels(path: Path, base: BaseDataset) -> NDArray[np.int64]:
     if shape is not None:
         raise UserError(f"{path} has a batch of shape {shape}; labels are (N,), one per image.")
     labels: NDArray[np.int64] = torch.cat(batches).to(torch.int64).numpy()
-    wrong = labels[(labels < 0) | (labels >= len(base.classes))]
-    if len(wrong):
+    invalid = labels[(labels < 0) | (labels >= len(base.classes))]
+    if len(invalid):
         raise UserError(
-            f"{path} holds the label {wrong[0]}, and {base.name} has the classes 0 to {len(base.classes) - 1}; "
+            f"{path} holds the label {invalid[0]}, and {base.name} has the classes 0 to {len(base.classes) - 1}; "
             "choose the image set they were made from with --data."
         )
     return labels
 
 
 def fitting_config(data: str) -> str | None:
-    """The shipped config for these images; where there are several, the paper's, as the tensors are."""
+    """The shipped config of a base set; where there are several, the paper's."""
     return next((name for name in (data, f"{data}-paper") if name in config_names()), None)
 
 
-def _header(folder: Path, kind: str, source: _Source, within: float, config: Config) -> Header:
-    base = source.base
+def _header(folder: Path, kind: str, release: _Release, within: float, config: Config) -> Header:
+    base = release.base
     digests = {name: file_sha256(folder / name) for name in (IMAGES, LABELS)}
     radius = {"within": within} if RULES[kind].start == "self" else {}
     return Header(
         kind=kind,
-        rows=len(source),
+        rows=len(release),
         image_shape=base.image_shape,
-        dtype=source.dtype,
+        dtype=release.dtype,
         classes=base.classes,
         recipe={"imported": {"layout": f"{IMAGES}/{LABELS}", "sha256": digests, **radius}},
         base=base.record(),
@@ -200,99 +212,71 @@ def _header(folder: Path, kind: str, source: _Source, within: float, config: Con
     )
 
 
-def _columns(kind: str, source: _Source, index: NDArray[np.int64], rows: slice) -> dict[str, NDArray[Any]]:
-    """What is not known is -1, or NaN."""
-    own = index[rows]
-    known = own >= 0
-    norm = np.where(known, source.distances(rows, np.maximum(own, 0)), np.nan)
+def _columns(kind: str, release: _Release, index: NDArray[np.int64], rows: slice) -> dict[str, NDArray[Any]]:
+    """The columns of these rows; -1 and NaN stand for what a release does not record."""
+    base_rows = index[rows]
+    matched = base_rows >= 0
+    norm = np.where(matched, release.distances(rows, np.maximum(base_rows, 0)), np.nan)
     return {
-        "images": source.stored(rows),
-        "labels": source.labels[rows],
-        "source_labels": np.where(known, source.base.train.labels[own], -1),
-        "index": own,
-        "start_index": own if RULES[kind].start == "self" else np.full_like(own, -1),
+        "images": release.stored(rows),
+        "labels": release.labels[rows],
+        "source_labels": np.where(matched, release.base.train.labels[base_rows], -1),
+        "index": base_rows,
+        "start_index": base_rows if RULES[kind].start == "self" else np.full_like(base_rows, -1),
         "norm": norm.astype(np.float32),
-        "objective": np.full(len(own), np.nan, dtype=np.float32),
-        "source_pred": np.full_like(own, -1),
+        "objective": np.full(len(base_rows), np.nan, dtype=np.float32),
+        "source_pred": np.full_like(base_rows, -1),
     }
 
 
-# Finding the base images ---------------------------------------------------------------------------
+# Matching rows with the base set -------------------------------------------------------------------
 
 
-def _base_rows(kind: str, source: _Source, within: float) -> NDArray[np.int64]:
-    """The base row of each row, -1 where it stays unknown: in order if everything fits, else by distance."""
-    rule, base, rows = RULES[kind], source.base, len(source)
+def _match_base_rows(kind: str, release: _Release, within: float) -> NDArray[np.int64]:
+    """The base row of each row, -1 where there is none: in order if every row fits that, else by distance."""
+    rule, base, rows = RULES[kind], release.base, len(release)
     in_order = np.arange(rows)
     # Labels in order prove nothing where the base set is sorted by them.
     mixed = rule.start == "self" or (np.diff(base.train.labels) != 0).mean() > 0.5
-    if mixed and rows == len(base.train) and _labelled(rule.label, source, in_order).all():
-        parts = (source.distances(part, in_order[part]) for part in source.blocks())
+    if mixed and rows == len(base.train) and _fits_labels(rule.label, release, in_order).all():
+        parts = (release.distances(part, in_order[part]) for part in release.blocks())
         if rule.start != "self" or all((part <= within).all() for part in parts):
             log(f"{rows} of {rows} rows are matched to {base.name}, in order")
             return in_order
     if rule.start != "self":
         log(f"none of {rows} rows is matched to {base.name}: their labels are not those of its rows in order")
         return np.full(rows, -1)
-    nearest = _nearest(source)
-    distances = np.concatenate([source.distances(part, nearest[part]) for part in source.blocks()])
-    index = np.where((distances <= within) & _labelled(rule.label, source, nearest), nearest, -1)
+    nearest = _nearest_base_rows(release)
+    distances = np.concatenate([release.distances(part, nearest[part]) for part in release.blocks()])
+    index = np.where((distances <= within) & _fits_labels(rule.label, release, nearest), nearest, -1)
     first = np.unique(index, return_index=True)[1]
     index[np.setdiff1d(in_order, first)] = -1
     log(f"{int((index >= 0).sum())} of {rows} rows are matched to {base.name}, by an L2 distance up to {within:g}")
     return index
 
 
-def _labelled(rule: str, source: _Source, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rows carry the label that a kind gives to these base rows."""
+def _fits_labels(rule: str, release: _Release, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows carry the label that the kind gives to these base rows."""
     if rule == "random":
         return np.ones(len(index), dtype=bool)
     shift = 1 if rule == "next" else 0
-    return np.asarray(source.labels == (source.base.train.labels[index] + shift) % len(source.base.classes))
+    return np.asarray(release.labels == (release.base.train.labels[index] + shift) % len(release.base.classes))
 
 
-def _nearest(source: _Source) -> NDArray[np.int64]:
+def _nearest_base_rows(release: _Release) -> NDArray[np.int64]:
     """The nearest base image of each row, in blocks of bounded memory."""
-    base, rows = source.base, len(source)
-    step = max(1, min(_BASE_BLOCK, _BASE_BYTES // (4 * source.images[0].numel())))
+    base, rows = release.base, len(release)
+    step = max(1, min(_BASE_BLOCK, _BASE_BYTES // (4 * release.images[0].numel())))
     best, index = torch.full((rows,), math.inf), torch.zeros(rows, dtype=torch.int64)
     for first in progress(range(0, len(base.train), step), "finding base images", -(-len(base.train) // step)):
-        there = base.train.tensor(torch.device("cpu"), slice(first, first + step)).flatten(1)
-        squares = there.square().sum(1)
+        originals = base.train.images_tensor(rows=slice(first, first + step)).flatten(1)
+        squares = originals.square().sum(1)
         for start in range(0, rows, _BLOCK):
-            own = slice(start, min(rows, start + _BLOCK))
-            pixels = to_unit_range(torch.from_numpy(source.stored(own))).flatten(1)
-            # Short of the square of the row itself, which is the same for every base image.
-            least, where = torch.addmm(squares, pixels, there.T, alpha=-2).min(1)
-            closer = least < best[own]
-            best[own] = torch.where(closer, least, best[own])
-            index[own] = torch.where(closer, where + first, index[own])
+            block = slice(start, min(rows, start + _BLOCK))
+            pixels = to_unit_range(torch.from_numpy(release.stored(block))).flatten(1)
+            # Squared distance without the square of the row itself, which is the same for every base image.
+            distance, nearest = torch.addmm(squares, pixels, originals.T, alpha=-2).min(1)
+            closer = distance < best[block]
+            best[block] = torch.where(closer, distance, best[block])
+            index[block] = torch.where(closer, nearest + first, index[block])
     return index.numpy()
-
-
-# Writing -------------------------------------------------------------------------------------------
-
-
-def write_released(path: Path, info: DatasetInfo, folder: Path) -> None:
-    """A dataset file in the authors' layout, as float32; an import gives the same pixels and labels."""
-    labels = torch.from_numpy(read_columns(path, ["labels"])["labels"])
-    _save(folder / LABELS, [labels[at : at + BATCH].clone() for at in range(0, info.rows, BATCH)])
-    # torch.save wants everything at once, so the pixels wait on disk and are mapped from there.
-    with tempfile.TemporaryFile(dir=folder) as scratch:
-        for rows in row_blocks(info.rows, 4 * math.prod(info.image_shape)):
-            scratch.write(read_images(path, rows.start, rows.stop).tobytes())
-        scratch.flush()
-        pixels = np.memmap(scratch, dtype=np.float32, mode="c", shape=(info.rows, *info.image_shape))
-        _save(folder / IMAGES, [torch.from_numpy(pixels[at : at + BATCH]) for at in range(0, info.rows, BATCH)])
-
-
-def _save(path: Path, batches: list[Tensor]) -> None:
-    # To an open file, since torch writes the name of a path into it.
-    with path.open("wb") as file:
-        try:
-            torch.save(batches, file)
-        except RuntimeError as error:
-            # All that torch says of a full disk is that a position is unexpected.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise

@@ -1,7 +1,8 @@
-"""Checkpoints of the package `robustness`, both ways."""
+"""Checkpoints of the package `robustness`: reading and writing them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,22 +18,34 @@ from featuregen.models import ARCHITECTURES, Classifier, RobustnessNet, skeleton
 from featuregen.runtime import atomic_path
 from featuregen.storage import file_sha256
 
-ENDINGS = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
-# The package keeps every net twice, and adds `module.` as its training does not run without it.
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
+# Prefixes of tensor names: the package stores every net twice, and wraps it in DataParallel.
 _NET, _WRAPPER = "model.", "module."
 _MEAN, _STD = "normalizer.new_mean", "normalizer.new_std"
 # The nets of its CIFAR family take images of one size.
 _SHAPE = (3, 32, 32)
-_MOST_CLASSES = 100_000
+_MAX_CLASSES = 100_000
 
 
 def is_checkpoint(path: Path) -> bool:
-    """By its first bytes, or by its name where there is no file."""
-    return begins_as_torch_file(path) if path.is_file() else path.suffix in ENDINGS
+    """Whether a file is one of torch.save: by its first bytes, or by its suffix where it does not exist."""
+    return begins_as_torch_file(path) if path.is_file() else path.suffix in _SUFFIXES
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Classifier, dict[str, Any]]:
-    """The model in eval mode, with the normaliser it was trained with, and what the file says of its training."""
+def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Classifier:
+    """Load a checkpoint of the package `robustness`, with the normaliser it was trained with.
+
+    Args:
+        path: The checkpoint of one of its CIFAR nets.
+        device: Where the weights go.
+
+    Returns:
+        The classifier in eval mode. `model.record["origin"]` names the file and what it records about its training.
+
+    Raises:
+        UserError: The file is no such checkpoint, or asks for more than data.
+    """
+    path = Path(path)
     content = read_torch_file(path)
     tensors = _state(path, content)
     net = {name.removeprefix(_NET): value for name, value in tensors.items() if name.startswith(_NET)}
@@ -42,20 +55,31 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Cla
     # Contiguous, since a loaded tensor is a view into a storage that may hold more.
     state = {f"net.{names[name]}": tensor.contiguous() for name, tensor in net.items()}
     model.load_state_dict(state | {"mean": mean, "std": std}, assign=True)
-    return model.to(device).eval(), {"origin": _origin(path, content)}
+    model.record = {"origin": _origin(path, content)}
+    return model.to(device).eval()
 
 
-def save_checkpoint(model: Classifier, path: Path, record: Mapping[str, Any]) -> None:
-    """A file that the package's make_and_restore_model accepts."""
+def save_checkpoint(model: Classifier, path: str | os.PathLike[str], record: Mapping[str, Any] | None = None) -> None:
+    """Save a classifier as a checkpoint that `make_and_restore_model` of the package `robustness` accepts.
+
+    Args:
+        model: A classifier with one of the package's nets, such as "resnet50".
+        path: The file to write.
+        record: Where the number of epochs is taken from; by default `model.record`.
+
+    Raises:
+        UserError: The net is not one of the package's.
+    """
     net = model.net
     if not isinstance(net, RobustnessNet):
         raise UserError(f"{model.architecture} is not one of robustness' nets; only those have such checkpoints.")
     weights = {net.original_name(name): tensor for name, tensor in net.state_dict().items()}
     mean, std = (tensor.view(-1, 1, 1) for tensor in (model.mean, model.std))
     state: dict[str, Tensor] = {}
-    for part, normaliser in (("", "normalizer"), ("attacker.", "attacker.normalize")):
-        state |= {f"{_WRAPPER}{part}{_NET}{name}": tensor for name, tensor in weights.items()}
+    for prefix, normaliser in (("", "normalizer"), ("attacker.", "attacker.normalize")):
+        state |= {f"{_WRAPPER}{prefix}{_NET}{name}": tensor for name, tensor in weights.items()}
         state |= {f"{_WRAPPER}{normaliser}.new_mean": mean, f"{_WRAPPER}{normaliser}.new_std": std}
+    record = model.record if record is None else record
     epochs = record.get("settings", {}).get("training", {}).get("epochs", 0)
     content = {
         "model": {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
@@ -72,7 +96,7 @@ def save_checkpoint(model: Classifier, path: Path, record: Mapping[str, Any]) ->
 
 
 def _state(path: Path, content: Any) -> dict[str, Tensor]:
-    """Names without the wrapper, of the net and its normaliser; the attacker's copy is the same net once more."""
+    """The tensors of the net, its normaliser and the attacker's copy of both, by their names without the wrapper."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}; a checkpoint of robustness holds a dict.")
     state = content.get("model", content.get("state_dict"))
@@ -88,31 +112,33 @@ def _state(path: Path, content: Any) -> dict[str, Tensor]:
 def _channels(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
     values = tensors.get(name)
     if values is None or values.numel() != 3 or not values.is_floating_point():
-        raise UserError(f"{path} has no normaliser for 3 channels ({name}); only whole checkpoints of robustness do.")
+        raise UserError(
+            f"{path} has no normaliser for 3 channels ({name}); only complete checkpoints of robustness have one."
+        )
     if name == _STD and bool((values <= 0).any()):
         raise UserError(f"{path}: its normaliser divides by {values.flatten().tolist()}; deviations must be positive.")
     return values.flatten().float()
 
 
 def _classes(path: Path, net: Mapping[str, Tensor]) -> int:
-    """Every net of the package ends in a linear layer."""
-    found = [value.shape[0] for name, value in net.items() if name in ("linear.bias", "classifier.bias", "fc.bias")]
-    if len(found) != 1 or not 2 <= found[0] <= _MOST_CLASSES:
+    """The size of the last linear layer, in which every net of the package ends."""
+    sizes = [value.shape[0] for name, value in net.items() if name in ("linear.bias", "classifier.bias", "fc.bias")]
+    if len(sizes) != 1 or not 2 <= sizes[0] <= _MAX_CLASSES:
         raise UserError(f"{path} holds no net with one last layer of two or more classes.")
-    return int(found[0])
+    return int(sizes[0])
 
 
 def _architecture(path: Path, net: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
-    """Which architecture has exactly these tensors, and what each of them is called in it."""
+    """The architecture with exactly these tensors, and its name for each of them."""
     classes = _classes(path, net)
     shapes = {name: (tuple(value.shape), value.dtype) for name, value in net.items()}
     for name in ARCHITECTURES:
         expected = _expected(name, classes)
         if expected and {original: spec for original, (_, spec) in expected.items()} == shapes:
-            return name, {original: own for original, (own, _) in expected.items()}
-    known = [name for name in ARCHITECTURES if _expected(name, classes)]
+            return name, {original: ours for original, (ours, _) in expected.items()}
+    candidates = [name for name in ARCHITECTURES if _expected(name, classes)]
     raise UserError(
-        f"{path} holds a net of {len(net)} tensors and {classes} classes that is none of {', '.join(known)} for "
+        f"{path} holds a net of {len(net)} tensors and {classes} classes that is none of {', '.join(candidates)} for "
         "32x32 images; featuregen reads the CIFAR nets of robustness."
     )
 
@@ -122,19 +148,21 @@ _Spec = tuple[tuple[int, ...], torch.dtype]
 
 @cache
 def _expected(name: str, classes: int) -> dict[str, tuple[str, _Spec]]:
-    """By the package's names: our name, shape and type of every tensor; empty for nets that are not the package's."""
+    """For every tensor, by the package's name: our name, its shape and type. Empty for nets of other packages."""
     if not ARCHITECTURES[name].takes(_SHAPE):
         return {}
     net = skeleton(Model(name), _SHAPE, classes).net
     if not isinstance(net, RobustnessNet):
         return {}
-    return {net.original_name(own): (own, (tuple(t.shape), t.dtype)) for own, t in net.state_dict().items()}
+    return {net.original_name(ours): (ours, (tuple(t.shape), t.dtype)) for ours, t in net.state_dict().items()}
 
 
 def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a model that featuregen has not trained."""
-    told = {name: content.get(name) for name in ("epoch", "nat_prec1", "adv_prec1")}
-    numbers = {name: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-               for name, value in told.items()}  # fmt: skip
-    plain = {name: value for name, value in numbers.items() if isinstance(value, (int, float))}
-    return {"format": "robustness checkpoint", "file": path.name, "sha256": file_sha256(path), **plain}
+    """The record of a model that featuregen has not trained: its file, and the numbers of its training in it."""
+    numbers: dict[str, int | float] = {}
+    for name in ("epoch", "nat_prec1", "adv_prec1"):
+        value = content.get(name)
+        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if isinstance(number, (int, float)):
+            numbers[name] = number
+    return {"format": "robustness checkpoint", "file": path.name, "sha256": file_sha256(path), **numbers}

@@ -1,6 +1,6 @@
-"""Files of torch.save, read without running anything in them: tensors and plain containers come out, or an error.
+"""Reading files of torch.save without executing anything in them: only tensors, containers and numbers are loaded.
 
-Both layouts are read: the zip archive of torch 1.6 and later, and the row of pickles before it.
+Both layouts are read: the zip archive of torch 1.6 and later, and the sequence of pickles before it.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.errors import UserError
-from featuregen.interop.unpickle import Reader, Refused
+from featuregen.errors import UserError, one_line
+from featuregen.interop.unpickle import Refused, Unpickler
 
-# What begins every file of either layout; of the old one, torch's magic number as a pickle, after its protocol.
+# The first bytes of either layout; in the old one, torch's magic number as a pickle, after its protocol.
 _ZIP = b"PK\x03\x04"
 _OLD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def begins_as_torch_file(path: Path) -> bool:
+    """Whether the first bytes are those of a file of torch.save."""
     with path.open("rb") as file:
-        return _layout(file) is not None
+        return _reader_for(file) is not None
 
 
-def _layout(file: Any) -> Callable[[Any, int], Any] | None:
-    # A pickle's protocol takes two bytes, and from protocol 4 on the length of a frame nine more.
+def _reader_for(file: Any) -> Callable[[Any, int], Any] | None:
+    # The magic number follows the protocol, 2 bytes, and from protocol 4 on the length of a frame, 9 bytes.
     start = file.read(11 + len(_OLD))
     file.seek(0)
     if start.startswith(_ZIP):
@@ -39,26 +40,26 @@ def _layout(file: Any) -> Callable[[Any, int], Any] | None:
 
 
 def read_torch_file(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; a UserError for anything else."""
+    """The content of a file of torch.save, on the CPU; UserError for anything else."""
     if not path.is_file():
         raise UserError(f"No file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
-    with _one_sentence(path), path.open("rb") as file:
-        if read := _layout(file):
+    with _errors_as_user_errors(path), path.open("rb") as file:
+        if read := _reader_for(file):
             return read(file, path.stat().st_size)
     raise UserError(f"{path} is no file of torch.save: it begins neither as a zip archive nor as torch's pickles.")
 
 
 @contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
+def _errors_as_user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Refused as error:
         raise UserError(f"{path} is not loaded: {error}.") from None
     except MemoryError:
         raise UserError(f"{path} does not fit into memory.") from None
-    # A damaged pickle can make the reader do anything with its stack and so raise nearly anything.
+    # A damaged pickle makes the unpickler raise nearly anything.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)[:200]
         raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); it may be truncated.") from None
 
 
@@ -79,25 +80,25 @@ def _read_zip(file: Any, size: int) -> Any:
             info = names.get(folder + name)
             if info is None:
                 raise Refused(f"its part {name} is missing")
-            # Compressed or overlapping parts could claim more than the file holds.
+            # Compressed or overlapping members could claim more than the file holds.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
                 raise Refused(f"its part {name} is compressed, which torch never does")
             return archive.read(info)
 
         if folder + "byteorder" in names and member("byteorder") != b"little":
-            raise Refused("its numbers are big-endian; save it again on a common machine")
-        buffers = _Buffers(size)
+            raise Refused("its numbers are big-endian; save it again on a little-endian machine")
+        storages = _Storages(size)
 
         def find(dtype: torch.dtype, key: str, count: int) -> Tensor:
-            if key not in buffers.known:
-                buffers.fill(buffers.make(key, dtype, count), member(f"data/{key}"))
-            return buffers.get(key, dtype, count)
+            if key not in storages.by_key:
+                storages.fill(storages.allocate(key, dtype, count), member(f"data/{key}"))
+            return storages.get(key, dtype, count)
 
-        return Reader(io.BytesIO(member("data.pkl")), find).load()
+        return Unpickler(io.BytesIO(member("data.pkl")), find).load()
 
 
 class _Bounded:
-    """A file that is asked for no more than it holds, since Python sets aside what is asked for."""
+    """A file of which no more is read than it holds, since Python allocates the requested size."""
 
     def __init__(self, file: Any, size: int) -> None:
         self._file, self._size = file, size
@@ -109,51 +110,51 @@ class _Bounded:
 
 def _read_old(opened: Any, size: int) -> Any:
     file = _Bounded(opened, size)
-    buffers = _Buffers(size)
+    storages = _Storages(size)
 
     def find(dtype: torch.dtype, key: str, count: int) -> Tensor:
-        if key not in buffers.known:
-            buffers.make(key, dtype, count)
-        return buffers.get(key, dtype, count)
+        if key not in storages.by_key:
+            storages.allocate(key, dtype, count)
+        return storages.get(key, dtype, count)
 
-    parts = [Reader(file, find).load() for _ in range(4)]
-    keys = Reader(file, find).load()
+    parts = [Unpickler(file, find).load() for _ in range(4)]
+    keys = Unpickler(file, find).load()
     if parts[1] != 1001 or not parts[2].get("little_endian", False):
         raise Refused("it is of an unknown version or big-endian; save it again with a current torch")
     for key in keys:
-        buffer = buffers.known[str(key)]
+        storage = storages.by_key[str(key)]
         (count,) = struct.unpack("<q", file.read(8))
-        if count != buffer.numel():
-            raise Refused(f"its storage {key} has {count} numbers where {buffer.numel()} are declared")
-        buffers.fill(buffer, file.read(count * buffer.element_size()))
-    if {str(key) for key in keys} != set(buffers.known):
+        if count != storage.numel():
+            raise Refused(f"its storage {key} has {count} numbers where {storage.numel()} are declared")
+        storages.fill(storage, file.read(count * storage.element_size()))
+    if {str(key) for key in keys} != set(storages.by_key):
         raise Refused("some of its tensors have no numbers")
     return parts[3]
 
 
-class _Buffers:
-    """The storages of a file by key, which together are no larger than the file."""
+class _Storages:
+    """The storages of a file by key, together no larger than the file."""
 
     def __init__(self, limit: int) -> None:
-        self.known: dict[str, Tensor] = {}
+        self.by_key: dict[str, Tensor] = {}
         self._left = limit
 
-    def make(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
+    def allocate(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
         self._left -= count * dtype.itemsize
         if count < 0 or self._left < 0:
             raise Refused("it declares more numbers than it holds")
-        self.known[key] = torch.empty(count, dtype=dtype)
-        return self.known[key]
+        self.by_key[key] = torch.empty(count, dtype=dtype)
+        return self.by_key[key]
 
     def get(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
-        found = self.known[key]
-        if (found.dtype, found.numel()) != (dtype, count):
+        storage = self.by_key[key]
+        if (storage.dtype, storage.numel()) != (dtype, count):
             raise Refused(f"its storage {key} is declared twice, and differently")
-        return found
+        return storage
 
     @staticmethod
-    def fill(buffer: Tensor, content: bytes) -> None:
-        if len(content) != buffer.numel() * buffer.element_size():
+    def fill(storage: Tensor, content: bytes) -> None:
+        if len(content) != storage.numel() * storage.element_size():
             raise Refused("one of its storages is shorter or longer than declared")
         if content:
-            buffer.view(torch.uint8).copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            storage.view(torch.uint8).copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))

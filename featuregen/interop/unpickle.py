@@ -1,4 +1,4 @@
-"""A reader of pickles that makes tensors and plain containers, and runs nothing a file asks for."""
+"""An unpickler that builds tensors and plain containers, and executes nothing a file asks for."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _STORAGES = {
     "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
 }
-_STORAGE_HOMES = ("torch", "torch.cuda", "torch.storage")
-# What dill builds functions, classes and modules with, and how it names a module's variables; weights need none of it.
+_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
+# Names with which dill builds functions, classes and modules, none of which weights need.
 _DILL_NAMES = ("__dict__", "__main__")
-_DILL_BORROWS = tuple((home, name) for home in ("builtins", "__builtin__") for name in ("getattr", "setattr"))
+_DILL_BUILTINS = tuple((module, name) for module in ("builtins", "__builtin__") for name in ("getattr", "setattr"))
 
 
 class Refused(Exception):
     """The file asks for more than data."""
 
 
-class Inert:
-    """Stands for an object of dill that is not made: it takes whatever is put into it and does nothing."""
+class Placeholder:
+    """Stands for an object of dill that is not built: it accepts whatever is put into it and does nothing."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, *_: object) -> Inert:
+    def __call__(self, *_: object) -> Placeholder:
         return self
 
     def __repr__(self) -> str:
-        return f"Inert({self.name!r})"
+        return f"Placeholder({self.name!r})"
 
 
-class _Maker:
-    """A function a pickle may call. Not the function itself, whose attributes a pickle could set."""
+class _Function:
+    """A function that a pickle may call; wrapped, since a pickle could set attributes of the function itself."""
 
     __slots__ = ("_function",)
 
@@ -61,14 +61,14 @@ class _Maker:
 
 
 class _Dtype:
-    """numpy's dtype, as far as the single numbers in a checkpoint need it."""
+    """numpy's dtype, as far as scalars in a checkpoint need it."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
 
 
-# The reader in Python: the one in C would allocate a table as long as the largest number in a file says.
-class Reader(pickle._Unpickler):
+# Based on the unpickler in Python: the one in C would allocate a table as long as a number in the file says.
+class Unpickler(pickle._Unpickler):
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
 
@@ -78,11 +78,11 @@ class Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) in _ALLOWED:
-            return _Maker(_ALLOWED[module, name])
-        if module in _STORAGE_HOMES and name in _STORAGES:
+            return _Function(_ALLOWED[module, name])
+        if module in _STORAGE_MODULES and name in _STORAGES:
             return _STORAGES[name]
-        if module.split(".")[0] == "dill" or name in _DILL_NAMES or (module, name) in _DILL_BORROWS:
-            return Inert(f"{module}.{name}")
+        if module.split(".")[0] == "dill" or name in _DILL_NAMES or (module, name) in _DILL_BUILTINS:
+            return Placeholder(f"{module}.{name}")
         raise Refused(f"it asks for {module}.{name}, and only tensors, plain containers and numbers are loaded")
 
     def persistent_load(self, pid: Any, /) -> Tensor:
@@ -92,37 +92,37 @@ class Reader(pickle._Unpickler):
         return self._find(dtype, str(key), int(count))
 
     def load_build(self) -> None:
-        """The state of an object: only what stands for nothing has one, and dtypes, whose code says it all."""
+        """Set the state of an object: only placeholders, dtypes and ordered dicts have one, and it is dropped."""
         self.stack.pop()
-        if not isinstance(self.stack[-1], (Inert, _Dtype, OrderedDict)):
+        if not isinstance(self.stack[-1], (Placeholder, _Dtype, OrderedDict)):
             raise Refused("it sets the insides of an object")
 
     def load_reduce(self) -> None:
         values, call = self.stack.pop(), self.stack.pop()
-        if not isinstance(call, (Inert, _Maker)):
+        if not isinstance(call, (Placeholder, _Function)):
             raise Refused("it calls something that is no function")
         self.stack.append(call(*values))
 
     def load_newobj(self) -> None:
         self.load_reduce()
 
-    def _other(self) -> None:
+    def _refuse(self) -> None:
         raise Refused("it makes objects in a way torch never does")
 
     def _put_items(self) -> None:
-        """Items of a dict; those of a placeholder are dropped."""
+        """Put items into a dict; those of a placeholder are dropped."""
         items = self.pop_mark()
         target = self.stack[-1]
         if isinstance(target, dict):
             target.update(zip(items[::2], items[1::2], strict=True))
-        elif not isinstance(target, Inert):
+        elif not isinstance(target, Placeholder):
             raise Refused("it puts items into something that is no dict")
 
     def _put_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         if isinstance(self.stack[-1], dict):
             self.stack[-1][key] = value
-        elif not isinstance(self.stack[-1], Inert):
+        elif not isinstance(self.stack[-1], Placeholder):
             raise Refused("it puts items into something that is no dict")
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -132,10 +132,10 @@ class Reader(pickle._Unpickler):
         pickle.NEWOBJ[0]: load_newobj,
         pickle.SETITEMS[0]: _put_items,
         pickle.SETITEM[0]: _put_item,
-        **dict.fromkeys((op[0] for op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1)), _other),
-        **dict.fromkeys((op[0] for op in (pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER)), _other),
-        # It would be made as long as a number in the file says, before anything is read into it.
-        pickle.BYTEARRAY8[0]: _other,
+        **dict.fromkeys((op[0] for op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1)), _refuse),
+        **dict.fromkeys((op[0] for op in (pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER)), _refuse),
+        # It would be allocated as long as a number in the file says, before anything is read.
+        pickle.BYTEARRAY8[0]: _refuse,
     }
 
 

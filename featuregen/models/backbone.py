@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module, ABC):
-    """A network cut in two, so that nobody runs a part he does not need."""
+    """A network in two parts, features and head, which can run separately."""
 
     linear: nn.Linear
 

@@ -1,8 +1,9 @@
-"""The classifier every other room works with: pixels in [0, 1] go in, and it normalises them itself."""
+"""The classifier that the whole package works with: pixels in [0, 1] go in, and it normalises them itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,14 @@ from featuregen.models.backbone import Backbone
 
 
 class Classifier(nn.Module):
-    """A backbone, its normaliser, and what is needed to build both again."""
+    """A backbone with its normaliser: pixels (N, C, H, W) in [0, 1] to logits (N, classes).
+
+    Attributes:
+        net: The backbone, whose input is normalised pixels.
+        architecture, width, image_shape, classes: What rebuilds the modules.
+        mean, std: The normaliser, one number per channel.
+        record: How the model was made, if it was loaded from a file; otherwise empty.
+    """
 
     mean: Tensor
     std: Tensor
@@ -36,7 +44,8 @@ class Classifier(nn.Module):
         self.classes = classes
         self.width = width
         self.takes_fake_relu = fake_relu
-        self.arithmetic: torch.dtype | None = None
+        self.record: dict[str, Any] = {}
+        self._dtype: torch.dtype | None = None
         self._compiled: Callable[[Tensor, bool], Tensor] | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
@@ -49,7 +58,7 @@ class Classifier(nn.Module):
             )
         pixels = (x - self.mean[:, None, None]) / self.std[:, None, None]
         network = self._compiled or self.net.features
-        return network(pixels.to(self.arithmetic) if self.arithmetic else pixels, fake_relu)
+        return network(pixels.to(self._dtype) if self._dtype else pixels, fake_relu)
 
     def head(self, features: Tensor) -> Tensor:
         return self.net.head(features)
@@ -58,12 +67,12 @@ class Classifier(nn.Module):
         return self.net.head(self.features(x))
 
     def compile_network(self) -> None:
-        """Have torch.compile fuse what lies between pixels and features, for one batch size."""
+        """Compile the backbone up to the features with torch.compile, for one batch size."""
         self._compiled = torch.compile(self.net.features, dynamic=False)
 
-    def set_arithmetic(self, dtype: torch.dtype) -> None:
-        """Have the network, though not the pixels and their normaliser, compute in another type."""
-        self.arithmetic = dtype
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Compute the backbone in another type, but not the normaliser."""
+        self._dtype = dtype
         self.net.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from featuregen.config import Model, canonical_json, nested_deeply
+from featuregen.config import Model, canonical_json, too_deeply_nested
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
@@ -25,8 +26,8 @@ FORMAT = "featuregen-model"
 VERSION = 1
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-# Above any real model, and low enough that a hostile header cannot make torch overflow.
-_MOST = {"width": 4096, "classes": 1_000_000, "image_shape": 4096}
+# Above any real model, and low enough that malicious metadata cannot make torch overflow.
+_MAX = {"width": 4096, "classes": 1_000_000, "image_shape": 4096}
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -34,13 +35,31 @@ def weights_sha256(model: nn.Module) -> str:
     return _digest(model.state_dict())
 
 
-def save_model(path: str | Path, model: Classifier, record: dict[str, Any]) -> None:
-    """Write the model whole or not at all; equal models and records give equal bytes."""
+def save_model(model: Classifier, path: str | os.PathLike[str], record: dict[str, Any] | None = None) -> None:
+    """Save a classifier as safetensors with its settings as metadata; an interrupted write leaves no file.
+
+    Equal models and records give equal bytes.
+
+    Args:
+        model: The classifier; `load_model` rebuilds it from the file alone.
+        path: The file to write; missing folders are created.
+        record: How the model was trained, as JSON values. Without one, `model.record` is kept.
+
+    Raises:
+        UserError: A weight is NaN or infinite, or the file cannot be written.
+
+    Example:
+        >>> import tempfile, featuregen as fg
+        >>> model = fg.build_model("convnet", (1, 8, 8), classes=10, width=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fg.save_model(model, f"{folder}/m.safetensors", {"note": "untrained"})
+        ...     fg.load_model(f"{folder}/m.safetensors").record
+        {'note': 'untrained'}
+    """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    broken = _not_finite(tensors)
-    if broken:
-        raise UserError(f"{path} is not written: {broken} has NaN or infinite weights; train with a lower rate.")
+    if broken := _not_finite(tensors):
+        raise UserError(f"{path} is not written: {broken} has NaN or infinite weights; train with a lower lr.")
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -49,26 +68,38 @@ def save_model(path: str | Path, model: Classifier, record: dict[str, Any]) -> N
         "image_shape": model.image_shape,
         "classes": model.classes,
         "weights_sha256": _digest(tensors),
-        "record": record,
+        "record": model.record if record is None else record,
     }
     atomic_write(path, save(tensors, metadata={"featuregen": canonical_json(header)}))
 
 
-def read_model_record(path: str | Path) -> dict[str, Any]:
-    """The header of a saved model, checked; its `record` is what `save_model` was given. Reads no weights."""
-    with _opened(Path(path)) as file:
+def read_model_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checked metadata of a saved model, with its `record`; reads no weights."""
+    with _open(Path(path)) as file:
         return _parse(Path(path), (file.metadata() or {}).get("featuregen"))
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Classifier, dict[str, Any]]:
-    """The model in eval mode, and its record; anything that does not fit is refused."""
+def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Classifier:
+    """Load a classifier that `save_model` has written.
+
+    Args:
+        path: The file.
+        device: Where the weights go.
+
+    Returns:
+        The model in eval mode, with its record in `model.record`.
+
+    Raises:
+        UserError: The file is missing, damaged, or no featuregen model.
+    """
     path = Path(path)
-    with _opened(path) as file:
+    with _open(path) as file:
         header = _parse(path, (file.metadata() or {}).get("featuregen"))
         model = _skeleton(path, header)
         names = file.keys()
-        _check_fit(path, model, {name: _type_and_shape(file.get_slice(name)) for name in names})
-        # Cloned, because safetensors maps the file: truncating it later would kill the process.
+        slices = {name: file.get_slice(name) for name in names}
+        _check_fit(path, model, {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()})
+        # Cloned, because safetensors maps the file: if it shrank later, a read would kill the process.
         tensors = {name: file.get_tensor(name).clone() for name in names}
     if _digest(tensors) != header["weights_sha256"]:
         raise UserError(f"{path} is damaged: its weights do not match their recorded sha256; restore the file.")
@@ -76,7 +107,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Cl
     if broken or bool((tensors["std"] <= 0).any()):
         raise UserError(f"{path} holds unusable weights: {broken or 'std'} must be finite and deviations positive.")
     model.load_state_dict(tensors, assign=True)
-    return model.to(device).eval(), header["record"]
+    model.record = header["record"]
+    return model.to(device).eval()
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -93,7 +125,7 @@ def _not_finite(tensors: dict[str, Tensor]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"No model file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
     try:
@@ -113,7 +145,7 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
         canonical_json(header)
     except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged: its featuregen metadata is not valid JSON.") from None
-    if nested_deeply(header):
+    if too_deeply_nested(header):
         raise UserError(f"{path} is damaged: its featuregen metadata is nested too deeply.")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} is no featuregen model: its metadata does not say format '{FORMAT}'.")
@@ -126,11 +158,11 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
     valid = {
         "version": version == VERSION and type(version) is int,
         "architecture": isinstance(header.get("architecture"), str),
-        "width": _whole(header.get("width"), 0, _MOST["width"]),
-        "classes": _whole(header.get("classes"), 2, _MOST["classes"]),
+        "width": _is_int_in(header.get("width"), 0, _MAX["width"]),
+        "classes": _is_int_in(header.get("classes"), 2, _MAX["classes"]),
         "image_shape": isinstance(shape, list)
         and len(shape) == 3
-        and all(_whole(side, 1, _MOST["image_shape"]) for side in shape),
+        and all(_is_int_in(side, 1, _MAX["image_shape"]) for side in shape),
         "weights_sha256": isinstance(header.get("weights_sha256"), str),
         "record": isinstance(header.get("record"), dict),
     }
@@ -140,12 +172,12 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
     return header
 
 
-def _whole(value: object, low: int, high: int) -> bool:
+def _is_int_in(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
 def _skeleton(path: Path, header: dict[str, Any]) -> Classifier:
-    """The model the header describes; a hostile header costs nothing."""
+    """The modules that the metadata describes, on the meta device: false metadata allocates nothing."""
     channels, height, width = header["image_shape"]
     settings = Model(header["architecture"], header["width"])
     try:
@@ -154,16 +186,12 @@ def _skeleton(path: Path, header: dict[str, Any]) -> Classifier:
         raise UserError(f"{path} cannot be loaded: {error}") from None
 
 
-def _type_and_shape(stored: Any) -> tuple[str, list[int]]:
-    return stored.get_dtype(), stored.get_shape()
-
-
-def _check_fit(path: Path, model: Classifier, found: dict[str, tuple[str, list[int]]]) -> None:
+def _check_fit(path: Path, model: Classifier, stored: dict[str, tuple[str, list[int]]]) -> None:
     expected = {name: (_DTYPES[tensor.dtype], list(tensor.shape)) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    for name in sorted(expected.keys() | stored.keys()):
+        if expected.get(name) != stored.get(name):
             wanted = "no such tensor" if name not in expected else "{} {}".format(*expected[name])
-            got = "none" if name not in found else "{} {}".format(*found[name])
+            got = "none" if name not in stored else "{} {}".format(*stored[name])
             raise UserError(
                 f"{path} does not fit {model.architecture}: tensor {reprlib.repr(name)} should be {wanted}, "
                 f"and the file has {got}."

@@ -5,6 +5,7 @@ from featuregen.runtime.atomic import (
     atomic_folder,
     atomic_path,
     atomic_write,
+    check_writable,
     lock,
     locked,
     os_errors_as_user_errors,
@@ -12,8 +13,7 @@ from featuregen.runtime.atomic import (
     sync_folder,
     unlock,
 )
-from featuregen.runtime.columns import format_columns
-from featuregen.runtime.console import log, progress
+from featuregen.runtime.console import format_columns, log, progress
 from featuregen.runtime.device import (
     ComputeSpec,
     autocast,
@@ -23,7 +23,13 @@ from featuregen.runtime.device import (
     resolve_device,
     versions,
 )
-from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo, dist_from_env, init_distributed
+from featuregen.runtime.distributed import (
+    SINGLE_PROCESS,
+    DistInfo,
+    connection_errors_as_user_errors,
+    dist_from_env,
+    init_distributed,
+)
 from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap
 from featuregen.runtime.rng import RowDraws, RowRandom, seeded
 
@@ -38,7 +44,9 @@ __all__ = [
     "atomic_path",
     "atomic_write",
     "autocast",
+    "check_writable",
     "configure_process",
+    "connection_errors_as_user_errors",
     "dist_from_env",
     "first_bad_vlen_string",
     "format_columns",

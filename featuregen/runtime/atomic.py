@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all: no reader, killed run or full disk ever leaves half of one.
+"""Atomic writes: a file or folder is complete or absent, also after a kill or on a full disk.
 
-While something is written it stands beside its place under the same name and `.partial`, locked. So two runs never
-write one file at once, and what a killed run has left is taken over by the next that writes there.
+Content is first written to a locked `.partial` file in the same folder, which is then renamed. So two runs never write
+one file at the same time, and the next run overwrites what a killed one has left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,18 @@ from pathlib import Path
 
 from featuregen.errors import UserError
 
-# Seconds: small files are written in no time, so another run that is at one is waited for.
+# Seconds to wait for another run that is writing a small file.
 LOCK_TIMEOUT = 5.0
+
+
+def check_writable(folder: Path) -> None:
+    """Asked before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another --out.") from None
 
 
 def partial_path(path: Path) -> Path:
@@ -27,14 +38,14 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A place to write to, in the same folder; when the block ends it takes the path's name."""
+    """A path in the same folder to write to; when the block ends, the file is renamed to `path`."""
     target = Path(path)
     partial = partial_path(target)
     with os_errors_as_user_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(partial, LOCK_TIMEOUT):
             yield partial
-            # Without this, a power cut could leave the name without the content.
+            # Otherwise a power cut could leave the name without the content.
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(partial, target)
@@ -48,20 +59,20 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill; when the block ends it takes the place of the one that is there, if any."""
+    """An empty folder to fill; when the block ends, it replaces `target`."""
     partial, old = partial_path(target), target.with_name(f"{target.name}.old")
     with os_errors_as_user_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_name(f"{target.name}.lock")):
-            # A run killed between the two renames below has left its place empty.
+            # A run killed between the two renames below has left no target.
             if old.exists() and not target.exists():
                 os.rename(old, target)
-            for left in (partial, old):
-                _remove_folder(left)
+            for leftover in (partial, old):
+                _remove_folder(leftover)
             partial.mkdir()
             try:
                 yield partial
-                # Once for all: that every file waits for the disk by itself would take minutes.
+                # Once for all files: one fsync each would take minutes.
                 os.sync()
                 if target.exists():
                     os.rename(target, old)
@@ -69,8 +80,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             finally:
                 if old.exists() and not target.exists():
                     os.rename(old, target)
-                for left in (partial, old):
-                    _remove_folder(left)
+                for leftover in (partial, old):
+                    _remove_folder(leftover)
 
 
 def _remove_folder(path: Path) -> None:
@@ -80,7 +91,7 @@ def _remove_folder(path: Path) -> None:
 
 @contextmanager
 def os_errors_as_user_errors(target: Path, consequence: str = "what is finished is kept") -> Iterator[None]:
-    """What the system refuses, in a sentence."""
+    """Report what the system refuses in one sentence."""
     try:
         yield
     except OSError as error:
@@ -88,25 +99,25 @@ def os_errors_as_user_errors(target: Path, consequence: str = "what is finished 
 
 
 @contextmanager
-def locked(path: Path, patience: float = 0.0, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Nobody else is in such a block for this file, which is there as long as the block lasts and gone afterwards.
+def locked(path: Path, timeout: float = 0.0, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on a file that exists only during the block.
 
-    Who finds somebody there waits for so many seconds; `waiting` is called once, by who has to.
+    If another run holds it, wait up to `timeout` seconds; `on_wait` is then called once.
     """
-    handle = lock(path, patience, waiting)
+    handle = lock(path, timeout, on_wait)
     try:
         yield
     finally:
-        # Still under the lock, or another run that has just taken it would lose its file; renamed, it is not there.
+        # Before unlocking, or another run that has just got the lock would lose its file.
         if is_at(handle, path):
             path.unlink()
         unlock(handle)
         os.close(handle)
 
 
-def lock(path: Path, patience: float = 0.0, waiting: Callable[[], None] | None = None) -> int:
-    """Open and lock a file; the lock ends with the process, however that ends."""
-    deadline = time.monotonic() + patience
+def lock(path: Path, timeout: float = 0.0, on_wait: Callable[[], None] | None = None) -> int:
+    """Open and lock a file; the lock ends with the process, even if that is killed."""
+    deadline = time.monotonic() + timeout
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -116,25 +127,25 @@ def lock(path: Path, patience: float = 0.0, waiting: Callable[[], None] | None =
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             if time.monotonic() < deadline:
-                if waiting:
-                    waiting()
-                    waiting = None
+                if on_wait:
+                    on_wait()
+                    on_wait = None
                 time.sleep(0.02)
                 continue
             raise UserError(f"{path} is being written by another run; wait for it or choose another output.") from None
-        # Another run may have finished and removed or renamed it in between.
+        # Another run may have removed or renamed it in between.
         if is_at(handle, path):
             return handle
         os.close(handle)
 
 
 def unlock(handle: int) -> None:
-    """Said outright, since a forked child may still hold the file open and must not keep the lock."""
+    """Unlock explicitly: a forked child may still have the file open, which would keep the lock."""
     fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is the one that lies there now."""
+    """Whether the open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

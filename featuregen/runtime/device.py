@@ -1,11 +1,10 @@
-"""The device a run computes on, its precision and memory, and the versions of what computed."""
+"""The device of a run, its precision and free memory, and the versions of the software."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,24 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from featuregen import __version__
 from featuregen.errors import UserError
 from featuregen.runtime.distributed import threads_per_process
 
-# tqdm's own lock also starts a process to track it, which no thread or process here needs.
-tqdm.set_lock(threading.RLock())
-
-
-# Numbers of <malloc.h>.
+# From <malloc.h>.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class ComputeSpec:
-    """Where work runs and with what arithmetic, settled before it starts."""
+    """Device and numerics of a computation, fixed before it starts."""
 
     device: torch.device = _CPU
     precision: str = "fp32"
@@ -39,16 +33,15 @@ class ComputeSpec:
     compiled: bool = False
 
     @property
-    def arithmetic(self) -> dict[str, str]:
-        """What decides the bits of a result."""
+    def numerics(self) -> dict[str, str]:
+        """What decides the bits of a result, as files record it."""
         compiled = {"compiled": "yes"} if self.compiled else {}
         return {"precision": self.precision, "convolution": self.convolution, **compiled}
 
     @classmethod
-    def computing(cls, device: torch.device, arithmetic: Mapping[str, str]) -> ComputeSpec:
-        """The machine whose `arithmetic` this is."""
-        compiled = arithmetic.get("compiled") == "yes"
-        return cls(device, arithmetic["precision"], arithmetic["convolution"], compiled)
+    def from_numerics(cls, device: torch.device, numerics: Mapping[str, str]) -> ComputeSpec:
+        """The inverse of `numerics`."""
+        return cls(device, numerics["precision"], numerics["convolution"], numerics.get("compiled") == "yes")
 
     @property
     def name(self) -> str:
@@ -78,10 +71,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def tune_malloc() -> None:
-    """Have the C library keep freed memory, where it can (glibc).
+    """Make the C library keep freed memory (glibc only).
 
-    By default it hands every large tensor back to the system and has the next one's pages cleared anew, which on a
-    CPU takes as long as the arithmetic on them.
+    By default it returns every large tensor to the system, which clears the pages of the next one. On a CPU that takes
+    as long as the arithmetic.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -90,9 +83,9 @@ def tune_malloc() -> None:
 
 
 def configure_process(threads: int) -> None:
-    """Memory and threads of this process, before anything is computed in it.
+    """Set up memory and threads of this process before it computes.
 
-    0 leaves torch's own count, and gives processes that torchrun started beside each other equal parts of the CPU.
+    With 0 threads torch decides; processes that torchrun started on one machine get equal shares of its CPUs.
     """
     tune_malloc()
     if threads := threads or threads_per_process():
@@ -100,29 +93,29 @@ def configure_process(threads: int) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that work may still take, the limit of a container included."""
+    """Free bytes of the device; on a CPU, no more than the limit of the container leaves."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        free += [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line]
+        limits += [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free.append(max(0, int(limit.read_text()) - int(used.read_text())))
-    return min(free)
+        limits.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(limits)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether torch, on any device, or Python found no room."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(said in str(error) for said in words)
+    """Whether an error of torch, on any device, or of Python means that memory ran out."""
+    phrases = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in str(error) for phrase in phrases)
 
 
 def versions(compute: ComputeSpec) -> dict[str, str]:
-    """What made a file, for its record."""
+    """Software, device and numerics, for the record of a file."""
     packages = {"featuregen": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "h5py")}
     kind = compute.device.type
     name = torch.cuda.get_device_name(compute.device) if kind == "cuda" else platform.machine()
-    record = {"python": platform.python_version(), "device": f"{kind} ({name})", **compute.arithmetic}
+    record = {"python": platform.python_version(), "device": f"{kind} ({name})", **compute.numerics}
     return {**packages, **record, "threads": str(torch.get_num_threads())}

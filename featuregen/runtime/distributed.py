@@ -1,8 +1,7 @@
-"""The processes of one command: torchrun starts them, and says in the environment who is who."""
+"""The processes of one command that torchrun starts: who is who, and what they exchange."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,16 +14,18 @@ from torch import Tensor, distributed
 
 from featuregen.errors import UserError
 
-_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-# The others wait while the first one trains a source model.
-_PATIENCE = timedelta(days=30)
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_CPU = torch.device("cpu")
+# The other ranks wait while rank 0 trains a source model.
+_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class DistInfo:
-    """This process among `count`; on its machine it is number `local` of `beside`. Without torchrun, the only one.
+    """The rank of this process among `world_size`, and its local rank among those on the same machine.
 
-    All but `number` and `part` are calls that every process makes at the same point, or none returns.
+    Without torchrun there is one process. `barrier`, `main_first`, `broadcast_object` and `all_reduce_mean` are
+    collective: every rank calls them at the same point.
     """
 
     rank: int = 0
@@ -37,71 +38,61 @@ class DistInfo:
         return self.rank == 0
 
     def rows_of(self, rows: int) -> slice:
-        """This process's share of so many rows."""
+        """The rows of a batch that this rank takes."""
         return slice(self.rank * rows // self.world_size, (self.rank + 1) * rows // self.world_size)
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Wait until all ranks are here."""
         if self.world_size > 1:
-            # On the CPU, since the barrier of torch would take a GPU's time for as long as it lasts.
-            with _connection_errors_as_user_errors():
+            # On the CPU: torch's own barrier would keep a GPU busy for as long as it lasts.
+            with connection_errors_as_user_errors():
                 distributed.all_reduce(torch.zeros(1))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process, then all others, which find what it has made."""
+        """Run the block in rank 0, then in all others, which find what rank 0 has written."""
         if not self.is_main:
             self.barrier()
         yield
-        # Not if the first one fails: torchrun then ends the others.
+        # Not if rank 0 fails: torchrun then ends the others.
         if self.is_main:
             self.barrier()
 
     def broadcast_object(self, value: Any = None) -> Any:
-        """What the first process says, in all of them: plain containers, as JSON has them."""
+        """The value of rank 0, in every rank."""
         if self.world_size == 1:
             return value
-        text = json.dumps(value).encode() if self.is_main else b""
-        size = torch.tensor([len(text)])
-        with _connection_errors_as_user_errors():
-            distributed.broadcast(size, 0)
-            letters = torch.tensor(list(text) or [0] * int(size), dtype=torch.uint8)
-            distributed.broadcast(letters, 0)
-        return json.loads(bytes(letters.tolist()))
+        values = [value]
+        with connection_errors_as_user_errors():
+            distributed.broadcast_object_list(values, 0, device=_CPU)
+        return values[0]
 
     @torch.no_grad()
     def all_reduce_mean(self, tensors: Iterable[Tensor]) -> None:
-        """Over the processes, in place and in one message."""
-        if self.world_size == 1:
+        """Replace every tensor by its mean over the ranks, in one message."""
+        if self.world_size == 1 or not (reduced := list(tensors)):
             return
-        own = list(tensors)
-        flat = torch.cat([tensor.flatten() for tensor in own])
-        with _connection_errors_as_user_errors():
+        flat = torch.cat([tensor.flatten() for tensor in reduced])
+        with connection_errors_as_user_errors():
             distributed.all_reduce(flat)
         flat /= self.world_size
-        for tensor, mean in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
+        for tensor, mean in zip(reduced, torch.split(flat, [tensor.numel() for tensor in reduced]), strict=True):
             tensor.copy_(mean.view(tensor.shape))
-
-    @torch.no_grad()
-    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process those of the first."""
-        for tensor in tensors if self.world_size > 1 else ():
-            plain = tensor.contiguous()
-            with _connection_errors_as_user_errors():
-                distributed.broadcast(plain, 0)
-            tensor.copy_(plain)
 
 
 @contextmanager
-def _connection_errors_as_user_errors() -> Iterator[None]:
-    """torch tells of a process that has ended as of a broken connection."""
+def connection_errors_as_user_errors() -> Iterator[None]:
+    """Report a lost connection, which is how torch reports a rank that has ended, in one sentence."""
     try:
         yield
     except RuntimeError as error:
+        # Gloo has no exception of its own, and a backward pass may also fail for another reason.
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"The processes cannot reach each other, as when one has ended ({reason}); what is finished is kept, and "
-            "the same command goes on from there."
+            f"The processes cannot reach each other, as when one has ended ({reason}); what is finished is kept, rerun "
+            "the same command to resume."
         ) from None
 
 
@@ -110,40 +101,42 @@ SINGLE_PROCESS = DistInfo()
 
 def dist_from_env() -> DistInfo:
     """What torchrun says in the environment of this process."""
-    told = [os.environ.get(name) for name in _NAMES]
+    values = [os.environ.get(name) for name in _VARIABLES]
     # Some clusters set a few of them for every job.
-    if None in told:
+    if None in values:
         return SINGLE_PROCESS
     try:
-        number, count, local = (int(text or "") for text in told)
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+        rank, world_size, local_rank = (int(value or "") for value in values)
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     except ValueError:
-        count = 0
-    if not (count > 0 and 0 <= number < count and 0 <= local < beside <= count):
-        said = ", ".join(f"{name}={text}" for name, text in zip(_NAMES, told, strict=True))
-        raise UserError(f"The environment says {said}, which torchrun never does; unset them, or start with torchrun.")
-    return DistInfo(number, count, local, beside)
+        world_size = 0
+    if not (world_size > 0 and 0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
+        settings = ", ".join(f"{name}={value}" for name, value in zip(_VARIABLES, values, strict=True))
+        raise UserError(
+            f"The environment says {settings}, which torchrun never does; unset them, or start with torchrun."
+        )
+    return DistInfo(rank, world_size, local_rank, local_world_size)
 
 
 @contextmanager
 def init_distributed(device: str | None = None) -> Iterator[DistInfo]:
-    """The processes that torchrun has started, able to talk to each other, each with its own GPU if there are any."""
+    """Connect the processes that torchrun has started, each with a GPU of its own if there are any."""
     dist = dist_from_env()
     if dist.world_size == 1:
         yield dist
         return
-    gpu = device != "cpu" and torch.cuda.is_available()
-    if gpu:
-        _take_gpu(dist, device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        _set_gpu(dist, device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     try:
         yield dist
     finally:
         distributed.destroy_process_group()
 
 
-def _take_gpu(dist: DistInfo, device: str | None) -> None:
-    """From here on, `cuda` is this process's own."""
+def _set_gpu(dist: DistInfo, device: str | None) -> None:
+    """Make `cuda` mean the GPU of this local rank."""
     if device and ":" in device:
         raise UserError(
             f"{device} is one GPU, and torchrun gives each process its own; use --device cuda, or leave it out."
@@ -157,7 +150,7 @@ def _take_gpu(dist: DistInfo, device: str | None) -> None:
 
 
 def threads_per_process() -> int:
-    """How many threads this process should take where nobody has said so; 0 leaves that to torch."""
+    """An equal share of the CPUs for each rank of a machine; 0, torch decides, if alone or if the user has."""
     dist = dist_from_env()
     # torchrun itself sets it to 1, whatever the machine has.
     if dist.local_world_size == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# SplitMix64's, as the signed integers that torch has.
+# The constants of SplitMix64, as the signed integers of torch.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators of the CPU and this device start from a seed, and are as before afterwards."""
+    """Seed torch's global generators of the CPU and this device, and restore them afterwards."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if on_gpu else []):
-        # torch.manual_seed would also seed the generators of other devices, which are not put back.
+        # torch.manual_seed would also seed the generators of other devices, which are not restored.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(device):
@@ -31,10 +31,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 class RowRandom:
-    """Random numbers keyed by (seed, purpose, row), so that batches, shards and resuming never change them.
+    """Random numbers keyed by (seed, purpose, row), so that batch size, shards and resuming never change them.
 
-    They are computed from Philox's raw 64-bit output alone: numpy promises to keep that stream forever,
-    which it does not promise for its distributions.
+    They are computed from the raw 64-bit output of Philox: numpy guarantees that stream, but not its distributions.
     """
 
     def __init__(self, seed: int, purpose: str) -> None:
@@ -65,7 +64,7 @@ class RowRandom:
         return np.argsort(self._raw(row, count), kind="stable").astype(np.int64)
 
     def torch_generator(self, row: int, device: torch.device) -> torch.Generator:
-        """A torch generator for work whose bits depend on the device anyway (augmentation, random starts)."""
+        """A torch generator, for numbers that depend on the device anyway (augmentation, random starts)."""
         return torch.Generator(device).manual_seed(int(self._raw(row, 1)[0] >> np.uint64(1)))
 
     def draws(self, rows: Iterable[int], device: torch.device) -> RowDraws:
@@ -75,11 +74,10 @@ class RowRandom:
 
 
 class RowDraws:
-    """Random tensors for many rows at once, on their device; a row's numbers do not depend on the rows beside it.
+    """Random tensors for many rows at once, on their device; the numbers of a row do not depend on the other rows.
 
-    Each row counts through SplitMix64 (Steele, Lea and Flood 2014) from a key of its own. A part, `draws[rows]`, goes
-    on counting with the whole, so whoever draws for some rows only must do so the same number of times for all that
-    will be drawn for again.
+    Each row runs SplitMix64 (Steele, Lea and Flood 2014) from its key. A subset, `draws[rows]`, shares the counter of
+    the whole: rows that will be drawn for again must all be in every draw.
     """
 
     def __init__(self, keys: Tensor, counter: list[int] | None = None) -> None:
@@ -92,16 +90,16 @@ class RowDraws:
     def __getitem__(self, rows: Tensor) -> RowDraws:
         return RowDraws(self._keys[rows], self._counter)
 
-    def apart(self, rows: Tensor) -> RowDraws:
-        """A part that counts for itself, so that what it draws changes nothing for the others."""
+    def fork(self, rows: Tensor) -> RowDraws:
+        """A subset with a counter of its own, whose draws change nothing for the others."""
         return RowDraws(self._keys[rows], list(self._counter))
 
     def _raw(self, shape: Sequence[int]) -> Tensor:
-        """(rows, *shape) of 64 random bits each, as int64."""
+        """(rows, *shape) of 64 random bits, as int64."""
         count, first = math.prod(shape), self._counter[0] + 1
         self._counter[0] += count
-        places = torch.arange(first, first + count, device=self._keys.device)
-        bits = self._keys.view(-1, 1) + places * _GOLDEN
+        positions = torch.arange(first, first + count, device=self._keys.device)
+        bits = self._keys.view(-1, 1) + positions * _GOLDEN
         for shift, factor in ((30, _MIX[0]), (27, _MIX[1]), (31, 1)):
             bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
         return bits.view(len(self._keys), *shape)
@@ -112,7 +110,7 @@ class RowDraws:
 
     def normal(self, *shape: int) -> Tensor:
         """(rows, *shape) of standard normal numbers (Box-Muller)."""
-        # Side by side, so that two numbers drawn together are those drawn one after the other.
+        # Pairs adjoin, so that two numbers drawn at once equal two drawn in sequence.
         radius, angle = self.uniform(*shape, 2).unbind(-1)
         return (-2 * torch.log1p(-radius)).sqrt_().mul_(torch.cos(angle.mul_(2 * math.pi)))
 
@@ -125,5 +123,5 @@ class RowDraws:
         return torch.where(self._raw(shape) < 0, -1.0, 1.0)
 
     def seed(self) -> int:
-        """A seed for generators that know nothing of rows, from the first row's key."""
+        """A seed for generators without rows, from the key of the first row."""
         return int(self._keys[0]) & (2**32 - 1)

@@ -1,9 +1,8 @@
-"""The HDF5 file of a dataset: writing, reading, verifying, merging, comparing."""
+"""The HDF5 file of a dataset: writing, reading, checking, merging, comparing."""
 
 from featuregen.storage.checksums import SUMS, check_sums, file_sha256
-from featuregen.storage.diff import DatasetDiff, diff_datasets
-from featuregen.storage.merge import merge_shards
-from featuregen.storage.reader import DatasetInfo, read_columns, read_images, read_info, to_pixels
+from featuregen.storage.diff import DatasetDiff
+from featuregen.storage.reader import DatasetInfo, column_blocks, read_columns, read_info, to_pixels
 from featuregen.storage.schema import COLUMNS, PAPER, Header, column_dtype, row_blocks
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.verify import Check, check_against_base, check_file
@@ -23,12 +22,10 @@ __all__ = [
     "check_compatible",
     "check_file",
     "check_sums",
+    "column_blocks",
     "column_dtype",
-    "diff_datasets",
     "file_sha256",
-    "merge_shards",
     "read_columns",
-    "read_images",
     "read_info",
     "row_blocks",
     "to_pixels",

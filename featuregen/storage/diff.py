@@ -1,9 +1,9 @@
-"""How two files differ: in what they say of themselves, in their rows, and in the pixels of the rows they share."""
+"""How two dataset files differ: in their attributes, in their columns, and in the pixels of the rows they share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.data import h5_take
-from featuregen.storage.reader import DatasetInfo, info_of, open_file, read_columns, to_pixels
+from featuregen.storage.reader import DatasetInfo, columns_of, info_of, open_file, to_pixels
 from featuregen.storage.schema import COLUMNS, Array, differences, row_blocks
 
-Rows = NDArray[np.int64]
 _CONTENT = ("kind", "dtype", "image_shape", "classes", "recipe", "base", "source_model", "citation")
-# Neither file's content: how it came about.
+# How the file came about, which is not part of its content.
 _RECORD = ("config", "software", "format_version")
-_COUNTED = tuple(name for name in COLUMNS if name not in ("images", "index"))
+_NUMBERS = tuple(name for name in COLUMNS if name != "images")
 
 
 @dataclass(frozen=True)
 class PixelDiff:
-    """Of the rows that both have: how many images differ, and by how much in [0, 1].
+    """Over the rows that both files have: how many images differ, and by how much in [0, 1].
 
-    `largest` is of a single pixel, `median` of the L2 norms of the images that differ.
+    `largest` is the largest difference of a pixel, `median` the median L2 norm over the images that differ.
     """
 
     images: int
@@ -37,10 +36,18 @@ class PixelDiff:
 
 @dataclass(frozen=True)
 class DatasetDiff:
-    """`settings` and `record` are (name, first, second); `columns` counts the shared rows whose number differs.
+    """The differences between two dataset files.
 
-    Rows belong together where they were made for the same row of the base set, or stand at the same place in files
-    that do not record it.
+    Attributes:
+        same: Whether the content digests agree.
+        settings: Attributes of the content that differ, as (name, first, second).
+        record: Attributes outside the content that differ: config, software, format version.
+        by: How rows were paired: "index", the row of the base set, or "place" where a file does not record it.
+        shared: Number of rows that both files have.
+        only_first: Number of rows that only the first file has.
+        only_second: Number of rows that only the second file has.
+        columns: For every column of numbers, in how many shared rows it differs.
+        pixels: How the images of the shared rows differ; None where the files share no rows or no image shape.
     """
 
     same: bool
@@ -57,20 +64,31 @@ class DatasetDiff:
         return asdict(self)
 
 
-def diff_datasets(first: Path, second: Path) -> DatasetDiff:
+def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> DatasetDiff:
+    """Compare two dataset files: their attributes, columns and pixels.
+
+    Args:
+        first: A dataset file.
+        second: Another one, of any kind and size.
+
+    Returns:
+        The differences; `same` says whether the content is equal.
+
+    Raises:
+        UserError: One of them is no featuregen dataset, or is damaged.
+    """
+    first, second = Path(first), Path(second)
     with open_file(first) as one, open_file(second) as other:
-        infos = info_of(one, Path(first)), info_of(other, Path(second))
-        return _compared(one, other, *infos)
+        return _diff(one, other, info_of(one, first), info_of(other, second))
 
 
-def _compared(one: h5py.File, other: h5py.File, first: DatasetInfo, second: DatasetInfo) -> DatasetDiff:
-    numbers = [read_columns(info.path, [name for name in COLUMNS if name != "images"]) for info in (first, second)]
-    by, rows, mates = _mates(numbers[0]["index"], numbers[1]["index"])
-    columns = {name: int((~_equal(numbers[0][name][rows], numbers[1][name][mates])).sum()) for name in _COUNTED}
+def _diff(one: h5py.File, other: h5py.File, first: DatasetInfo, second: DatasetInfo) -> DatasetDiff:
+    numbers, others = columns_of(one, first, _NUMBERS), columns_of(other, second, _NUMBERS)
+    by, rows, mates = _pair_rows(numbers["index"], others["index"])
     settings, record = (
-        tuple(differences(_named(first, names), _named(second, names))) for names in (_CONTENT, _RECORD)
+        tuple(differences(_attributes(first, names), _attributes(second, names))) for names in (_CONTENT, _RECORD)
     )
-    alike = first.image_shape == second.image_shape
+    comparable = first.image_shape == second.image_shape and len(rows) > 0
     return DatasetDiff(
         same=first.content_sha256 == second.content_sha256,
         settings=settings,
@@ -79,36 +97,38 @@ def _compared(one: h5py.File, other: h5py.File, first: DatasetInfo, second: Data
         shared=len(rows),
         only_first=first.rows - len(rows),
         only_second=second.rows - len(rows),
-        columns=columns,
-        pixels=_pixels(one, other, rows, mates, math.prod(first.image_shape)) if alike and len(rows) else None,
+        columns={
+            name: int((~_equal(numbers[name][rows], others[name][mates])).sum()) for name in _NUMBERS if name != "index"
+        },
+        pixels=_pixel_diff(one, other, rows, mates, math.prod(first.image_shape)) if comparable else None,
     )
 
 
-def _named(info: DatasetInfo, names: Iterable[str]) -> dict[str, Any]:
+def _attributes(info: DatasetInfo, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(info, name) for name in names}
 
 
-def _mates(first: Rows, second: Rows) -> tuple[str, Rows, Rows]:
-    """Which row of the second belongs to which of the first."""
+def _pair_rows(first: Array, second: Array) -> tuple[str, Array, Array]:
+    """The rows of the first file that the second one has too, and where; by base row, or by place if it is unknown."""
     for index in (first, second):
         if (index < 0).any() or len(np.unique(index)) < len(index):
-            together = np.arange(min(len(first), len(second)))
-            return "place", together, together
+            common = np.arange(min(len(first), len(second)))
+            return "place", common, common
     _, rows, mates = np.intersect1d(first, second, assume_unique=True, return_indices=True)
     order = np.argsort(rows)
     return "index", rows[order], mates[order]
 
 
 def _equal(first: Array, second: Array) -> NDArray[np.bool_]:
-    """Unknown numbers are nan in both."""
+    """NaN, which means not recorded, equals NaN."""
     equal: NDArray[np.bool_] = (first == second) | ((first != first) & (second != second))
     return equal
 
 
-def _pixels(one: h5py.File, other: h5py.File, rows: Rows, mates: Rows, size: int) -> PixelDiff:
+def _pixel_diff(one: h5py.File, other: h5py.File, rows: Array, mates: Array, size: int) -> PixelDiff:
     norms, largest = np.empty(len(rows)), 0.0
     for part in row_blocks(len(rows), 8 * size):
-        first, second = (to_pixels(h5_take(root["images"], own[part])) for root, own in ((one, rows), (other, mates)))
+        first, second = to_pixels(h5_take(one["images"], rows[part])), to_pixels(h5_take(other["images"], mates[part]))
         change = first.astype(np.float64) - second
         norms[part] = np.linalg.norm(change.reshape(len(change), -1), axis=1)
         largest = max(largest, float(np.abs(change).max()))

@@ -1,7 +1,7 @@
 """The unfinished file beside an output: a locked, append-only journal of batches.
 
-It is no HDF5 file on purpose. A batch lands in it whole or not at all whatever kills the run, finished batches
-are never touched again, and a full disk is an ordinary error (HDF5 ends the process when it cannot flush).
+It is deliberately not HDF5: a batch is appended completely or not at all however the process ends, earlier batches are
+never rewritten, and a full disk is an ordinary error (HDF5 aborts the process when it cannot flush).
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from featuregen.runtime import lock, log, unlock
 from featuregen.storage.schema import COLUMNS, Array, Header, column_dtype, column_shape
 
 MAGIC = b"featuregen unfinished 1\n"
-# Rows in the batch, and the CRC-32 of that count and of the rows: a torn or damaged batch does not match.
-_FRAME = struct.Struct("<QI")
+# Before each batch: its number of rows, and the CRC-32 of that number and the rows, which a torn batch does not match.
+_BATCH_HEADER = struct.Struct("<QI")
 _SIZE = struct.Struct("<Q")
 
 
 class Journal:
-    """Batches of rows on disk, in order; holding it is holding the lock on the output."""
+    """Batches of rows on disk, in order. An open journal is the lock on its output."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
         fields = [(n, column_dtype(n, header.dtype), column_shape(n, 1, header.image_shape)[1:]) for n in COLUMNS]
         self._record = np.dtype(fields)
-        self._head = _head(header)
-        self._frames: list[tuple[int, int]] = []
+        identity = canonical_json(header.identity()).encode()
+        self._preamble = MAGIC + _SIZE.pack(len(identity)) + identity
+        # Rows and offset of every batch.
+        self._batches: list[tuple[int, int]] = []
         self.rows = 0
         self._end = 0
-        # A file object, not a bare number: it lets go of the lock when it is dropped.
+        # A file object rather than a descriptor: garbage collection closes it and releases the lock.
         self._file = os.fdopen(lock(path), "r+b", buffering=0)
         self._fd = self._file.fileno()
         try:
@@ -51,23 +53,23 @@ class Journal:
         for name in COLUMNS:
             records[name] = columns[name]
         data = records.tobytes()
-        _write(self._fd, _FRAME.pack(count, zlib.crc32(data, count)) + data, self._end)
-        self._frames.append((count, self._end + _FRAME.size))
-        self._end += _FRAME.size + len(data)
+        _write(self._fd, _BATCH_HEADER.pack(count, zlib.crc32(data, count)) + data, self._end)
+        self._batches.append((count, self._end + _BATCH_HEADER.size))
+        self._end += _BATCH_HEADER.size + len(data)
         self.rows += count
 
     @property
     def batch_sizes(self) -> list[int]:
-        return [count for count, _ in self._frames]
+        return [count for count, _ in self._batches]
 
     def batches(self) -> Iterator[Array]:
-        """Records with one field per column, as appended."""
-        for count, offset in self._frames:
+        """Structured arrays with one field per column, as appended."""
+        for count, offset in self._batches:
             data = _read(self._fd, count * self._record.itemsize, offset)
             yield np.frombuffer(data, dtype=self._record)
 
     def remove(self) -> None:
-        """Delete the file while still holding its lock, so that no other writer can pick it up."""
+        """Delete the file under its lock, so that no other writer can resume it."""
         self.path.unlink(missing_ok=True)
         self.close()
 
@@ -84,42 +86,37 @@ class Journal:
             if problem:
                 log(f"{self.path} {problem}: starting again from row 0.")
         if not self._end:
-            self._frames, self.rows = [], 0
+            self._batches, self.rows = [], 0
             os.ftruncate(self._fd, 0)
-            _write(self._fd, self._head, 0)
-            self._end = len(self._head)
+            _write(self._fd, self._preamble, 0)
+            self._end = len(self._preamble)
         elif self.rows:
-            log(f"{self.path} holds {self.rows} of {rows} rows: going on from there.")
+            log(f"{self.path} holds {self.rows} of {rows} rows: resuming from there.")
 
     def _scan(self, size: int, rows: int) -> str | None:
-        """Find the whole batches; a torn last one is cut off, anything else that is wrong is named."""
-        if _read(self._fd, len(self._head), 0) != self._head:
-            known = _read(self._fd, len(MAGIC), 0) == MAGIC
-            return "was begun with other settings" if known else "is damaged or no unfinished file of featuregen"
-        offset = len(self._head)
-        while size - offset >= _FRAME.size:
-            count, crc = _FRAME.unpack(_read(self._fd, _FRAME.size, offset))
+        """Find the complete batches and cut off a torn last one; any other damage is returned as a clause."""
+        if _read(self._fd, len(self._preamble), 0) != self._preamble:
+            ours = _read(self._fd, len(MAGIC), 0) == MAGIC
+            return "was begun with other settings" if ours else "is damaged or no unfinished file of featuregen"
+        offset = len(self._preamble)
+        while size - offset >= _BATCH_HEADER.size:
+            count, crc = _BATCH_HEADER.unpack(_read(self._fd, _BATCH_HEADER.size, offset))
             length = count * self._record.itemsize
             if count < 1 or self.rows + count > rows:
                 return "is damaged"
-            after = offset + _FRAME.size + length
-            if after > size:
+            end = offset + _BATCH_HEADER.size + length
+            if end > size:
                 break
-            if zlib.crc32(_read(self._fd, length, offset + _FRAME.size), count) != crc:
-                if after < size:
+            if zlib.crc32(_read(self._fd, length, offset + _BATCH_HEADER.size), count) != crc:
+                if end < size:
                     return "is damaged"
                 break
-            self._frames.append((count, offset + _FRAME.size))
+            self._batches.append((count, offset + _BATCH_HEADER.size))
             self.rows += count
-            offset = after
+            offset = end
         os.ftruncate(self._fd, offset)
         self._end = offset
         return None
-
-
-def _head(header: Header) -> bytes:
-    identity = canonical_json(header.identity()).encode()
-    return MAGIC + _SIZE.pack(len(identity)) + identity
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

@@ -1,9 +1,9 @@
-"""Shards of one set into one file, which is then the file that a single run makes."""
+"""Merging shards into one file, equal to the file that a single run writes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -11,25 +11,20 @@ from typing import Any
 
 from featuregen.errors import CheckFailed, UserError
 from featuregen.runtime import progress
-from featuregen.storage.reader import DatasetInfo, read_columns, read_info
-from featuregen.storage.schema import (
-    COLUMNS,
-    Array,
-    Header,
-    column_dtype,
-    difference,
-    row_blocks,
-)
+from featuregen.storage.reader import DatasetInfo, column_blocks, read_info
+from featuregen.storage.schema import Header, difference
 from featuregen.storage.verify import check_file
 from featuregen.storage.writer import Writer, check_compatible
 
-MARK = "shard"
-_NAMED = 5
+# The key in a shard's recipe under which it records which part of the dataset it is.
+SHARD_KEY = "shard"
+# How many missing shards a message lists.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
-class Part:
-    """A shard as its file tells it: `number` of `of`, whose first row is row `first` of `rows`."""
+class _Shard:
+    """A shard as its file records it: `number` of `of`, whose first row is row `first` of `rows`."""
 
     info: DatasetInfo
     number: int
@@ -46,38 +41,57 @@ class Part:
         return self.first + self.info.rows
 
 
-def merge_shards(paths: Sequence[Path], out: Path, force: bool = False, remove: bool = False) -> DatasetInfo:
-    """Check that these are all shards of one set and sound, copy their rows in order, and check the result.
+def merge(
+    paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], force: bool = False, remove: bool = False
+) -> DatasetInfo:
+    """Merge all shards of a dataset into one file, which equals the file of a single run.
 
-    With `remove` the shards go after that; those that are gone already went when an earlier run was stopped.
+    Every shard is checked before, and the merged file after. An interrupted merge resumes when it is called again.
+
+    Args:
+        paths: The files that `make-dataset --shard` wrote, in any order.
+        out: The file to write.
+        force: Overwrite another file at `out`.
+        remove: Delete the shards once the merged file has passed its checks. Shards that are gone already count as
+            deleted by an earlier, interrupted call.
+
+    Returns:
+        What the merged file records.
+
+    Raises:
+        UserError: Shards are missing, damaged, repeated, or of different datasets, or `out` is another file.
+        CheckFailed: The merged file fails a check.
     """
-    left = [path for path in paths if path.exists()]
-    if remove and not force and not left and _made_of(out, len(paths)):
-        return _sound(out)
-    parts = _of_one_set([_part(path) for path in (left if remove and left and out.exists() else paths)])
-    header = _header(parts)
-    if any(out.exists() and out.samefile(part.path) for part in parts):
+    files, out = [Path(path) for path in paths], Path(out)
+    left = [file for file in files if file.exists()]
+    if remove and not force and not left and _is_merged(out, len(files)):
+        return _checked_info(out)
+    shards = _sort_shards([_read_shard(file) for file in (left if remove and left and out.exists() else files)])
+    header = _merged_header(shards)
+    if any(out.exists() and out.samefile(shard.path) for shard in shards):
         raise UserError(f"{out} is one of the shards; name another file with --out.")
     if force or not check_compatible(out, header):
-        _refuse_gaps(parts)
-        for part in progress(parts, "checking shards", len(parts)):
-            _check(part)
+        _refuse_gaps(shards)
+        for shard in progress(shards, "checking shards", len(shards)):
+            _check_shard(shard)
     with Writer.open(out, header, force) as writer:
         if not writer.complete:
-            for columns in _rows(parts, writer.rows_done):
-                writer.append(columns)
-            writer.finish(remarks={"shards": str(len(parts))})
-    info = _sound(out)
-    for path in paths if remove else ():
-        path.unlink(missing_ok=True)
+            for shard in progress(shards, "merging", len(shards)):
+                if writer.rows_done < shard.end:
+                    for _, columns in column_blocks(shard.path, writer.rows_done - shard.first):
+                        writer.append(columns)
+            writer.finish(remarks={"shards": str(len(shards))})
+    info = _checked_info(out)
+    for file in files if remove else ():
+        file.unlink(missing_ok=True)
     return info
 
 
-def _made_of(out: Path, shards: int) -> bool:
+def _is_merged(out: Path, shards: int) -> bool:
     return out.exists() and read_info(out).software.get("shards") == str(shards)
 
 
-def _sound(out: Path) -> DatasetInfo:
+def _checked_info(out: Path) -> DatasetInfo:
     failed = [check for check in check_file(out) if not check.ok]
     if failed:
         raise CheckFailed(
@@ -86,83 +100,73 @@ def _sound(out: Path) -> DatasetInfo:
     return read_info(out)
 
 
-def _part(path: Path) -> Part:
+def _read_shard(path: Path) -> _Shard:
     info = read_info(path)
-    mark = info.recipe.get(MARK)
-    told: list[Any] = [mark.get(name) for name in ("number", "of", "rows", "first")] if isinstance(mark, dict) else []
-    if not told or not all(type(number) is int and 0 <= number < 2**53 for number in told):
+    record = info.recipe.get(SHARD_KEY)
+    names = ("number", "of", "rows", "first")
+    values: list[Any] = [record.get(name) for name in names] if isinstance(record, dict) else []
+    if not values or not all(type(value) is int and 0 <= value < 2**53 for value in values):
         raise UserError(f"{path} is no shard; give the files that make-dataset --shard wrote.")
-    return Part(info, *told)
+    return _Shard(info, *values)
 
 
-def _of_one_set(given: list[Part]) -> list[Part]:
-    """In order; refused if any is of another set, or there twice."""
-    first = given[0]
-    wanted = _identity(first)
-    for part in given[1:]:
-        if odd := difference(_identity(part), wanted, ("in this one", "in the other")):
-            raise UserError(f"{part.path} is a shard of another set than {first.path}: {odd}.")
-    parts = sorted(given, key=lambda part: part.number)
-    for one, other in pairwise(parts):
+def _sort_shards(shards: list[_Shard]) -> list[_Shard]:
+    """By number; refused if they are of different datasets, or if one is there twice."""
+    first = shards[0]
+    for shard in shards[1:]:
+        if clause := difference(_identity(shard), _identity(first), ("in this one", "in the other")):
+            raise UserError(f"{shard.path} is a shard of another set than {first.path}: {clause}.")
+    shards = sorted(shards, key=lambda shard: shard.number)
+    for one, other in pairwise(shards):
         if one.number == other.number:
             both = f"{one.path} and {other.path} are both" if one.path != other.path else f"{one.path} is given twice,"
             raise UserError(f"{both} shard {one.number} of {one.of}; give each shard once.")
-    return parts
+    return shards
 
 
-def _refuse_gaps(parts: list[Part]) -> None:
-    first, there = parts[0], {part.number for part in parts}
-    if lost := first.of - len(parts):
-        # A hostile file may claim to be one of billions.
-        names = list(islice((number for number in range(1, first.of + 1) if number not in there), _NAMED))
-        words = ", ".join(map(str, names)) + (f" and {lost - len(names)} more" if lost > len(names) else "")
-        example = f"--shard {names[0]}/{first.of}"
+def _refuse_gaps(shards: list[_Shard]) -> None:
+    first, numbers = shards[0], {shard.number for shard in shards}
+    if missing := first.of - len(shards):
+        # Not a list of all: a hostile file may claim to be one of billions.
+        listed = list(islice((number for number in range(1, first.of + 1) if number not in numbers), _LISTED))
+        text = ", ".join(map(str, listed)) + (f" and {missing - len(listed)} more" if missing > len(listed) else "")
         raise UserError(
-            f"Of {first.of} shards, {words} {'are' if lost > 1 else 'is'} missing; make them with {example}."
+            f"Of {first.of} shards, {text} {'are' if missing > 1 else 'is'} missing; "
+            f"make them with --shard {listed[0]}/{first.of}."
         )
-    ends = [0, *(part.end for part in parts)]
-    for part, end in zip(parts, ends, strict=False):
-        if part.first != end:
+    ends = [0, *(shard.end for shard in shards)]
+    for shard, end in zip(shards, ends, strict=False):
+        if shard.first != end:
             raise UserError(
-                f"{part.path} begins at row {part.first} where row {end} is missing; make the shards again."
+                f"{shard.path} begins at row {shard.first} where row {end} is missing; make the shards again."
             )
     if ends[-1] != first.rows:
         raise UserError(f"The shards hold {ends[-1]} of {first.rows} rows; make them again.")
 
 
-def _identity(part: Part) -> dict[str, Any]:
-    """What shards of one set have in common."""
-    header = part.info.header()
-    return replace(header, rows=1, recipe=_plain(header)).identity() | {"shards": part.of, "rows": part.rows}
+def _identity(shard: _Shard) -> dict[str, Any]:
+    """What all shards of a dataset have in common."""
+    header = replace(shard.info.header(), rows=1, recipe=_merged_recipe(shard))
+    return header.identity() | {"shards": shard.of, "rows": shard.rows}
 
 
-def _plain(header: Header) -> dict[str, Any]:
-    return {name: value for name, value in header.recipe.items() if name != MARK}
+def _merged_recipe(shard: _Shard) -> dict[str, Any]:
+    return {name: value for name, value in shard.info.recipe.items() if name != SHARD_KEY}
 
 
-def _header(parts: list[Part]) -> Header:
-    """That of a single run; machines and remarks that differ from shard to shard are all told."""
-    header = parts[0].info.header()
-    told = [part.info.software for part in parts]
-    names = dict.fromkeys(name for software in told for name in software)
-    software = {name: "; ".join(dict.fromkeys(str(each[name]) for each in told if name in each)) for name in names}
-    return replace(header, rows=parts[0].rows, recipe=_plain(header), software=software)
+def _merged_header(shards: list[_Shard]) -> Header:
+    """The header of a single run; recorded software that differs between shards is listed."""
+    records = [shard.info.software for shard in shards]
+    names = dict.fromkeys(name for record in records for name in record)
+    software = {name: "; ".join(dict.fromkeys(str(each[name]) for each in records if name in each)) for name in names}
+    first = shards[0]
+    return replace(first.info.header(), rows=first.rows, recipe=_merged_recipe(first), software=software)
 
 
-def _check(part: Part) -> None:
-    failed = [check for check in check_file(part.path) if not check.ok]
+def _check_shard(shard: _Shard) -> None:
+    failed = [check for check in check_file(shard.path) if not check.ok]
     if failed:
         raise UserError(
-            f"{part.path} is damaged ({failed[0].name}: {failed[0].detail}); get it again, or make it again with "
-            f"--shard {part.number}/{part.of} --force."
+            f"{shard.path} is damaged ({failed[0].name}: {failed[0].detail}); get it again, or make it again with "
+            f"--shard {shard.number}/{shard.of} --force."
         )
-
-
-def _rows(parts: list[Part], done: int) -> Iterator[dict[str, Array]]:
-    """Every column from row `done` of the whole on, in blocks that fit memory."""
-    for part in progress(parts, "merging", len(parts)):
-        row_bytes = math.prod(part.info.image_shape) * column_dtype("images", part.info.dtype).itemsize
-        skipped = max(0, done - part.first)
-        for block in row_blocks(max(0, part.info.rows - skipped), row_bytes):
-            rows = slice(skipped + block.start, skipped + block.stop)
-            yield read_columns(part.path, list(COLUMNS), rows)

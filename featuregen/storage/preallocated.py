@@ -1,4 +1,4 @@
-"""A file whose room on disk is taken before HDF5 writes into it."""
+"""A file whose disk space is allocated before HDF5 writes into it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import IO
 from featuregen.storage.schema import BLOCK_BYTES
 
 
-class ReservedFile:
-    """What h5py needs of a file. HDF5 ends the process if it cannot flush, so a full disk must show earlier."""
+class PreallocatedFile:
+    """The file interface of h5py. HDF5 aborts the process if it cannot flush, so a full disk must be noticed before."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
-        _reserve(file, size)
+        _allocate(file, size)
         self._file = file
         self._end = 0
 
@@ -41,14 +41,14 @@ class ReservedFile:
     def flush(self) -> None:
         self._file.flush()
 
-    def seal(self) -> None:
-        """Give back what was not needed, and see the rest onto the disk."""
+    def finish(self) -> None:
+        """Cut the file to what was written, and flush it to disk."""
         self._file.truncate(self._end)
         self._file.flush()
         os.fsync(self._file.fileno())
 
 
-def _reserve(file: IO[bytes], size: int) -> None:
+def _allocate(file: IO[bytes], size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
         return

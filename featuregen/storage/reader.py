@@ -1,4 +1,4 @@
-"""Reading a file that may be broken or hostile: everything it declares is checked before anything is read."""
+"""Reading a file that may be damaged or hostile: everything it declares is checked before anything is read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import canonical_json, nested_deeply, to_dict
-from featuregen.errors import UserError
+from featuregen.config import canonical_json, to_dict, too_deeply_nested
+from featuregen.data import HDF5_ERRORS
+from featuregen.errors import UserError, one_line
 from featuregen.runtime import first_bad_vlen_string, has_oversized_local_heap
 from featuregen.storage.journal import MAGIC
 from featuregen.storage.schema import (
@@ -30,33 +31,21 @@ from featuregen.storage.schema import (
     CorruptFile,
     Header,
     column_dtype,
+    row_blocks,
     value_problem,
 )
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# What h5py raises on bytes it cannot make sense of.
-READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 _JSON = {"recipe": dict, "base": dict, "source_model": dict, "software": dict, "config": dict, "classes": list}
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """A file's attributes and the shape of what it holds; `size` is in bytes."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo(Header):
+    """A header as read from a finished file, with the attributes that only such a file has; `size` is in bytes."""
 
     path: Path
-    kind: str
-    rows: int
-    image_shape: tuple[int, int, int]
-    dtype: str
-    classes: tuple[str, ...]
-    recipe: Mapping[str, Any]
-    base: Mapping[str, Any]
-    source_model: Mapping[str, Any]
     success_rate: float
-    software: Mapping[str, Any]
-    config: Mapping[str, Any]
     created: str
-    citation: str
     format_version: int
     value_range: tuple[float, float]
     content_sha256: str
@@ -64,46 +53,52 @@ class DatasetInfo:
     size: int
 
     def header(self) -> Header:
-        """What a writer would be opened with to make this file."""
+        """The header alone: what a writer is opened with to make this file."""
         return Header(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Header)})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON."""
-        plain: dict[str, Any] = to_dict(self)
-        return plain | {"path": str(self.path)}
+        values: dict[str, Any] = to_dict(self)
+        return {"path": str(values.pop("path")), **values}
 
 
 def read_info(path: Path) -> DatasetInfo:
+    """The attributes of a file, after checking that its columns are what they declare."""
     with open_file(path) as root:
         return info_of(root, Path(path))
 
 
 def read_columns(path: Path, names: Sequence[str], rows: slice = slice(None)) -> dict[str, Array]:
-    """Columns as stored, values checked."""
-    unknown = [name for name in names if name not in COLUMNS]
-    if unknown:
-        raise UserError(f"There is no column '{unknown[0]}' in {path}; it has {', '.join(COLUMNS)}.")
+    """Columns as stored, their values checked."""
     with open_file(path) as root:
-        classes = len(info_of(root, Path(path)).classes)
-        return {name: _values(root, name, rows, classes, Path(path)) for name in names}
+        return columns_of(root, info_of(root, Path(path)), names, rows)
 
 
-def read_images(path: Path, start: int, stop: int) -> NDArray[np.float32]:
-    """Pixels as a model takes them: float32, NCHW, in [0, 1]."""
-    return to_pixels(read_columns(path, ["images"], slice(start, stop))["images"])
+def column_blocks(path: Path, start: int = 0) -> Iterator[tuple[slice, dict[str, Array]]]:
+    """All columns from row `start` on, as stored, in blocks that fit memory. The file is opened and checked once."""
+    with open_file(path) as root:
+        info = info_of(root, Path(path))
+        for block in row_blocks(info.rows - start, 4 * math.prod(info.image_shape)):
+            rows = slice(start + block.start, start + block.stop)
+            yield rows, columns_of(root, info, list(COLUMNS), rows)
+
+
+def columns_of(root: h5py.File, info: DatasetInfo, names: Sequence[str], rows: slice = slice(None)) -> dict[str, Array]:
+    """Columns of an open file as stored, their values checked."""
+    columns: dict[str, Array] = {}
+    for name in names:
+        if name not in COLUMNS:
+            raise UserError(f"There is no column '{name}' in {info.path}; it has {', '.join(COLUMNS)}.")
+        columns[name] = np.asarray(root[name][rows])
+        if problem := value_problem(name, columns[name], len(info.classes)):
+            raise CorruptFile(f"{info.path}: column '{name}' is damaged: {problem}.")
+    return columns
 
 
 def to_pixels(stored: Array) -> NDArray[np.float32]:
+    """Stored images as a model takes them: float32 in [0, 1]."""
     pixels = stored.astype(np.float32)
     return pixels / np.float32(255) if stored.dtype == np.uint8 else pixels
-
-
-def _values(root: h5py.File, name: str, rows: slice, classes: int, path: Path) -> Array:
-    values: Array = np.asarray(root[name][rows])
-    problem = value_problem(name, values, classes)
-    if problem:
-        raise CorruptFile(f"{path}: column '{name}' is broken: {problem}.")
-    return values
 
 
 # Opening -------------------------------------------------------------------------------------------
@@ -111,7 +106,7 @@ def _values(root: h5py.File, name: str, rows: slice, classes: int, path: Path) -
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[h5py.File]:
-    """An open file of this format, its columns checked; errors while it is read become one sentence."""
+    """An open featuregen file whose columns were checked; errors while it is read become one sentence."""
     path = Path(path)
     head = _head(path)
     ours = CorruptFile if FORMAT.encode() in head else UserError
@@ -119,26 +114,23 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         raise ours(f"{path} is damaged: its table of names does not add up; get it again, or make it again.")
     try:
         with h5py.File(path, "r", locking=False) as root:
-            if name := first_bad_vlen_string(path, _texts(root)):
-                told = f"{path} is damaged: the text of '{name}' is not where it says"
-                raise ours(f"{told}; get it again, or make it again.")
+            if name := first_bad_vlen_string(path, _text_counts(root)):
+                raise ours(
+                    f"{path} is damaged: the text of '{name}' is not where it says; get it again, or make it again."
+                )
             _check_format(root, path)
             check_columns(root, path)
             yield root
     except UserError:
         raise
-    except READ_ERRORS as error:
+    except HDF5_ERRORS as error:
         if ours is CorruptFile:
-            raise CorruptFile(f"{path} is damaged: {_phrase(error)}; get it again, or make it again.") from None
-        raise UserError(f"{path} cannot be read as HDF5: {_phrase(error)}.") from None
-
-
-def _phrase(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise CorruptFile(f"{path} is damaged: {one_line(error)}; get it again, or make it again.") from None
+        raise UserError(f"{path} cannot be read as HDF5: {one_line(error)}.") from None
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes, after ruling out what is certainly no such file."""
+    """The first bytes, unless they show that this is no featuregen file."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the HDF5 file itself.")
     try:
@@ -151,7 +143,7 @@ def _head(path: Path) -> bytes:
     if not head:
         raise UserError(f"{path} is empty; get it again, or make it again.")
     if head.startswith(MAGIC):
-        raise UserError(f"{path} is unfinished: run the same command again, and it goes on where it stopped.")
+        raise UserError(f"{path} is unfinished: run the same command again, and it resumes where it stopped.")
     if not head.startswith(_SIGNATURE):
         if b"content_sha256" in head and FORMAT.encode() in head:
             raise CorruptFile(f"{path} is damaged: its first bytes are not those of an HDF5 file.")
@@ -162,7 +154,7 @@ def _head(path: Path) -> bytes:
 def _check_format(root: h5py.File, path: Path) -> None:
     if "format" not in root.attrs or _attribute(root, "format", path) != FORMAT:
         raise UserError(f"{path} is an HDF5 file, but not one of featuregen's (its attribute 'format' says so).")
-    version = _plain(_attribute(root, "format_version", path))
+    version = _scalar(_attribute(root, "format_version", path))
     if not isinstance(version, int) or version < 1:
         raise CorruptFile(f"{path}: attribute 'format_version' is {version!r}, which is no version.")
     if version > FORMAT_VERSION:
@@ -170,7 +162,7 @@ def _check_format(root: h5py.File, path: Path) -> None:
 
 
 def check_columns(root: h5py.File, path: Path) -> None:
-    """Every column is plain data inside this very file, and as large as it says."""
+    """Refuse columns that are not stored in this very file, or that declare more than it can hold."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name in COLUMNS:
         link = root.get(name, getlink=True)
@@ -178,7 +170,7 @@ def check_columns(root: h5py.File, path: Path) -> None:
             raise CorruptFile(f"{path} has no column '{name}'.")
         if not isinstance(link, h5py.HardLink) or root.get(name, getclass=True) is not h5py.Dataset:
             raise CorruptFile(
-                f"{path}: '{name}' is no data set of this file but a link or a group; it is not followed."
+                f"{path}: '{name}' is a link or a group and not a data set of this file; it is not followed."
             )
         shapes[name] = _column_shape(h5py.h5d.open(root.id, name.encode()), name, path)
     images = shapes["images"]
@@ -191,7 +183,7 @@ def check_columns(root: h5py.File, path: Path) -> None:
 
 def _column_shape(column: Any, name: str, path: Path) -> tuple[int, ...]:
     layout = column.get_create_plist()
-    # The layout comes first: asking a virtual data set for its shape already opens other files.
+    # The layout first: reading the shape of a virtual data set would already open other files.
     if layout.get_layout() != h5py.h5d.CHUNKED or layout.get_external_count():
         raise CorruptFile(f"{path}: '{name}' is not stored in chunks inside the file itself; it is not read.")
     filters = [layout.get_filter(i)[0] for i in range(layout.get_nfilters())]
@@ -201,7 +193,7 @@ def _column_shape(column: Any, name: str, path: Path) -> tuple[int, ...]:
     if column.dtype.str not in allowed:
         raise CorruptFile(f"{path}: '{name}' holds {column.dtype}; it must be {' or '.join(sorted(allowed))}.")
     shape, chunk = tuple(map(int, column.shape)), tuple(map(int, layout.get_chunk()))
-    # HDF5 makes up fill values for chunks that are not there, so a tiny file could declare terabytes.
+    # HDF5 returns fill values for missing chunks, so a tiny file could declare terabytes.
     chunks = math.prod(-(-length // piece) for length, piece in zip(shape, chunk, strict=True))
     stored = chunks * (math.prod(chunk) * column.dtype.itemsize + 4)
     size = path.stat().st_size
@@ -214,26 +206,27 @@ def _column_shape(column: Any, name: str, path: Path) -> tuple[int, ...]:
 
 
 def attributes_of(root: h5py.File, path: Path) -> dict[str, Attribute]:
-    """Every root attribute, this version's or not."""
+    """Every root attribute, also those this version does not know."""
     return {str(name): _attribute(root, str(name), path) for name in root.attrs}
 
 
-def _texts(root: h5py.File) -> dict[str, int]:
-    """How many texts of any length each attribute has."""
-    found = ((str(name), root.attrs.get_id(name)) for name in root.attrs)
-    return {name: math.prod(raw.shape or ()) for name, raw in found if _of_any_length(raw.get_type())}
-
-
-def _of_any_length(kind: Any) -> bool:
-    return isinstance(kind, h5py.h5t.TypeStringID) and bool(kind.is_variable_str())
+def _text_counts(root: h5py.File) -> dict[str, int]:
+    """The attributes of variable-length text, with the number of texts in each."""
+    counts: dict[str, int] = {}
+    for name in root.attrs:
+        attribute = root.attrs.get_id(name)
+        kind = attribute.get_type()
+        if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
+            counts[str(name)] = math.prod(attribute.shape or ())
+    return counts
 
 
 def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
     try:
         raw = root.attrs.get_id(name)
         kind, shape = raw.get_type(), raw.shape
-        plain = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID))
-        if not plain or shape is None or math.prod(shape) > 4096 or raw.get_storage_size() > path.stat().st_size:
+        allowed = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID))
+        if not allowed or shape is None or math.prod(shape) > 4096 or raw.get_storage_size() > path.stat().st_size:
             raise CorruptFile(f"{path}: attribute '{name}' is neither text nor a few numbers.")
         value = root.attrs[name]
     except KeyError:
@@ -245,15 +238,15 @@ def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
     return value if isinstance(value, str) else np.asarray(value)
 
 
-def _plain(value: Attribute) -> Any:
-    """A single number as Python has it, whatever its stored type, which is what the digests cover."""
+def _scalar(value: Attribute) -> Any:
+    """A single number as a Python number; the digests cover its stored type."""
     return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
 
 
 def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | None = None) -> DatasetInfo:
-    """The header; `attributes` if they were read already."""
-    known = attributes or {}
-    values: dict[str, Any] = {n: _plain(known[n] if n in known else _attribute(root, n, path)) for n in ATTRIBUTES}
+    """The info of an open file, from `attributes` where they were read already."""
+    stored = attributes or {}
+    values: dict[str, Any] = {n: _scalar(stored[n] if n in stored else _attribute(root, n, path)) for n in ATTRIBUTES}
     for name, value in values.items():
         wanted = {"format_version": int, "success_rate": float, "value_range": np.ndarray}.get(name, str)
         if not isinstance(value, wanted):
@@ -265,7 +258,7 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
     if len(parsed["classes"]) < 2 or not all(isinstance(name, str) for name in parsed["classes"]):
         raise CorruptFile(f"{path}: attribute 'classes' must be a list of two or more names.")
     images = root["images"]
-    plain = ("kind", "success_rate", "created", "citation", "format_version", "content_sha256", "record_sha256")
+    unparsed = ("kind", "success_rate", "created", "citation", "format_version", "content_sha256", "record_sha256")
     return DatasetInfo(
         path=path,
         rows=int(images.shape[0]),
@@ -275,18 +268,18 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
         value_range=(float(limits[0]), float(limits[1])),
         size=path.stat().st_size,
         **{name: parsed[name] for name in ("recipe", "base", "source_model", "software", "config")},
-        **{name: values[name] for name in plain},
+        **{name: values[name] for name in unparsed},
     )
 
 
 def _parse(text: str, name: str, kind: type, path: Path) -> Any:
     try:
         value = json.loads(text)
-        # Neither NaN nor what nobody could write again.
+        # Refuses NaN, and what could not be written again.
         canonical_json(value)
     except (ValueError, RecursionError):
         raise CorruptFile(f"{path}: attribute '{name}' is not valid JSON.") from None
-    if nested_deeply(value):
+    if too_deeply_nested(value):
         raise CorruptFile(f"{path}: attribute '{name}' is nested too deeply.")
     if not isinstance(value, kind):
         raise CorruptFile(f"{path}: attribute '{name}' must hold a JSON {'list' if kind is list else 'object'}.")

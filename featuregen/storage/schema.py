@@ -1,4 +1,4 @@
-"""What a file of version 1 holds: columns, attributes, the rules for their values, and the two digests."""
+"""Format version 1: columns, attributes, the valid values of each, and the two digests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS: dict[str, str] = {
 }
 IMAGE_DTYPES = {"uint8": "|u1", "float16": "<f2", "float32": "<f4"}
 
-# What the pictures are and how they were made: covered by content_sha256. Time, host and software are not.
+# Covered by content_sha256, with the columns: the images and how they were made. Time, host and software are not.
 CONTENT_ATTRIBUTES = (
     "format", "format_version", "kind", "value_range", "classes", "recipe", "base", "source_model", "success_rate",
     "citation",
@@ -54,12 +54,12 @@ BLOCK_BYTES = 16 * 1024 * 1024
 
 
 class CorruptFile(UserError):
-    """The file says it is featuregen's, and is broken."""
+    """A featuregen file that is damaged."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """All that is known of a file before its first row."""
+    """Everything a file records before its first row: what a writer is opened with."""
 
     kind: str
     rows: int
@@ -78,7 +78,7 @@ class Header:
             raise UserError(f"dtype is '{self.dtype}'; images are stored as {', '.join(IMAGE_DTYPES)}.")
         if self.rows < 1 or len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise UserError(
-                f"A file of {self.rows} images of shape {self.image_shape} cannot be; give (C, H, W) and rows."
+                f"A file cannot hold {self.rows} images of shape {self.image_shape}; give rows and (C, H, W)."
             )
         if len(self.classes) < 2:
             raise UserError(f"A file needs at least two classes; got {list(self.classes)}.")
@@ -89,8 +89,8 @@ class Header:
                 raise UserError(f"{name} cannot be written as JSON: {error}.") from None
 
     def identity(self) -> dict[str, Any]:
-        """What must agree for a file to be this header's file; plain containers."""
-        whole: dict[str, Any] = json.loads(canonical_json({
+        """The settings that a file must share with this header to be the same dataset, in plain containers."""
+        identity: dict[str, Any] = json.loads(canonical_json({
             "kind": self.kind,
             "rows": self.rows,
             "image shape": self.image_shape,
@@ -100,10 +100,10 @@ class Header:
             "base": self.base,
             SOURCE: self.source_model.get("weights_sha256"),
         }))  # fmt: skip
-        return whole
+        return identity
 
     def attributes(self) -> dict[str, Attribute]:
-        """The root attributes known in advance, as stored."""
+        """The root attributes as stored, save those that depend on the rows."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -132,29 +132,27 @@ def column_shape(name: str, rows: int, image_shape: tuple[int, int, int]) -> tup
 
 
 def chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Whole rows, up to 256 KiB of them: small enough for shuffled reads."""
+    """Whole rows, up to 256 KiB per chunk: small enough for shuffled reads."""
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     return (max(1, min(shape[0], CHUNK_BYTES // row_bytes)), *shape[1:])
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """The settings in which two headers differ: where, and what either has."""
+    """Every setting in which two records differ, as (name, first value, second value)."""
     for key in sorted({*there, *here}):
         old, new = there.get(key), here.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from differences(old, new, f"{prefix}{key}.")
-        # As text, since a nan differs from itself.
+        # Compared as text, since NaN differs from itself.
         elif canonical_json(old) != canonical_json(new):
             yield f"{prefix}{key}", _short(old), _short(new)
 
 
-def difference(there: Mapping[str, Any], here: Mapping[str, Any], words: tuple[str, str]) -> str | None:
-    """The first of them as a clause; `words` say where either is."""
-    found = next(differences(there, here), None)
-    if found is None:
-        return None
-    name, old, new = found
-    return f"{name} is {old} {words[0]} and {new} {words[1]}"
+def difference(there: Mapping[str, Any], here: Mapping[str, Any], places: tuple[str, str]) -> str | None:
+    """The first difference as a clause, "NAME is A PLACE and B PLACE"; None where there is none."""
+    for name, old, new in differences(there, here):
+        return f"{name} is {old} {places[0]} and {new} {places[1]}"
+    return None
 
 
 def _short(value: Any) -> str:
@@ -163,14 +161,13 @@ def _short(value: Any) -> str:
 
 
 def value_problem(name: str, values: Array, classes: int) -> str | None:
-    """What is wrong with the values of a column, in words. Unknown values are -1, or NaN for floats."""
+    """What is wrong with the values of a column, as a clause, or None. -1, and NaN in floats, mean not recorded."""
     if name == "images":
         return _pixel_problem(values)
     if name == "objective":
         return None
     if name == "norm":
-        bad = (values < 0) | np.isinf(values)
-        wanted = "not negative and finite"
+        bad, wanted = (values < 0) | np.isinf(values), "not negative and finite"
     elif name in ("index", "start_index"):
         bad, wanted = values < -1, "at least -1"
     else:
@@ -198,26 +195,42 @@ def _first_bad(values: Array, bad: Array, wanted: str) -> str | None:
 
 
 def row_blocks(rows: int, row_bytes: int) -> Iterator[slice]:
-    """The rows of a column in pieces of bounded size."""
+    """The rows of a column in consecutive blocks of bounded size."""
     step = max(1, BLOCK_BYTES // max(1, row_bytes))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
 
 
-def content_digest(root: h5py.Group, attributes: Mapping[str, Attribute]) -> str:
+class ContentDigest:
     """sha256 over the columns in name order (name, type, shape, C-order bytes), then the content attributes."""
-    digest = hashlib.sha256()
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def begin_column(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._sha256.update(canonical_json([name, dtype.str, list(shape)]).encode() + b"\n")
+
+    def update(self, values: Array) -> None:
+        self._sha256.update(np.ascontiguousarray(values).data)
+
+    def finish(self, attributes: Mapping[str, Attribute]) -> str:
+        _update(self._sha256, attributes, CONTENT_ATTRIBUTES)
+        return self._sha256.hexdigest()
+
+
+def content_digest(root: h5py.Group, attributes: Mapping[str, Attribute]) -> str:
+    """The content digest of a file as its columns are stored."""
+    digest = ContentDigest()
     for name in sorted(COLUMNS):
         column = root[name]
-        digest.update(canonical_json([name, column.dtype.str, list(column.shape)]).encode() + b"\n")
+        digest.begin_column(name, column.dtype, column.shape)
         for rows in row_blocks(column.shape[0], math.prod(column.shape[1:]) * column.dtype.itemsize):
-            digest.update(np.ascontiguousarray(column[rows]).tobytes())
-    _update(digest, attributes, CONTENT_ATTRIBUTES)
-    return digest.hexdigest()
+            digest.update(column[rows])
+    return digest.finish(attributes)
 
 
 def record_digest(attributes: Mapping[str, Attribute]) -> str:
-    """sha256 over every attribute that content_sha256 leaves out, known or not, save itself."""
+    """sha256 over every attribute outside content_sha256, also those this version does not know, save itself."""
     digest = hashlib.sha256()
     _update(digest, attributes, {*attributes, *RECORD_ATTRIBUTES} - {*CONTENT_ATTRIBUTES, "record_sha256"})
     return digest.hexdigest()

@@ -1,9 +1,14 @@
-"""The file as a torch `Dataset`."""
+"""A dataset file as a torch `Dataset`."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import operator
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -11,85 +16,158 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from featuregen.data import ImageSource, LazyImages, h5_take
+from featuregen.data import Hdf5Rows, LazyImages, Rows
 from featuregen.errors import UserError
-from featuregen.storage.reader import (
-    READ_ERRORS,
-    check_columns,
-    read_columns,
-    read_images,
-    read_info,
-    to_pixels,
-)
-from featuregen.storage.schema import BLOCK_BYTES, row_blocks, value_problem
+from featuregen.storage.reader import check_columns, columns_of, info_of, open_file, to_pixels
+from featuregen.storage.schema import BLOCK_BYTES, CorruptFile, row_blocks, value_problem
+
+# In a notebook: how many images are shown, their side in pixels, and the characters of a text from the file.
+_SHOWN, _SIDE, _MAX_TEXT = 10, 64, 60
 
 
-class FeatureDataset(Dataset[tuple[Tensor, int]]):
-    """Images and the labels to train on. `.images` and `.labels` are the whole set; rows are read one by one."""
+class FeatureDataset(Dataset[tuple[Any, int]]):
+    """A dataset file as pairs of an image and the label to train on.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Rows are read from disk one by one; `.images` reads all of them into memory. Workers of a `DataLoader` open the file
+    themselves.
+
+    Args:
+        path: A file that featuregen wrote.
+        transform: Applied to every image that indexing returns, as in torchvision. It is called with a float32 tensor
+            (C, H, W) in [0, 1]. `.images`, `.labels` and `fetch` are not transformed.
+
+    Attributes:
+        info: What the file records about itself: kind, recipe, base set, source model, digests.
+        labels: All labels, int64 (N,).
+
+    Raises:
+        UserError: The file is missing, damaged, or no featuregen dataset.
+
+    Example:
+        >>> import featuregen as fg
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> path = fg.Experiment("digits", out="out", overrides=tiny).make_dataset("det").path
+        >>> data = fg.FeatureDataset(path, transform=lambda image: image.flip(-1))
+        >>> image, label = data[0]
+        >>> len(data), tuple(image.shape), bool((image == data.images[0].flip(-1)).all())
+        (20, (1, 8, 8), True)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], transform: Callable[[Tensor], Any] | None = None) -> None:
         self.path = Path(path)
-        self.info = read_info(self.path)
-        self.labels = torch.from_numpy(read_columns(self.path, ["labels"])["labels"])
+        self.transform = transform
+        with open_file(self.path) as root:
+            self.info = info_of(root, self.path)
+            self.labels = torch.from_numpy(columns_of(root, self.info, ["labels"])["labels"])
+        check = partial(_check_unchanged, path=self.path, content_sha256=self.info.content_sha256)
+        self._stored = Hdf5Rows(self.path, "images", (self.info.rows, *self.info.image_shape), check)
         self._images: Tensor | None = None
-        self._handle: h5py.File | None = None
-        self._process = 0
 
     @property
     def images(self) -> Tensor:
-        """float32 (N, C, H, W) in [0, 1], read on first use."""
+        """All images, float32 (N, C, H, W) in [0, 1], read on first use."""
         if self._images is None:
             images = torch.empty((len(self), *self.info.image_shape))
             for rows in row_blocks(len(self), min(BLOCK_BYTES, 4 * images[0].numel())):
-                images[rows] = torch.from_numpy(read_images(self.path, rows.start, rows.stop))
+                images[rows] = self.fetch(rows)
             self._images = images
         return self._images
 
-    def on(self, device: torch.device) -> ImageSource:
-        """All images on a device, fetched when they are asked for: nothing is kept in memory."""
-        return LazyImages(self.fetch, (len(self), *self.info.image_shape), device)
+    def lazy_images(self, device: torch.device | str = "cpu") -> LazyImages:
+        """All images on a device, of which only the rows of the current index are in memory."""
+        return LazyImages(self.fetch, self._stored.shape, device)
+
+    def fetch(self, rows: Rows) -> Tensor:
+        """The images of these rows, float32 (N, C, H, W) in [0, 1], read from disk."""
+        stored = self._stored[rows]
+        if value_problem("images", stored, len(self.info.classes)):
+            numbers = np.arange(len(self))[rows]
+            problems = (
+                (row, value_problem("images", image[None], 0)) for row, image in zip(numbers, stored, strict=True)
+            )
+            row, problem = next((row, problem) for row, problem in problems if problem)
+            raise CorruptFile(f"{self.path}: image {row} is damaged: {problem}.")
+        return torch.from_numpy(to_pixels(stored))
 
     def __len__(self) -> int:
         return self.info.rows
 
-    def __getitem__(self, item: SupportsIndex) -> tuple[Tensor, int]:
+    def __getitem__(self, item: SupportsIndex) -> tuple[Any, int]:
         row = operator.index(item)
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} in {self.path}")
         row %= len(self)
-        image = self._images[row] if self._images is not None else self.fetch(np.array([row]))[0]
+        image = self.fetch(np.array([row]))[0] if self._images is None else self._images[row]
+        if self.transform:
+            # A transform may work in place.
+            image = self.transform(image if self._images is None else image.clone())
         return image, int(self.labels[row])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers read for themselves rather than receive all pixels.
+        return {**self.__dict__, "_images": None}
 
     def __repr__(self) -> str:
         info = self.info
-        held = f"{info.rows} images {info.image_shape} {info.dtype}, {len(info.classes)} classes"
-        return f"FeatureDataset({str(self.path)!r}: {info.kind}, {held})"
+        content = f"{info.rows} images {info.image_shape} {info.dtype}, {len(info.classes)} classes"
+        return f"FeatureDataset({str(self.path)!r}: {info.kind}, {content})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Workers read for themselves: neither an open file nor all pixels travel to them.
-        return {**self.__dict__, "_images": None, "_handle": None}
-
-    def fetch(self, rows: NDArray[np.int64]) -> Tensor:
-        """These rows, float32 in [0, 1]."""
+    def _repr_html_(self) -> str:
+        """A table of what the file records, and up to ten images with their labels, for notebooks."""
+        info = self.info
+        base, source = info.base, info.source_model
+        facts = {
+            "kind": info.kind,
+            "images": f"{info.rows} of shape {info.image_shape}, {info.dtype}, {len(info.classes)} classes",
+            "base set": f"{base.get('name')}, {base.get('split', 'train')}" if "name" in base else "not recorded",
+            "source model": f"{source.get('architecture')}, {source.get('weights_sha256')}"
+            if source
+            else "not recorded",
+            "success rate": "not recorded" if np.isnan(info.success_rate) else f"{info.success_rate:.1%}",
+            "file": str(self.path),
+        }
+        table = "".join(f"<tr><th>{name}</th><td>{_escaped(value)}</td></tr>" for name, value in facts.items())
+        rows = _one_per_class(self.labels.numpy())
         try:
-            stored = h5_take(self._open()["images"], rows)
-        except READ_ERRORS as error:
-            raise UserError(f"{self.path}: images cannot be read: {' '.join(str(error).split())}.") from None
-        if value_problem("images", stored, len(self.info.classes)):
-            problems = ((row, value_problem("images", own[None], 0)) for row, own in zip(rows, stored, strict=True))
-            row, problem = next((row, problem) for row, problem in problems if problem)
-            raise UserError(f"{self.path}: image {row} is broken: {problem}.")
-        return torch.from_numpy(to_pixels(stored))
+            images = self.fetch(rows).numpy()
+        except UserError as error:
+            return f"<table>{table}</table><p>{html.escape(str(error))}</p>"
+        figures = "".join(
+            '<figure style="display:inline-block;margin:4px;text-align:center">'
+            f'<img src="{_png_uri(image)}" alt="row {row}" style="width:{_SIDE}px;image-rendering:pixelated">'
+            f"<figcaption>{_escaped(info.classes[int(self.labels[row])])}</figcaption></figure>"
+            for row, image in zip(rows.tolist(), images, strict=True)
+        )
+        return f"<table>{table}</table><div>{figures}</div>"
 
-    def _open(self) -> h5py.File:
-        """This process's own handle: a forked worker must not use its parent's."""
-        if self._handle is None or self._process != os.getpid():
-            handle = h5py.File(self.path, "r", locking=False)
-            check_columns(handle, self.path)
-            if handle.attrs["content_sha256"] != self.info.content_sha256:
-                raise UserError(f"{self.path} was replaced while it was in use; open it again.")
-            self._handle, self._process = handle, os.getpid()
-        return self._handle
+
+def _check_unchanged(root: h5py.File, path: Path, content_sha256: str) -> None:
+    check_columns(root, path)
+    if root.attrs["content_sha256"] != content_sha256:
+        raise UserError(f"{path} was replaced while it was in use; open it again.")
+
+
+def _one_per_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first row of each class, then further rows, up to the number that is shown; in order of class."""
+    first = np.unique(labels, return_index=True)[1][:_SHOWN]
+    others = np.setdiff1d(np.arange(min(len(labels), 2 * _SHOWN)), first)
+    return np.concatenate([first, others])[:_SHOWN].astype(np.int64)
+
+
+def _escaped(text: str) -> str:
+    """Text from somebody else's file: cut, and with nothing that HTML would interpret."""
+    return html.escape(text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…")
+
+
+def _png_uri(image: NDArray[np.float32]) -> str:
+    """A small PNG inside a URI; images of neither 1 nor 3 channels are shown grey."""
+    pixels = np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels.mean(2).astype(np.uint8))
+    picture.thumbnail((2 * _SIDE, 2 * _SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

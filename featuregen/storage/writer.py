@@ -1,4 +1,4 @@
-"""Writing a file: batches into the journal beside it, then the HDF5 file in one go and in one order."""
+"""Writing a file: batches go into the journal beside it, and the HDF5 file is written from it at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from featuregen.errors import UserError
 from featuregen.runtime import os_errors_as_user_errors, partial_path, sync_folder
 from featuregen.storage.journal import Journal
-from featuregen.storage.preallocated import ReservedFile
+from featuregen.storage.preallocated import PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
     BLOCK_BYTES,
@@ -26,24 +26,24 @@ from featuregen.storage.schema import (
     SOURCE,
     Array,
     Attribute,
+    ContentDigest,
     Header,
     chunk_shape,
     column_dtype,
     column_shape,
-    content_digest,
     difference,
     record_digest,
     value_problem,
 )
 
-# Said where nothing is begun yet.
-_MEND = "choose another output, or mend that"
+# What to do about an OSError before the first row.
+_BEFORE_WORK = "choose another output, or fix that"
 
 
 class Writer:
-    """Rows in order, a batch at a time; whatever stops the run, the batches appended so far are kept.
+    """Writes a dataset batch by batch, in row order. An interrupted run keeps every appended batch.
 
-    `complete` says that the finished file is already there; otherwise go on from row `rows_done`.
+    If `complete`, the finished file already exists; otherwise append from row `rows_done` on, then `finish`.
     """
 
     def __init__(self, path: Path, header: Header, journal: Journal | None) -> None:
@@ -53,25 +53,25 @@ class Writer:
 
     @classmethod
     def open(cls, path: Path, header: Header, force: bool = False) -> Writer:
-        """Refuse before any work what would fail after it: the folder, the room on disk, a file in the way."""
+        """Open an output, or refuse at once what would fail later: folder, disk space, another file in its place."""
         path = Path(path)
-        # A journal beside a finished file was left by a run killed in between; it goes, under its lock, below.
-        if not force and _is_complete(path, header) and not partial_path(path).exists():
+        # A run killed between finishing the file and deleting its journal leaves both; the journal is deleted below.
+        if not force and check_compatible(path, header) and not partial_path(path).exists():
             return cls(path, header, None)
-        with os_errors_as_user_errors(path, _MEND):
+        with os_errors_as_user_errors(path, _BEFORE_WORK):
             if path.is_dir():
                 raise UserError(f"{path} is a folder; name a file to write, for example {path / 'det.h5'}.")
             path.parent.mkdir(parents=True, exist_ok=True)
             journal = Journal(partial_path(path), header)
         writer = cls(path, header, journal)
         try:
-            # Another run may have finished it between the first look and the lock.
-            if not force and _is_complete(path, header):
+            # Another run may have finished the file before this one got the lock.
+            if not force and check_compatible(path, header):
                 journal.remove()
                 return cls(path, header, None)
-            with os_errors_as_user_errors(path, _MEND):
+            with os_errors_as_user_errors(path, _BEFORE_WORK):
                 _finishing_path(path).unlink(missing_ok=True)
-                writer._check_room()
+                writer._check_disk_space()
         except BaseException:
             journal.close()
             raise
@@ -87,37 +87,36 @@ class Writer:
 
     @property
     def batches(self) -> list[int]:
-        """Rows of every batch so far, in an unfinished file."""
+        """Numbers of rows of the batches in the journal; empty once the file is finished."""
         return self._journal.batch_sizes if self._journal else []
 
     def append(self, columns: Mapping[str, Array]) -> None:
-        """The next rows, in every column at once."""
+        """Append the next rows: every column, with the types and values of the format."""
         journal = self._open_journal()
         self._check(columns)
         with os_errors_as_user_errors(
-            self.path, f"{journal.rows} rows are kept, and the same command goes on from there"
+            self.path, f"{journal.rows} rows are kept, and the same command resumes from there"
         ):
             journal.append(columns)
 
     def finish(self, created: str | None = None, remarks: Mapping[str, str] | None = None) -> str:
-        """Write the file, put it in place at once, and return its content_sha256.
+        """Write the HDF5 file, move it into place atomically, delete the journal, and return content_sha256.
 
-        `remarks` join what the file says of the software that made it.
+        `created` is a UTC time, by default now; `remarks` are added to the recorded software.
         """
         journal = self._open_journal()
         if journal.rows != self.header.rows:
             raise UserError(f"{self.path} has {journal.rows} of {self.header.rows} rows; append the others first.")
         header = replace(self.header, software={**self.header.software, **(remarks or {})})
         attributes = header.attributes()
-        attributes["success_rate"] = _success_rate(journal)
         attributes["created"] = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         finishing = _finishing_path(self.path)
         with os_errors_as_user_errors(self.path, "all rows are kept, and the same command finishes the file"):
             try:
                 with finishing.open("w+b") as file:
-                    target = ReservedFile(file, _file_size(self.header, attributes))
+                    target = PreallocatedFile(file, _file_size(self.header, attributes))
                     digest = self._write(target, journal, attributes)
-                    target.seal()
+                    target.finish()
                 os.replace(finishing, self.path)
                 sync_folder(self.path.parent)
             finally:
@@ -127,7 +126,7 @@ class Writer:
         return digest
 
     def close(self) -> None:
-        """Let go of the lock; an unfinished file stays where it is, unless it has no row to keep."""
+        """Release the lock. A journal with rows stays for the next run; an empty one is deleted."""
         if self._journal and self._journal.rows:
             self._journal.close()
         elif self._journal:
@@ -146,9 +145,9 @@ class Writer:
 
     def _check(self, columns: Mapping[str, Array]) -> None:
         if set(columns) != set(COLUMNS):
-            odd = ", ".join(sorted(set(columns) ^ set(COLUMNS)))
+            wrong = ", ".join(sorted(set(columns) ^ set(COLUMNS)))
             raise UserError(
-                f"{self.path}: a batch has exactly the columns {', '.join(COLUMNS)}; missing or unknown: {odd}."
+                f"{self.path}: a batch has exactly the columns {', '.join(COLUMNS)}; missing or unknown: {wrong}."
             )
         count = len(columns["labels"])
         if not 0 < count <= self.header.rows - self.rows_done:
@@ -158,95 +157,95 @@ class Writer:
             dtype = column_dtype(name, self.header.dtype)
             shape = column_shape(name, count, self.header.image_shape)
             if values.dtype != dtype or values.shape != shape:
-                given = f"{values.dtype} of shape {values.shape}"
-                raise UserError(f"{self.path}: column '{name}' takes {dtype} of shape {shape}; got {given}.")
+                actual = f"{values.dtype} of shape {values.shape}"
+                raise UserError(f"{self.path}: column '{name}' takes {dtype} of shape {shape}; got {actual}.")
             problem = value_problem(name, values, len(self.header.classes))
             if problem:
                 raise UserError(f"{self.path}: column '{name}' in the batch after row {self.rows_done}: {problem}.")
 
-    def _check_room(self) -> None:
-        """The journal grows to the size of the data, and the file is written before the journal goes."""
-        wanted = 2 * _file_size(self.header, {}) - partial_path(self.path).stat().st_size
+    def _check_disk_space(self) -> None:
+        """Journal and HDF5 file exist together for a while, so twice the size of the data must be free."""
+        needed = 2 * _file_size(self.header, {}) - partial_path(self.path).stat().st_size
         usage = shutil.disk_usage(self.path.parent)
-        # Some network file systems report nothing at all.
-        if usage.total and usage.free < wanted:
+        # Some network file systems report a size of 0.
+        if usage.total and usage.free < needed:
             raise UserError(
-                f"{self.path} needs about {_megabytes(wanted)} while it is made, and {self.path.parent} has "
+                f"{self.path} needs about {_megabytes(needed)} while it is written, and {self.path.parent} has "
                 f"{_megabytes(usage.free)} free; make room or choose another output."
             )
 
-    def _write(self, target: ReservedFile, journal: Journal, attributes: dict[str, Attribute]) -> str:
+    def _write(self, target: PreallocatedFile, journal: Journal, attributes: dict[str, Attribute]) -> str:
         with h5py.File(target, "w", track_order=False) as root:
-            # First, so that a truncated file can still be told from a stranger's.
+            # First, so that a truncated file is still recognised as featuregen's.
             root.attrs["format"] = FORMAT
             for name in COLUMNS:
                 shape = column_shape(name, self.header.rows, self.header.image_shape)
                 dtype = column_dtype(name, self.header.dtype)
                 chunks = chunk_shape(shape, dtype)
                 root.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, track_times=False)
-            self._copy(journal, root)
-            digest = content_digest(root, attributes)
+            digest = self._copy(journal, root, attributes)
             attributes["content_sha256"] = digest
             attributes["record_sha256"] = record_digest(attributes)
             for name in sorted(set(attributes) - {"format"}):
                 root.attrs[name] = attributes[name]
         return digest
 
-    def _copy(self, journal: Journal, root: h5py.File) -> None:
-        """Images in whole chunks, so that the order on disk does not depend on the batches; then the numbers."""
-        images = root["images"]
+    def _copy(self, journal: Journal, root: h5py.File, attributes: dict[str, Attribute]) -> str:
+        """Copy every column in one pass over the journal, add success_rate, and return the content digest.
+
+        Images are written in whole chunks, so that their order in the file does not depend on the batches.
+        """
+        digest, images = ContentDigest(), root["images"]
+        digest.begin_column("images", images.dtype, images.shape)
         step = images.chunks[0] * max(1, BLOCK_BYTES // CHUNK_BYTES)
         waiting: list[Array] = []
-        # Made before any batch: small copies kept behind each would keep the C library from using its memory again.
-        numbers = {name: np.empty(root[name].shape, root[name].dtype) for name in COLUMNS if name != "images"}
-        start = held = 0
+        # Allocated before any batch: small arrays kept behind each would keep malloc from reusing its memory.
+        numbers = {name: np.empty(root[name].shape, root[name].dtype) for name in sorted(COLUMNS) if name != "images"}
+        written = read = 0
         for records in journal.batches():
             for name, column in numbers.items():
-                column[start + held : start + held + len(records)] = records[name]
+                column[read : read + len(records)] = records[name]
             waiting.append(records["images"])
-            held += len(records)
-            if held >= step or start + held == self.header.rows:
+            read += len(records)
+            if read - written >= step or read == self.header.rows:
                 block = np.concatenate(waiting)
-                whole = held if start + held == self.header.rows else held - held % step
+                whole = len(block) if read == self.header.rows else len(block) - len(block) % step
                 for first in range(0, whole, step):
                     part = block[first : min(whole, first + step)]
-                    images[start + first : start + first + len(part)] = part
-                waiting, start, held = [block[whole:]], start + whole, held - whole
+                    images[written + first : written + first + len(part)] = part
+                digest.update(block[:whole])
+                waiting, written = [block[whole:]], written + whole
         for name, column in numbers.items():
             root[name][:] = column
+            digest.begin_column(name, column.dtype, column.shape)
+            digest.update(column)
+        attributes["success_rate"] = _success_rate(numbers["source_pred"], numbers["labels"])
+        return digest.finish(attributes)
 
 
 def check_compatible(path: Path, header: Header) -> bool:
-    """Say early that the place is taken, before a source model is trained: a header may name none yet.
+    """Whether the output exists already; anything else in its place is refused.
 
-    True where the file is there already.
+    Called before a source model is trained, when the header may not name one yet.
     """
-    return _is_complete(Path(path), header)
-
-
-def _is_complete(path: Path, header: Header) -> bool:
-    """Whether the output is there already; anything else in its place is refused."""
     if not path.is_file():
         return False
     try:
-        there = read_info(path).header()
+        existing = read_info(path).identity()
     except UserError as error:
         raise UserError(f"Cannot replace what is there: {str(error).rstrip('.')}; --force overwrites it.") from None
-    wanted, found = header.identity(), there.identity()
+    wanted = header.identity()
     if not header.source_model:
-        wanted = {**wanted, SOURCE: found[SOURCE]}
-    if odd := difference(found, wanted, ("there", "here")):
-        raise UserError(f"{path} is another dataset: {odd}; choose another output, or --force to overwrite it.")
+        wanted[SOURCE] = existing[SOURCE]
+    if clause := difference(existing, wanted, ("there", "here")):
+        raise UserError(f"{path} is another dataset: {clause}; choose another output, or --force to overwrite it.")
     return True
 
 
-def _success_rate(journal: Journal) -> float:
-    """The share of rows that the source model sees as the label they carry; NaN where its view is not recorded."""
-    hits = known = 0
-    for records in journal.batches():
-        hits += int((records["source_pred"] == records["labels"]).sum())
-        known += int((records["source_pred"] >= 0).sum())
-    return hits / known if known else float("nan")
+def _success_rate(source_pred: Array, labels: Array) -> float:
+    """The share of rows that the source model classifies as their label; NaN where no prediction is recorded."""
+    recorded = int((source_pred >= 0).sum())
+    return int((source_pred == labels).sum()) / recorded if recorded else float("nan")
 
 
 def _finishing_path(path: Path) -> Path:
@@ -254,7 +253,7 @@ def _finishing_path(path: Path) -> Path:
 
 
 def _file_size(header: Header, attributes: Mapping[str, Attribute]) -> int:
-    """Never less than HDF5 will take: chunks with their checksums, an index entry for each, text, and a margin."""
+    """An upper bound for the HDF5 file: chunks with checksums, an index entry for each, text, and a margin."""
     size = 1 << 20
     for name in COLUMNS:
         shape, dtype = column_shape(name, header.rows, header.image_shape), column_dtype(name, header.dtype)

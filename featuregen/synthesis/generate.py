@@ -1,4 +1,4 @@
-"""Synthesis: optimising the pixels of a dataset batch by batch."""
+"""Synthesis: optimising the pixels of a dataset, batch by batch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from featuregen.compute import (
     step_sizes,
 )
 from featuregen.config import Synthesis
-from featuregen.data import ImageSplit
+from featuregen.data import ImageSplit, balanced_rows
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, log, out_of_memory, progress
 from featuregen.synthesis.kinds import RULES
-from featuregen.synthesis.plan import RowPlan, start_images
+from featuregen.synthesis.plan import RowPlan, make_plan, start_images
 from featuregen.synthesis.quantize import quantize, to_unit_range
 
 Columns = dict[str, NDArray[Any]]
@@ -38,37 +38,67 @@ def synthesize(
     recipe: Synthesis,
     model: Classifier,
     split: ImageSplit,
-    plan: RowPlan,
+    plan: RowPlan | None = None,
     *,
-    seed: int,
-    compute: ComputeSpec,
+    seed: int = 0,
+    compute: ComputeSpec | None = None,
     done: int = 0,
     batch_size: int = 0,
     title: str | None = None,
 ) -> Iterator[Columns]:
-    """The columns of a dataset, batch by batch, from row `done` on.
+    """Optimise the images of a dataset, batch by batch.
 
-    Every batch has the same shape, the last one padded, because a row's bits may depend on the shape around it:
-    `batch_size` where it is given, else the recipe's or, where memory is short, what fits. Only if memory then runs
-    out after all is a batch done again in halves, and later ones no larger.
+    Every batch has the same shape, the last one padded, because a row's bits may depend on the shape of its batch. If
+    memory runs out, the batch is repeated in halves, and later batches stay at that size.
+
+    Args:
+        kind: The kind of dataset, such as "robust" or "det": it decides the objective, the start and the stored label.
+        recipe: How pixels are optimised: steps, step size, norm, eps, and how they are stored.
+        model: The source model.
+        split: The base images, usually the training split.
+        plan: Base row, start and label of every row; by default a class-balanced sample of `recipe.rows` rows.
+        seed: Draws sample, targets, starts and noise of the rows.
+        compute: Device and arithmetic; by default fp32 on the model's device.
+        done: The number of rows that exist already; the first batch starts after them.
+        batch_size: Rows per batch; by default the recipe's, or fewer where memory is short.
+        title: The label of the progress bar.
+
+    Yields:
+        The columns of a batch: images as stored, labels, base rows, distances, objective and predictions.
+
+    Raises:
+        UserError: Memory runs out at a single image, or eps is too small for the stored type.
+
+    Example:
+        >>> import featuregen as fg
+        >>> base = fg.load_images("digits")
+        >>> model = fg.build_model("convnet", image_shape=(1, 8, 8), classes=10)
+        >>> recipe = fg.Synthesis(steps=2, norm="l2", eps=0.5, rows=30, batch_size=20)
+        >>> batches = fg.synthesize("det", recipe, model, base.train)
+        >>> [batch["images"].shape for batch in batches]
+        [(20, 1, 8, 8), (10, 1, 8, 8)]
     """
+    if plan is None:
+        index = balanced_rows(split.labels, recipe.rows, seed)
+        plan = make_plan(kind, split.labels, index, model.classes, seed)
+    compute = compute or ComputeSpec(model.mean.device)
     rows = len(plan.index)
-    lean = folded_copy(model, compute)
-    size = wanted = batch_size or fitting_batch(lean, min(recipe.batch_size, rows))
-    starts = range(done, rows, wanted)
+    folded = folded_copy(model, compute)
+    size = full_size = batch_size or fitting_batch(folded, min(recipe.batch_size, rows))
+    starts = range(done, rows, full_size)
     with frozen_eval(model):
         for start in progress(starts, title or f"making {kind}", len(starts)):
-            first, end = start, min(start + wanted, rows)
+            first, end = start, min(start + full_size, rows)
             while first < end:
-                real = min(size, end - first)
-                batch = np.resize(np.arange(first, first + real), size)
+                count = min(size, end - first)
+                batch = np.resize(np.arange(first, first + count), size)
                 try:
-                    columns = _synthesize_batch(kind, recipe, model, lean, split, plan, batch, seed, compute.device)
+                    columns = _synthesize_batch(kind, recipe, model, folded, split, plan, batch, seed, compute.device)
                 except (MemoryError, RuntimeError) as error:
                     size = _halved(size, error)
                     continue
-                yield {name: values[:real] for name, values in columns.items()}
-                first += real
+                yield {name: values[:count] for name, values in columns.items()}
+                first += count
 
 
 def _halved(size: int, error: Exception) -> int:
@@ -84,23 +114,23 @@ def _synthesize_batch(
     kind: str,
     recipe: Synthesis,
     model: Classifier,
-    lean: Classifier,
+    folded: Classifier,
     split: ImageSplit,
     plan: RowPlan,
     batch: NDArray[np.int64],
     seed: int,
     device: torch.device,
 ) -> Columns:
-    base = split.tensor(device, plan.index[batch])
+    base = split.images_tensor(device, plan.index[batch])
     start = start_images(split, plan, batch, recipe.noise, seed).to(device)
     labels = torch.from_numpy(plan.labels[batch]).to(device)
     ball = None if recipe.norm == "none" else Ball(recipe.norm, recipe.eps, base)
     if RULES[kind].pull == "features":
         with torch.no_grad():
-            aim = lean.features(base).float()
-        objective = feature_distance(lean, aim, recipe.fake_relu)
+            target = folded.features(base).float()
+        objective = feature_distance(folded, target, recipe.fake_relu)
     else:
-        objective = class_loss(lean, labels)
+        objective = class_loss(folded, labels)
     moved = move_pixels(
         start,
         objective,
@@ -121,24 +151,24 @@ def _synthesize_batch(
     }
 
 
-def feature_distance(model: Classifier, aim: Tensor, fake_relu: bool = False) -> Objective:
-    """Squared, since only the gradient's direction counts and the plain distance has none at zero."""
-    return lambda x: (model.features(x, fake_relu=fake_relu).float() - aim).square().sum(1)
+def feature_distance(model: Classifier, target: Tensor, fake_relu: bool = False) -> Objective:
+    """Squared distance in feature space: only the gradient's direction counts, and the distance has none at zero."""
+    return lambda x: (model.features(x, fake_relu=fake_relu).float() - target).square().sum(1)
 
 
 def class_loss(model: Classifier, classes: Tensor) -> Objective:
-    """Cross-entropy towards the given classes."""
+    """Cross-entropy towards these classes."""
     return lambda x: F.cross_entropy(model.logits(x).float(), classes, reduction="none")
 
 
 @torch.no_grad()
 def _measure(kind: str, model: Classifier, base: Tensor, stored: Tensor, labels: Tensor) -> Columns:
-    """In fp32, on the values as stored."""
+    """Distance, objective and prediction, in fp32 on the images as stored."""
     features = model.features(stored)
     logits = model.head(features)
     if RULES[kind].pull == "features":
-        aim = model.features(base)
-        objective = (features - aim).norm(dim=1) / aim.norm(dim=1)
+        target = model.features(base)
+        objective = (features - target).norm(dim=1) / target.norm(dim=1)
     else:
         objective = F.cross_entropy(logits, labels, reduction="none")
     return {

@@ -5,20 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from featuregen.compute import (
-    Ball,
-)
+from featuregen.compute import Ball
 from featuregen.errors import UserError
 
 
 def to_unit_range(stored: Tensor) -> Tensor:
     """Stored values as float32 in [0, 1]."""
-    # A tensor, since CUDA divides by a plain number as a multiplication by its reciprocal, which readers do not.
+    # By a tensor: CUDA divides by a Python number as a multiplication by its reciprocal, unlike readers of the file.
     return stored.float() / torch.tensor(255.0, device=stored.device) if stored.dtype == torch.uint8 else stored.float()
 
 
 def quantize(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:
-    """Images in the stored type, still inside the ball: a row that rounding pushes out is drawn in until it fits."""
+    """Images in the stored type, still inside the ball: a row that rounding pushes out is shrunk towards the centre."""
 
     def rounded(x: Tensor) -> Tensor:
         return (x * 255).round().to(torch.uint8) if dtype == "uint8" else x.to(getattr(torch, dtype))
@@ -39,7 +37,8 @@ def quantize(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:
 
 
 def _outside(images: Tensor, ball: Ball) -> Tensor:
+    """Which images lie outside the ball, beyond rounding errors."""
     offset = (images - ball.centre).flatten(1)
-    reach = offset.abs().amax(1) if ball.norm == "linf" else offset.norm(dim=1)
-    # Pixels near 1 carry errors of 2**-24 each, which in a small Linf ball weigh more than any share of eps.
-    return reach > ball.eps * (1 + 5e-7) + 2**-23
+    distance = offset.abs().amax(1) if ball.norm == "linf" else offset.norm(dim=1)
+    # Pixels near 1 have rounding errors of 2**-24, which in a small Linf ball exceed any fraction of eps.
+    return distance > ball.eps * (1 + 5e-7) + 2**-23

@@ -1,4 +1,4 @@
-"""Random changes of training images, batched and on the device."""
+"""Data augmentation, batched and on the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featuregen.config import Augment
 
 
 def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
-    """Every image changed on its own; with neutral settings, the same tensor."""
+    """Change every image independently; with neutral settings, return the same tensor."""
     if settings.crop:
         images = _crop(images, settings.crop, generator)
     if settings.flip:
@@ -26,7 +26,7 @@ def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Te
 
 
 def _crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift by up to `padding` pixels, black coming in."""
+    """Shift by up to `padding` pixels and fill with black."""
     count, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     shift = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=images.device)
@@ -40,7 +40,7 @@ def _crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
 def _rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     angle = (torch.rand(len(images), generator=generator, device=images.device) * 2 - 1) * math.radians(degrees)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # The grid runs from -1 to 1 both ways, so an image that is not square needs its sides put back.
+    # The grid runs from -1 to 1 in both directions, so the matrix of a non-square image needs the aspect ratio.
     aspect = images.shape[2] / images.shape[3]
     matrix = torch.stack(
         [torch.stack([cosine, -sine * aspect, zero], 1), torch.stack([sine / aspect, cosine, zero], 1)], 1

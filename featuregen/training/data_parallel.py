@@ -1,4 +1,4 @@
-"""What training in several processes adds: each learns from its part of a batch, as if one had learnt from all."""
+"""Data-parallel training: every rank learns from its part of a batch, with the gradient of the whole batch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from featuregen.errors import UserError
-from featuregen.runtime import DistInfo, RowRandom
+from featuregen.runtime import DistInfo, RowRandom, connection_errors_as_user_errors
 
 
 def check_equal_shares(batch: int, dist: DistInfo, title: str) -> None:
-    """Equal parts, so that the mean of the parts' gradients is the gradient of the whole."""
+    """Equal parts, so that the mean of the parts' gradients is the gradient of the whole batch."""
     if batch % dist.world_size:
         fitting = max(batch // dist.world_size, 1) * dist.world_size
         raise UserError(
@@ -25,60 +26,64 @@ def check_equal_shares(batch: int, dist: DistInfo, title: str) -> None:
 
 
 def check_same_epoch(epochs: int, dist: DistInfo, title: str) -> None:
-    """Processes on machines that do not see the same files would learn on from different epochs."""
+    """Ranks on machines that do not share their files would resume from different epochs."""
     if (first := dist.broadcast_object(epochs)) != epochs:
         raise UserError(
-            f"{title}: process {dist.rank} finds {epochs} epochs to go on from and the first one {first}; give all "
+            f"{title}: process {dist.rank} finds {epochs} epochs to resume from and process 0 finds {first}; give all "
             "of them one --out, in a folder that they share."
         )
 
 
 def rank_seed(seed: int, dist: DistInfo) -> int:
-    """For what is drawn anew in every process, such as which units drop out."""
+    """The seed of what every rank draws anew, such as dropout."""
     return seed if dist.is_main else int(RowRandom(seed, "process").integers([dist.rank], 2**63)[0])
 
 
 def reseed_rank(seed: int, epoch: int, dist: DistInfo, device: torch.device) -> None:
-    """Several processes begin every epoch anew, since only the first one's state is kept for a training that stops."""
+    """With several ranks every epoch begins from a seed, since only rank 0 saves the state of its generators."""
     if dist.world_size == 1:
         return
-    own = int(RowRandom(seed, f"process {dist.rank} of {dist.world_size}").integers([epoch], 2**63)[0])
-    torch.default_generator.manual_seed(own)
+    epoch_seed = int(RowRandom(seed, f"process {dist.rank} of {dist.world_size}").integers([epoch], 2**63)[0])
+    torch.default_generator.manual_seed(epoch_seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(own)
+        torch.cuda.manual_seed(epoch_seed)
 
 
 def rank_rng(seed: int, dist: DistInfo) -> RowRandom:
-    """Where attacks start: two processes that draw alike would have their images wander alike."""
+    """Random starts of attacks, which must differ between ranks."""
     return RowRandom(seed, f"augment, process {dist.rank} of {dist.world_size}")
 
 
-def sync_batch_norm(network: nn.Module, dist: DistInfo) -> nn.Module:
-    """A twin of the network on the very same tensors whose batch norms see the whole batch, where torch has such.
+def data_parallel(network: nn.Module, dist: DistInfo) -> nn.Module:
+    """The network in DDP, which also copies the weights of rank 0 to all; in a single process the network itself.
 
-    On a CPU it has none: there each process normalises by its own part.
+    On GPUs batch norm normalises by the whole batch. Torch has no such layer for CPUs: there every rank normalises by
+    its part, and `average_batch_norms` keeps the running statistics equal.
     """
-    tensors = list(chain(network.parameters(), network.buffers()))
-    if dist.world_size == 1 or tensors[0].device.type != "cuda":
+    if dist.world_size == 1:
         return network
-    return sync_bn_copy(network)
+    if next(network.parameters()).is_cuda:
+        network = sync_bn_copy(network)
+    # A static graph also allows parameters that the forward pass does not use.
+    return DistributedDataParallel(network, static_graph=True)
 
 
 def sync_bn_copy(network: nn.Module) -> nn.Module:
+    """A copy with SyncBatchNorm layers on the very same tensors, so that the network itself learns what it learns."""
     tensors = chain(network.parameters(), network.buffers())
     copied = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
     convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
     return convert(copied)
 
 
-def all_reduce_grads(network: nn.Module, dist: DistInfo) -> None:
-    """Gradients, and the running statistics of batch norms that saw their own part alone."""
-    if dist.world_size > 1:
-        gradients = (weight.grad for weight in network.parameters() if weight.grad is not None)
-        dist.all_reduce_mean([*gradients, *_statistics(network)])
+def backward(loss: Tensor) -> None:
+    """Gradients of the loss, which DDP averages over the ranks."""
+    with connection_errors_as_user_errors():
+        torch.autograd.backward(loss)
 
 
-def _statistics(network: nn.Module) -> list[Tensor]:
+def average_batch_norms(network: nn.Module, dist: DistInfo) -> None:
+    """Average the running statistics of batch norms that saw only their rank's part of the batch."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    pairs = ((norm.running_mean, norm.running_var) for norm in norms)
-    return [tensor for tensor in chain.from_iterable(pairs) if tensor is not None]
+    statistics = chain.from_iterable((norm.running_mean, norm.running_var) for norm in norms)
+    dist.all_reduce_mean([tensor for tensor in statistics if isinstance(tensor, Tensor)])

@@ -1,4 +1,4 @@
-"""The one training loop: standard, or adversarial when the recipe names an attack."""
+"""The training loop: standard training, or adversarial training when the recipe names an attack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,23 @@ from featuregen.models import Classifier
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, RowRandom, autocast, progress, seeded
 from featuregen.training.augment import augment
 from featuregen.training.data_parallel import (
-    all_reduce_grads,
+    average_batch_norms,
+    backward,
     check_equal_shares,
     check_same_epoch,
+    data_parallel,
     rank_rng,
     rank_seed,
     reseed_rank,
-    sync_batch_norm,
 )
 from featuregen.training.early_stopping import EarlyStopping
-from featuregen.training.resume import TrainingState
+from featuregen.training.optimizer import make_optimizer, set_learning_rate
+from featuregen.training.resume import TrainingState, rng_state, set_rng_state
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """`error` is that on the images held out, where there are any."""
+    """Loss and accuracy on the training batches; `error` is that on held-out images, if the recipe holds out any."""
 
     loss: float
     accuracy: float
@@ -44,9 +46,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What training saw: on the batches as trained on (augmented, attacked), epoch by epoch.
+    """Every epoch of a training, measured on the batches as trained on (augmented, attacked).
 
-    The weights are those after epoch `kept`, counted from 1; `ended` says why no other followed the last one.
+    The weights are those after epoch `kept`, counted from 1; `ended` says why the last epoch was the last.
     """
 
     epochs: tuple[Epoch, ...]
@@ -59,26 +61,51 @@ class TrainingLog:
         return self.epochs[self.kept - 1].accuracy
 
 
+class TrainOptions(TypedDict, total=False):
+    """What decides how a training runs, but is no part of its recipe."""
+
+    compute: ComputeSpec | None
+    title: str
+    state_file: TrainingState | None
+    dist: DistInfo
+
+
 def train(
     model: Classifier,
     images: ImageSource,
     labels: Tensor,
     recipe: Training,
     *,
-    seed: int,
-    compute: ComputeSpec | None = None,
-    title: str = "training",
-    state_file: TrainingState | None = None,
-    dist: DistInfo = SINGLE_PROCESS,
+    seed: int = 0,
+    **options: Unpack[TrainOptions],
 ) -> TrainingLog:
-    """Train in place on images (NCHW in [0, 1]) of the device, or fetched to it; ends in eval mode.
+    """Train a model in place, on the device of the images; it ends in eval mode.
 
-    Of several processes, each learns from its part of every batch, and all end with the same weights.
+    Args:
+        model: The classifier to train.
+        images: (N, C, H, W) in [0, 1], a tensor or a source that loads rows when they are needed.
+        labels: (N,) class indices, on the same device.
+        recipe: Epochs, batch size, optimizer, augmentation, attack, early stopping.
+        seed: Decides the order of the rows, augmentation, dropout and random starts.
+        **options: `compute`: precision and convolution of the attack. `title`: names the training in messages.
+            `state_file`: resume from this file and save to it. `dist`: the ranks of torchrun, which share every batch.
+
+    Returns:
+        Loss and accuracy of every epoch.
+
+    Raises:
+        UserError: The recipe contradicts itself, or the loss is no longer finite.
+
+    Example:
+        >>> import featuregen as fg
+        >>> digits = fg.load_images("digits")
+        >>> model = fg.build_model("convnet", digits.image_shape, classes=10, width=4)
+        >>> recipe = fg.Training(epochs=2, batch_size=64, lr=0.1)
+        >>> log = fg.train(model, digits.train.images_tensor(), digits.train.labels_tensor(), recipe)
+        >>> len(log.epochs), log.epochs[1].loss < log.epochs[0].loss
+        (2, True)
     """
-    (log,) = train_many(
-        [model], images, labels, recipe, seeds=[seed], compute=compute, title=title, state_file=state_file, dist=dist
-    )
-    return log
+    return train_many([model], images, labels, recipe, seeds=[seed], **options)[0]
 
 
 def train_many(
@@ -88,219 +115,176 @@ def train_many(
     recipe: Training,
     *,
     seeds: Sequence[int],
-    compute: ComputeSpec | None = None,
-    title: str = "training",
-    state_file: TrainingState | None = None,
-    dist: DistInfo = SINGLE_PROCESS,
+    **options: Unpack[TrainOptions],
 ) -> list[TrainingLog]:
-    """Train several models on the same images, each in its own order: side by side if small, else in turn.
-
-    With `halfway`, for one model or several side by side, a training that was stopped goes on where it was.
-    """
-    device = images.device
+    """Train several models on the same images: as a grouped ensemble if they are small, else one after the other."""
     check_training(recipe, "the recipe")
+    dist = options.get("dist", SINGLE_PROCESS)
     if len(models) > 1 and (dist.world_size > 1 or not can_group(models[0].architecture, recipe)):
-        if state_file:
-            raise ValueError("Models that are trained in turn need a Halfway each; train them one by one.")
-        same: dict[str, Any] = {"compute": compute, "title": title, "dist": dist}
+        if options.get("state_file"):
+            raise ValueError("Models that are trained one after the other need a TrainingState each.")
         pairs = zip(models, seeds, strict=True)
-        return [train(model, images, labels, recipe, seed=seed, **same) for model, seed in pairs]
-    network = GroupedEnsemble(models) if len(models) > 1 else models[0]
-    dist.broadcast_(network.state_dict().values())
+        return [train(model, images, labels, recipe, seed=seed, **options) for model, seed in pairs]
     # Dropout draws from the global generator.
-    with seeded(rank_seed(seeds[0], dist), device):
-        logs = _train(
-            models, network, images, labels, recipe, seeds, compute or ComputeSpec(device), title, state_file, dist
-        )
-    if isinstance(network, GroupedEnsemble):
-        network.unstack_()
+    with seeded(rank_seed(seeds[0], dist), images.device):
+        logs = TrainingRun(models, images, labels, recipe, seeds, **options).run()
     for model in models:
         model.eval()
+        model.record = {}
     return logs
 
 
 def can_group(architecture: str, recipe: Training) -> bool:
-    """Whether several seeds go side by side: random starts would have one model draw from another's numbers.
+    """Whether several seeds can train as one grouped ensemble.
 
-    Nor would models that keep different epochs, of different images, end together.
+    Not with random starts, which all models would draw from one generator, nor with early stopping, which keeps
+    another epoch of each.
     """
-    wanders = recipe.attack is not None and (recipe.attack.random_start or recipe.attack.restarts > 1)
-    return supports_grouping(architecture) and not wanders and recipe.early_stop == "none"
+    random_starts = recipe.attack is not None and (recipe.attack.random_start or recipe.attack.restarts > 1)
+    return supports_grouping(architecture) and not random_starts and recipe.early_stop == "none"
 
 
-def _train(
-    models: Sequence[Classifier],
-    network: nn.Module,
-    images: ImageSource,
-    labels: Tensor,
-    recipe: Training,
-    seeds: Sequence[int],
-    compute: ComputeSpec,
-    title: str,
-    state_file: TrainingState | None,
-    dist: DistInfo,
-) -> list[TrainingLog]:
-    device, started = images.device, time.perf_counter()
-    optimizer = _optimizer(network, recipe)
-    network.to(memory_format=torch.channels_last)
-    lean = FoldedModel(network, compute) if recipe.attack and isinstance(network, Classifier) else None
-    choice = (
-        None if recipe.early_stop == "none" else EarlyStopping(models[0], lean, images, labels, recipe, seeds[0], dist)
-    )
-    pool = choice.others if choice else torch.arange(len(images))
-    batch_size = min(recipe.batch_size, len(pool))
-    batches = len(pool) // batch_size
-    check_equal_shares(batch_size, dist, title)
-    learner = sync_batch_norm(network, dist)
-    log: list[list[Epoch]] = [[] for _ in models]
-    spent = 0.0
-    if state_file and (found := state_file.resume(network, optimizer, device)):
-        with state_file.understood():
-            log, spent = _load_state(*found, choice)
-    check_same_epoch(len(log[0]), dist, title)
-    for epoch in progress(range(len(log[0]), recipe.epochs), title, recipe.epochs - len(log[0])):
-        orders = [torch.from_numpy(RowRandom(seed, "order").permutation(epoch, len(pool))) for seed in seeds]
-        rows = pool[torch.stack(orders)].to(device)
-        draws = [RowRandom(seed, "augment").torch_generator(epoch, device) for seed in seeds]
-        reseed_rank(seeds[0], epoch, dist, device)
-        wander = draws[0] if dist.world_size == 1 else rank_rng(seeds[0], dist).torch_generator(epoch, device)
-        losses, hits = torch.zeros(len(models), device=device), torch.zeros(len(models), device=device)
+class TrainingRun:
+    """A training in progress: all that changes from step to step, and can be saved and loaded between epochs."""
+
+    def __init__(
+        self,
+        models: Sequence[Classifier],
+        images: ImageSource,
+        labels: Tensor,
+        recipe: Training,
+        seeds: Sequence[int],
+        *,
+        compute: ComputeSpec | None = None,
+        title: str = "training",
+        state_file: TrainingState | None = None,
+        dist: DistInfo = SINGLE_PROCESS,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.images, self.labels, self.recipe, self.seeds = images, labels, recipe, seeds
+        self.title, self.state_file, self.dist, self.device = title, state_file, dist, images.device
+        self.compute = compute or ComputeSpec(self.device)
+        self.count = len(models)
+        self.network: nn.Module = GroupedEnsemble(models) if self.count > 1 else models[0]
+        self.optimizer = make_optimizer(self.network, recipe)
+        self.network.to(memory_format=torch.channels_last)
+        self.replica = data_parallel(self.network, dist)
+        single = self.network if isinstance(self.network, Classifier) else None
+        self.folded = FoldedModel(single, self.compute) if recipe.attack and single else None
+        self.stopping = None
+        if recipe.early_stop != "none":
+            self.stopping = EarlyStopping(models[0], self.folded, images, labels, recipe, seeds[0], dist)
+        self.train_rows = self.stopping.train_rows if self.stopping else torch.arange(len(images))
+        self.batch_size = min(recipe.batch_size, len(self.train_rows))
+        check_equal_shares(self.batch_size, dist, title)
+        self.epochs: list[list[Epoch]] = [[] for _ in models]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "random": rng_state(self.device),
+            "epochs": [[asdict(epoch) for epoch in epochs] for epochs in self.epochs],
+            "seconds": time.perf_counter() - self.started,
+            "early_stopping": self.stopping.state_dict() if self.stopping else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.epochs = [[Epoch(**epoch) for epoch in epochs] for epochs in state["epochs"]]
+        if len(self.epochs) != self.count:
+            raise ValueError(f"it is the state of {len(self.epochs)} models, not of {self.count}")
+        if self.stopping:
+            self.stopping.load_state_dict(state["early_stopping"])
+        self.started = time.perf_counter() - state["seconds"]
+        set_rng_state(state["random"], self.device)
+
+    def run(self) -> list[TrainingLog]:
+        if self.state_file:
+            self.state_file.load(self)
+        done, total = len(self.epochs[0]), self.recipe.epochs
+        check_same_epoch(done, self.dist, self.title)
+        for epoch in progress(range(done, total), self.title, total - done):
+            self._run_epoch(epoch)
+            if self.stopping and self.stopping.should_stop(epoch):
+                break
+            if self.state_file and self.dist.is_main and epoch + 1 < total:
+                self.state_file.save(self)
+        kept, ended = self.stopping.restore_best() if self.stopping else total, "all epochs are run"
+        if len(self.epochs[0]) < total:
+            ended = f"no smaller error in {self.recipe.patience} epoch{'s' * (self.recipe.patience > 1)}"
+        if isinstance(self.network, GroupedEnsemble):
+            self.network.unstack_()
+        seconds = (time.perf_counter() - self.started) / self.count
+        return [TrainingLog(tuple(epochs), seconds, kept, ended) for epochs in self.epochs]
+
+    def _run_epoch(self, epoch: int) -> None:
+        recipe, device, dist = self.recipe, self.device, self.dist
+        orders = [RowRandom(seed, "order").permutation(epoch, len(self.train_rows)) for seed in self.seeds]
+        rows = self.train_rows[torch.stack([torch.from_numpy(order) for order in orders])].to(device)
+        generators = [RowRandom(seed, "augment").torch_generator(epoch, device) for seed in self.seeds]
+        reseed_rank(self.seeds[0], epoch, dist, device)
+        attack_rng = generators[0]
+        if dist.world_size > 1:
+            attack_rng = rank_rng(self.seeds[0], dist).torch_generator(epoch, device)
+        losses, accuracies = torch.zeros(self.count, device=device), torch.zeros(self.count, device=device)
+        batches = len(self.train_rows) // self.batch_size
         for step in range(batches):
-            _set_rate(optimizer, recipe, (epoch * batches + step) / (recipe.epochs * batches))
-            picked = rows[:, step * batch_size : (step + 1) * batch_size]
-            x = torch.cat([augment(images[own], recipe.augment, draw) for own, draw in zip(picked, draws, strict=True)])
-            part = dist.rows_of(len(x))
-            x, y = x[part], labels[picked.flatten()[part]]
-            x, y = _adversarial_batch(network, lean, x, y, recipe, wander, compute, len(models))
-            loss, hit = _train_step(learner, optimizer, x, y, recipe, len(models), compute, dist)
+            set_learning_rate(self.optimizer, recipe, (epoch * batches + step) / (recipe.epochs * batches))
+            batch = rows[:, step * self.batch_size : (step + 1) * self.batch_size]
+            pairs = zip(batch, generators, strict=True)
+            x = torch.cat([augment(self.images[chosen], recipe.augment, generator) for chosen, generator in pairs])
+            share = dist.rows_of(len(x))
+            x, y = self._adversarial_batch(x[share], self.labels[batch.flatten()[share]], attack_rng)
+            loss, accuracy = self._train_step(x, y)
             losses += loss
-            hits += hit
-        dist.all_reduce_mean([losses, hits])
-        error = choice.look(epoch) if choice else None
-        for number, (loss_sum, hit_sum) in enumerate(zip(losses.tolist(), hits.tolist(), strict=True)):
-            log[number].append(Epoch(loss_sum / batches, hit_sum / batches, error))
-            if not math.isfinite(loss_sum):
+            accuracies += accuracy
+        dist.all_reduce_mean([losses, accuracies])
+        error = self.stopping.update(epoch) if self.stopping else None
+        for epochs, loss, accuracy in zip(self.epochs, losses.tolist(), accuracies.tolist(), strict=True):
+            epochs.append(Epoch(loss / batches, accuracy / batches, error))
+            if not math.isfinite(loss):
                 raise UserError(
-                    f"{title} diverged in epoch {epoch + 1} at lr {recipe.lr:g}; lower lr or raise batch_size."
+                    f"{self.title} diverged in epoch {epoch + 1} at lr {recipe.lr:g}; lower lr or raise batch_size."
                 )
-        if choice and choice.should_stop(epoch):
-            break
-        if state_file and dist.is_main and epoch + 1 < recipe.epochs:
-            told = {"epochs": log, "seconds": spent + time.perf_counter() - started}
-            _save_state(state_file, network, optimizer, device, told, choice)
-    kept = choice.settle() if choice else recipe.epochs
-    ended = "all epochs are run"
-    if len(log[0]) < recipe.epochs:
-        ended = f"no smaller error in {recipe.patience} epoch{'s' * (recipe.patience > 1)}"
-    seconds = (spent + time.perf_counter() - started) / len(models)
-    return [TrainingLog(tuple(epochs), seconds, kept, ended) for epochs in log]
 
+    def _adversarial_batch(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The batch to learn from: clean, attacked, or for each model both, one after the other."""
+        if self.recipe.attack is None:
+            return x, y
+        if self.folded:
+            self.folded.sync_weights()
+        model = self.folded.model if self.folded else self.network
+        attacked = pgd(model, x, y, self.recipe.attack, generator=generator, precision=self.compute.precision)
+        if not self.recipe.alpha:
+            return attacked, y
+        # In one pass, as Kurakin et al. 2017: batch norm then learns the mixture, the one set of statistics it has in
+        # eval mode. Two sets (Xie et al. 2020) would need to know which images are attacked.
+        return self._interleave(x, attacked), self._interleave(y, y)
 
-def _save_state(
-    state_file: TrainingState,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    told: dict[str, Any],
-    choice: EarlyStopping | None,
-) -> None:
-    seen, weights = choice.state() if choice else ({}, {})
-    epochs = [[asdict(epoch) for epoch in own] for own in told["epochs"]]
-    state_file.save(network, optimizer, device, told | {"epochs": epochs, "choice": seen}, weights)
+    def _interleave(self, clean: Tensor, attacked: Tensor) -> Tensor:
+        return torch.cat([part.view(self.count, -1, *part.shape[1:]) for part in (clean, attacked)], 1).flatten(0, 1)
 
+    def _train_step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """One step; each model's loss and accuracy on its batch, or on this rank's part of it."""
+        self.replica.train()
+        with autocast(x.device, self.compute.precision):
+            logits = self.replica(x)
+        smoothing = self.recipe.label_smoothing
+        loss = self._means(F.cross_entropy(logits.float(), y, label_smoothing=smoothing, reduction="none"))
+        self.optimizer.zero_grad(set_to_none=True)
+        # A sum over models of means over their batches: no model's gradient depends on the others.
+        backward(loss.sum())
+        average_batch_norms(self.replica, self.dist)
+        self.optimizer.step()
+        return loss.detach(), self._means((logits.detach().argmax(1) == y).float())
 
-def _load_state(
-    told: dict[str, Any], weights: dict[str, Tensor], choice: EarlyStopping | None
-) -> tuple[list[list[Epoch]], float]:
-    """The epochs and the seconds that lie behind."""
-    if choice:
-        choice.restore(told["choice"], weights)
-    return [[Epoch(**epoch) for epoch in own] for own in told["epochs"]], told["seconds"]
-
-
-def _adversarial_batch(
-    network: nn.Module,
-    lean: FoldedModel | None,
-    x: Tensor,
-    y: Tensor,
-    recipe: Training,
-    generator: torch.Generator,
-    compute: ComputeSpec,
-    count: int,
-) -> tuple[Tensor, Tensor]:
-    """The batch as it is learnt from: clean, attacked, or for each of `count` models both, one after the other."""
-    if recipe.attack is None:
-        return x, y
-    if lean:
-        lean.sync_weights()
-    found = pgd(lean.net if lean else network, x, y, recipe.attack, generator=generator, precision=compute.precision)
-    if not recipe.alpha:
-        return found, y
-    # In one pass, as Kurakin et al. 2017: batch norm then learns the mixture, the one set of statistics it has in eval
-    # mode. Two sets (Xie et al. 2020) would have to be told which images are attacked.
-    return _interleave(x, found, count), _interleave(y, y, count)
-
-
-def _interleave(clean: Tensor, attacked: Tensor, count: int) -> Tensor:
-    return torch.cat([part.view(count, -1, *part.shape[1:]) for part in (clean, attacked)], 1).flatten(0, 1)
-
-
-def _train_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    recipe: Training,
-    count: int,
-    compute: ComputeSpec,
-    dist: DistInfo,
-) -> tuple[Tensor, Tensor]:
-    """One step; each model's loss and accuracy on its batch, or on this process's part of it."""
-    network.train()
-    with autocast(x.device, compute.precision):
-        logits = network(x)
-    each = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing, reduction="none")
-    loss = _means(each, count, recipe.alpha)
-    optimizer.zero_grad(set_to_none=True)
-    # A sum over models of means over their batches: no model's gradient knows of the others.
-    torch.autograd.backward(loss.sum())
-    all_reduce_grads(network, dist)
-    optimizer.step()
-    return loss.detach(), _means((logits.detach().argmax(1) == y).float(), count, recipe.alpha)
-
-
-def _means(values: Tensor, count: int, alpha: float) -> Tensor:
-    """Over each model's batch; with an `alpha`, over its clean and its attacked half, weighed."""
-    if not alpha:
-        return values.view(count, -1).mean(1)
-    clean, attacked = values.view(count, 2, -1).mean(2).unbind(1)
-    return alpha * clean + (1 - alpha) * attacked
-
-
-# Rates ---------------------------------------------------------------------------------------------
-
-
-def learning_rate(recipe: Training, done: float) -> float:
-    """The rate after a share `done` of all steps."""
-    if recipe.schedule == "onecycle":
-        rise = 0.2
-        return recipe.lr * max(min(done / rise, (1 - done) / (1 - rise)), 1e-3)
-    if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
-    if recipe.schedule == "steps":
-        return recipe.lr * 0.1 ** sum(done >= milestone for milestone in recipe.milestones)
-    return recipe.lr
-
-
-def _optimizer(model: nn.Module, recipe: Training) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Training, done: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, done)
+    def _means(self, values: Tensor) -> Tensor:
+        """Over each model's batch; with an `alpha`, the weighted mean over its clean and its attacked half."""
+        alpha = self.recipe.alpha
+        if not alpha:
+            return values.view(self.count, -1).mean(1)
+        clean, attacked = values.view(self.count, 2, -1).mean(2).unbind(1)
+        return alpha * clean + (1 - alpha) * attacked

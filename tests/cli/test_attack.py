@@ -1,4 +1,4 @@
-"""The command that attacks: what it tells, the dataset and the picture it leaves, and what it refuses."""
+"""`attack`: what it prints, the dataset and the picture it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def attacked(out: Path, *words: str | Path) -> Any:
     return done("attack", model("standard"), "--out", out, "--json", *ROWS, *words).json()
 
 
-def test_what_is_told_is_what_the_model_sees_in_the_file(tmp_path: Path) -> None:
+def test_printed_rates_agree_with_predictions_on_the_file(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    told = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.15", "--set", "steps=5")
+    results = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.15", "--set", "steps=5")
     net, data, columns = (
-        load_model(model("standard"))[0],
+        load_model(model("standard")),
         FeatureDataset(out),
         read_columns(out, ["index", "source_pred"]),
     )
     test = load_images(Data()).test
-    before, labels = test.tensor(torch.device("cpu"), columns["index"]), test.labels[columns["index"]]
+    before, labels = test.images_tensor(torch.device("cpu"), columns["index"]), test.labels[columns["index"]]
     with torch.no_grad():
         first, then = (net(images).argmax(1).numpy() for images in (before, data.images))
     right = first == labels
-    assert told["threat"] == "white-box" and told["attack"]["steps"] == 5
+    assert results["threat"] == "white-box" and results["attack"]["steps"] == 5
     assert np.array_equal(data.labels.numpy(), labels) and np.array_equal(then, columns["source_pred"])
-    assert told["images"]["count"] == 40 and told["tried"] == right.sum() > 0
-    assert told["success"] == pytest.approx((then != labels)[right].mean()) and told["success"] > 0
-    assert told["accuracy"]["after"] == pytest.approx((then == labels).mean())
-    assert told["distance"]["linf"]["largest"] == pytest.approx(0.15, abs=1e-6)
-    # What was wrong already is left as it was.
+    assert results["images"]["count"] == 40 and results["tried"] == right.sum() > 0
+    assert results["success"] == pytest.approx((then != labels)[right].mean()) and results["success"] > 0
+    assert results["accuracy"]["after"] == pytest.approx((then == labels).mean())
+    assert results["distance"]["linf"]["largest"] == pytest.approx(0.15, abs=1e-6)
+    # Misclassified images stay as they are.
     assert torch.equal(data.images[~right], before[~right])
     done("verify", out)
     assert info(out)["kind"] == "attacked" and info(out)["base"]["split"] == "test"
@@ -59,7 +59,7 @@ def test_the_text_names_attack_and_success(tmp_path: Path) -> None:
     assert ran.out.splitlines()[-2:] == [str(tmp_path / "a.h5"), str(tmp_path / "a.png")]
 
 
-def test_a_black_box_falls_for_what_was_found_on_another(tmp_path: Path) -> None:
+def test_images_found_on_another_model_transfer(tmp_path: Path) -> None:
     words = ("--attack", "pgd", "--norm", "l2", "--eps", "0.4")
     own, other = attacked(tmp_path / "a.h5", *words), attacked(tmp_path / "b.h5", *words, "--from", model("robust"))
     assert other["threat"] == "transfer" and other["origin"]["file"] == "robust.safetensors"
@@ -68,24 +68,24 @@ def test_a_black_box_falls_for_what_was_found_on_another(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("target", ["next", "3"])
-def test_a_class_can_be_asked_for(tmp_path: Path, target: str) -> None:
-    told = attacked(tmp_path / "a.h5", "--attack", "pgd", "--norm", "l2", "--eps", "3", "--target", target)
+def test_targeted_attack(tmp_path: Path, target: str) -> None:
+    results = attacked(tmp_path / "a.h5", "--attack", "pgd", "--norm", "l2", "--eps", "3", "--target", target)
     columns = read_columns(tmp_path / "a.h5", ["source_pred", "labels"])
     wanted = (columns["labels"] + 1) % 10 if target == "next" else np.full(40, 3)
-    assert told["attack"]["target"] == target and told["success"] > 0.5
-    assert (columns["source_pred"] == wanted).sum() >= round(told["success"] * told["tried"])
+    assert results["attack"]["target"] == target and results["success"] > 0.5
+    assert (columns["source_pred"] == wanted).sum() >= round(results["success"] * results["tried"])
 
 
 def test_any_dataset_can_be_attacked(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    told = attacked(out, "--attack", "noise", "--eps", "0.1", "--data", dataset("robust"))
-    assert told["images"] == {"name": "robust.h5", "split": "dataset", "count": 40} and told["threat"] == "query"
+    results = attacked(out, "--attack", "noise", "--eps", "0.1", "--data", dataset("robust"))
+    assert results["images"] == {"name": "robust.h5", "split": "dataset", "count": 40} and results["threat"] == "query"
     assert np.array_equal(np.sort(read_columns(out, ["index"])["index"]), np.arange(40))
     assert "made from rows of robust.h5" in done("verify", out).out
     assert "need a dataset made from the training images" in refused("evaluate", out, "--config", tiny())
 
 
-def test_training_images_make_a_set_to_train_on(tmp_path: Path) -> None:
+def test_attacked_training_images_are_a_dataset_to_train_on(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     attacked(out, "--attack", "fgsm", "--eps", "0.1", "--part", "train")
     assert info(out)["base"]["split"] == "train"
@@ -93,7 +93,7 @@ def test_training_images_make_a_set_to_train_on(tmp_path: Path) -> None:
     assert row["key"] == "attacked" and len(row["runs"]) == 1
 
 
-def test_the_same_attack_is_found_done_and_another_is_refused(tmp_path: Path) -> None:
+def test_an_existing_output_is_reused_and_a_different_one_is_refused(tmp_path: Path) -> None:
     out, words = tmp_path / "a.h5", ("--attack", "fgsm", "--eps", "0.1")
     attacked(out, *words)
     before = info(out)["content_sha256"]
@@ -105,15 +105,15 @@ def test_the_same_attack_is_found_done_and_another_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("words", [("pgd", "--norm", "l2", "--eps", "0.5"), ("smallest", "--norm", "l2")])
-def test_pixels_may_be_stored_coarsely_and_what_is_told_is_true_of_them(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_rates_are_measured_on_the_stored_pixels(tmp_path: Path, words: tuple[str, ...]) -> None:
     out = tmp_path / "a.h5"
-    told = attacked(out, "--attack", *words, "--dtype", "uint8")
+    results = attacked(out, "--attack", *words, "--dtype", "uint8")
     assert info(out)["dtype"] == "uint8"
     done("verify", out)
     columns = read_columns(out, ["source_pred", "labels"])
-    assert told["accuracy"]["after"] == pytest.approx((columns["source_pred"] == columns["labels"]).mean())
-    # Rounding gives some of the smallest changes back.
-    assert 0 < told["success"] < 1
+    assert results["accuracy"]["after"] == pytest.approx((columns["source_pred"] == columns["labels"]).mean())
+    # Rounding undoes some of the smallest perturbations.
+    assert 0 < results["success"] < 1
 
 
 def test_all_attacks_are_listed() -> None:
@@ -129,41 +129,41 @@ def test_all_attacks_are_listed() -> None:
         (["--attack", "pgd", "--norm", "linf", "--eps", "big"], "eps"),
         (["--attack", "pixels", "--eps", "0.1"], "eps"),
         (["--attack", "pgd", "--set", "stps=3"], "stps"),
-        (["--attack", "pgd", "--set", "steps"], "--set steps is no setting; write it as key=value"),
+        (["--attack", "pgd", "--set", "steps"], "--set takes key=value, for example --set steps=40; got 'steps'."),
         (["--attack", "pgd", "--set", "steps=3", "--set", "steps=4"], "--set steps is given twice"),
         (["--attack", "pgd", "--target", "eleven"], "--target eleven is no class; choose next, or one of 0, 1"),
         (["--attack", "noise", "--rows", "9999"], "9999 rows were asked for"),
         (["--attack", "pgd", "--out", "a.png"], "--out a.png should end in .h5"),
         (["--attack", "pgd", "--from", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--attack", "pgd", "--data", "nowhere.h5"], "nowhere.h5"),
-        (["--attack", "pgd", "--data", "nowhere.h5", "--part", "train"], "--part train is for an image set"),
+        (["--attack", "pgd", "--data", "nowhere.h5", "--part", "train"], "--part train is for a base set"),
         (["--attack", "foolbox-mi-fgsm", "--norm", "l2"], "norm is 'l2'"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path: Path, words: list[str | Path], expected: str) -> None:
+def test_bad_input_is_refused_in_one_sentence(tmp_path: Path, words: list[str | Path], expected: str) -> None:
     place: list[str | Path] = [] if "--out" in words else ["--out", tmp_path / "a.h5"]
     assert expected in refused("attack", model("standard"), *words, *place)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_way_is_refused_before_the_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_file_is_refused_before_the_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a.h5"
     attacked(out, "--attack", "fgsm", "--eps", "0.1")
 
     def too_late(*_: Any, **__: Any) -> None:
         raise AssertionError("attacked all the same")
 
-    monkeypatch.setattr("featuregen.experiment.attack_run.attack", too_late)
+    monkeypatch.setattr("featuregen.evaluation.attack_run.attack", too_late)
     assert str(out) in refused("attack", model("standard"), "--attack", "fgsm", "--eps", "0.2", "--out", out, *ROWS)
 
 
-def test_images_of_the_class_that_is_wanted_are_not_attacked(tmp_path: Path) -> None:
+def test_images_of_the_target_class_are_not_attacked(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    told = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.3", "--target", "3")
+    results = attacked(out, "--attack", "pgd", "--norm", "linf", "--eps", "0.3", "--target", "3")
     data = FeatureDataset(out)
-    net, columns = load_model(model("standard"))[0], read_columns(out, ["index"])
-    before = load_images(Data()).test.tensor(torch.device("cpu"), columns["index"])
+    net, columns = load_model(model("standard")), read_columns(out, ["index"])
+    before = load_images(Data()).test.images_tensor(torch.device("cpu"), columns["index"])
     with torch.no_grad():
         seen = net(before).argmax(1)
-    assert told["tried"] == ((data.labels != 3) & (seen != 3)).sum() > 0
+    assert results["tried"] == ((data.labels != 3) & (seen != 3)).sum() > 0
     assert torch.equal(data.images[data.labels == 3], before[data.labels == 3])

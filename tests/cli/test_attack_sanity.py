@@ -1,4 +1,4 @@
-"""`attack --sanity`: what it tells, the record and the picture it leaves, its exit codes, and what it refuses."""
+"""`attack --sanity`: what it prints, the record and the picture it writes, its exit codes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BALL = ("--norm", "linf", "--eps", "0.1")
 def saturated() -> Path:
     """The standard model, so sure that cross-entropy has no slope left in float32."""
     path = ROOM / "saturated.safetensors"
-    net, record = load_model(model("standard"))
+    net = load_model(model("standard"))
     last = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.mul_(1e5)
-    save_model(path, net, record)
+    save_model(net, path)
     return path
 
 
@@ -44,8 +44,8 @@ def record(name: str) -> Any:
     return json.loads((ROOM / name).read_text(encoding="utf-8"))
 
 
-def test_an_honest_model_passes_and_every_rate_of_the_record_is_told() -> None:
-    told = honest().out.splitlines()
+def test_an_unmasked_model_passes_and_every_recorded_rate_is_printed() -> None:
+    output = honest().out.splitlines()
     found = record("honest.json")
     assert (found["format"], found["version"], found["ok"]) == ("featuregen-sanity", 1, True)
     assert found["settings"] == {"norm": "linf", "eps": 0.1, "steps": 5, "queries": 60}
@@ -54,18 +54,18 @@ def test_an_honest_model_passes_and_every_rate_of_the_record_is_told() -> None:
     assert (found["model"]["file"], found["origin"]["file"]) == ("standard.safetensors", "robust.safetensors")
     assert found["model"]["weights_sha256"] != found["origin"]["weights_sha256"] and found["software"]["torch"]
     for check in found["checks"]:
-        place = next(number for number, line in enumerate(told) if line.startswith(check["name"] + " "))
-        assert "passed" in told[place] and told[place].endswith(check["meaning"])
-        for line, rate in zip(told[place : place + len(check["rates"])], check["rates"], strict=True):
+        place = next(number for number, line in enumerate(output) if line.startswith(check["name"] + " "))
+        assert "passed" in output[place] and output[place].endswith(check["meaning"])
+        for line, rate in zip(output[place : place + len(check["rates"])], check["rates"], strict=True):
             assert rate["name"] in line and f" {100 * rate['lost']:.1f}" in line
-    assert told[-3] == "no sign of masked gradients; that alone does not make a model robust"
-    assert told[-2:] == [str(ROOM / "honest.json"), str(ROOM / "honest.png")]
-    assert max(map(len, told[:-2])) <= 160
+    assert output[-3] == "no sign of masked gradients; that alone does not make a model robust"
+    assert output[-2:] == [str(ROOM / "honest.json"), str(ROOM / "honest.png")]
+    assert max(map(len, output[:-2])) <= 160
 
 
 def test_all_threat_models_are_there() -> None:
     honest()
-    (check,) = [check for check in record("honest.json")["checks"] if check["name"] == "without gradients"]
+    (check,) = [check for check in record("honest.json")["checks"] if check["name"] == "gradient-free attacks"]
     assert [rate["threat"] for rate in check["rates"]] == ["query", "transfer", "white-box"]
     transfer, white = (rate["lost"] for rate in check["rates"][1:])
     assert 0 < transfer < white, "what another model finds is worth something, and less"
@@ -93,42 +93,42 @@ def test_the_picture() -> None:
 def test_a_masked_model_is_flagged_with_exit_code_1(tmp_path: Path) -> None:
     out = tmp_path / "new" / "it.json"
     ran = run("attack", saturated(), "--sanity", *BALL, *LESS, "--out", out, "--json")
-    told = ran.json()
-    assert ran.code == 1 and not told["ok"] and told["file"] == str(out) and "origin" not in told
-    flagged = [check["name"] for check in told["checks"] if not check["ok"]]
-    assert flagged == ["slope"] and told["checks"][1]["rates"][0]["lost"] > 0.9
-    assert ran.err.splitlines()[-1] == f"failed: {saturated()}: gradients look masked, by the checks: slope"
-    assert json.loads(out.read_text(encoding="utf-8")) == {key: told[key] for key in told if key != "file"}
+    results = ran.json()
+    assert ran.code == 1 and not results["ok"] and results["file"] == str(out) and "origin" not in results
+    flagged = [check["name"] for check in results["checks"] if not check["ok"]]
+    assert flagged == ["non-zero gradient"] and results["checks"][1]["rates"][0]["lost"] > 0.9
+    assert ran.err.splitlines()[-1] == f"failed: {saturated()}: gradients look masked, by the checks: non-zero gradient"
+    assert json.loads(out.read_text(encoding="utf-8")) == {key: results[key] for key in results if key != "file"}
     with Image.open(out.with_suffix(".png")) as picture:
         assert (np.asarray(picture.convert("RGB")) == (213, 94, 0)).all(2).any(), "what is flagged is red"
     again = run("attack", saturated(), "--sanity", *BALL, *LESS, "--out", out)
     lines = again.out.splitlines()
-    assert again.code == 1 and any(line.startswith("slope") and " FLAGGED " in line for line in lines)
-    assert lines[-3].startswith("flagged by slope: accuracies under gradient attacks say little")
+    assert again.code == 1 and any(line.startswith("non-zero gradient") and " FLAGGED " in line for line in lines)
+    assert lines[-3].startswith("flagged by non-zero gradient: accuracies under gradient attacks say little")
 
 
 def test_images_seed_and_norm_can_be_chosen(tmp_path: Path) -> None:
     words = ("--set", "steps=2", "--set", "queries=5", "--seed", "3", "--norm", "l2", "--eps", "0.3", "--json")
     out = ("--out", tmp_path / "a.json")
     ran = run("attack", model("standard"), "--sanity", *words, *out, "--data", dataset("robust"), "--rows", "0")
-    told = ran.json()
-    assert told["images"] == {"name": "robust.h5", "split": "dataset", "count": 40} and told["seed"] == 3
-    assert told["settings"]["norm"] == "l2" and ran.code == (0 if told["ok"] else 1)
+    results = ran.json()
+    assert results["images"] == {"name": "robust.h5", "split": "dataset", "count": 40} and results["seed"] == 3
+    assert results["settings"]["norm"] == "l2" and ran.code == (0 if results["ok"] else 1)
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         ("", "name an attack with --attack, such as pgd, or ask for --sanity"),
-        ("--sanity --attack pgd", "--sanity runs attacks of its own and takes no --attack"),
+        ("--sanity --attack pgd", "--sanity chooses its attacks itself and takes no --attack"),
         ("--sanity --target 3", "takes no --target"),
         ("--sanity --dtype uint8", "takes no --dtype"),
         ("--sanity --precision fp32", "takes no --precision"),
         ("--sanity --force", "takes no --force"),
         ("--sanity --out a.h5", "--out a.h5 should end in .json"),
-        ("--sanity --eps 0", "sanity: eps is 0"),
+        ("--sanity --eps 0", "gradient masking: eps is 0"),
         ("--sanity --eps 1", "eps 1 reaches every image"),
-        ("--sanity --eps much", "sanity: eps is 'much'; give a number"),
+        ("--sanity --eps much", "gradient masking: eps is 'much'; give a number"),
         ("--sanity --set restarts=3", "unknown setting 'restarts'"),
         ("--sanity --set steps=few", "steps is 'few'; give a whole number"),
         ("--sanity --rows 5", "with fewer than 7 to attack"),

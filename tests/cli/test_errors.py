@@ -1,4 +1,4 @@
-"""How a command ends whatever goes wrong, and whoever stops it."""
+"""Exit codes and messages: errors, signals, full disks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import typer
 
 from featuregen import cli
-from featuregen.cli import errors as mistakes
+from featuregen.cli import errors
 from featuregen.cli.errors import with_exit_code
 
 
@@ -18,7 +18,7 @@ from featuregen.cli.errors import with_exit_code
     "error",
     [MemoryError(), RuntimeError("shapes"), torch.OutOfMemoryError("CUDA"), KeyError("x"), OSError("no number")],
 )
-def test_what_no_user_did_wrong_keeps_its_traceback(error: Exception) -> None:
+def test_errors_no_user_caused_keep_their_traceback(error: Exception) -> None:
     @with_exit_code
     def command() -> None:
         raise error
@@ -30,19 +30,21 @@ def test_what_no_user_did_wrong_keeps_its_traceback(error: Exception) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("name", [None, "it.png"])
-def test_a_full_or_closed_disk_is_a_sentence(number: int, name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_or_read_only_disk_is_one_sentence(
+    number: int, name: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     @with_exit_code
     def command() -> None:
         raise OSError(number, "No space", name)
 
     with pytest.raises(typer.Exit) as caught:
         command()
-    told = capsys.readouterr().err
-    assert caught.value.exit_code == 2 and told.startswith("error: ") and len(told.splitlines()) == 1
-    assert "No space" in told and (name or "a file") in told
+    message = capsys.readouterr().err
+    assert caught.value.exit_code == 2 and message.startswith("error: ") and len(message.splitlines()) == 1
+    assert "No space" in message and (name or "a file") in message
 
 
-def test_a_closed_pipe_is_no_error_of_ours() -> None:
+def test_a_closed_pipe_is_left_to_typer() -> None:
     @with_exit_code
     def command() -> None:
         raise BrokenPipeError(errno.EPIPE, "pipe")
@@ -51,7 +53,7 @@ def test_a_closed_pipe_is_no_error_of_ours() -> None:
         command()
 
 
-def test_an_interrupt_counts_even_if_cleaning_up_after_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_counts_even_if_cleanup_fails(capsys: pytest.CaptureFixture[str]) -> None:
     @with_exit_code
     def command() -> None:
         try:
@@ -65,7 +67,7 @@ def test_an_interrupt_counts_even_if_cleaning_up_after_it_fails(capsys: pytest.C
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_call_that_makes_a_signal_its_own_mistake_has_been_stopped(
+def test_an_interrupt_counts_if_a_call_turns_it_into_another_error(
     number: int, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @with_exit_code
@@ -76,11 +78,11 @@ def test_a_call_that_makes_a_signal_its_own_mistake_has_been_stopped(
             lost = RuntimeError("Unable to cast Python instance")
         raise lost
 
-    monkeypatch.setattr(mistakes, "_asked", [])
+    monkeypatch.setattr(errors, "_received_signals", [])
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        mistakes.install_signal_handlers()
+        errors.install_signal_handlers()
         with pytest.raises(typer.Exit) as caught:
             command()
     finally:
@@ -89,12 +91,12 @@ def test_a_call_that_makes_a_signal_its_own_mistake_has_been_stopped(
     assert caught.value.exit_code == code and capsys.readouterr().err.startswith("stopped; ")
 
 
-def test_ctrl_c_before_a_command_begins_is_no_traceback(
+def test_ctrl_c_before_a_command_starts_is_no_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(words: list[str]) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "app", interrupted)
-    monkeypatch.setattr(cli, "heed_termination", lambda: None)
+    monkeypatch.setattr(cli, "install_signal_handlers", lambda: None)
     assert cli.main(["info"]) == 130 and capsys.readouterr().err.startswith("stopped; ")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from featuregen.config import Model
-from featuregen.experiment.label_flips import HEADER
+from featuregen.evaluation.label_flips import CSV_HEADER
 from featuregen.models import build_model, save_model
 from featuregen.report import flip_maps, flips_table
 from featuregen.report.canvas import MAX_BYTES
@@ -39,13 +39,13 @@ def found() -> Any:
     return json.loads((folder() / "flips.json").read_text(encoding="utf-8"))
 
 
-def test_the_files_and_the_table_are_told() -> None:
-    told = ran()
+def test_the_table_and_the_paths_are_printed() -> None:
+    output = ran()
     names = ["flips.json", "flips.csv", "flips-standard.png", "flips-robust.png"]
-    assert told.out.splitlines()[-4:] == [str(folder() / name) for name in names]
+    assert output.out.splitlines()[-4:] == [str(folder() / name) for name in names]
     assert sorted(path.name for path in folder().glob("*.*")) == sorted(names)
-    assert "note: spatial takes no eps and is run once" in told.err
-    lines = told.out.splitlines()
+    assert "note: spatial takes no eps and is run once" in output.err
+    lines = output.out.splitlines()
     for run in found()["runs"]:
         own = lines[lines.index(run["model"]) : lines.index(run["model"]) + 10]
         start = run["attack"] + ("" if run["eps"] is None else f", Linf eps {run['eps']:g}")
@@ -59,14 +59,14 @@ def test_every_run_is_there_once() -> None:
     results = found()
     assert (results["format"], results["version"], results["images"]) == ("featuregen-flips", 1, 60)
     once = [("fgsm", 0.1), ("fgsm", 0.2), ("pgd", 0.1), ("pgd", 0.2), ("spatial", None)]
-    told = [(run["model"], run["attack"], run["eps"]) for run in results["runs"]]
-    assert told == [(name, *each) for name in ("standard", "robust") for each in once]
+    output = [(run["model"], run["attack"], run["eps"]) for run in results["runs"]]
+    assert output == [(name, *each) for name in ("standard", "robust") for each in once]
     assert {run["settings"]["steps"] for run in results["runs"] if run["attack"] == "pgd"} == {3}
     assert [each["title"] for each in results["models"]] == ["standard", "robust"]
     assert len({each["weights_sha256"] for each in results["models"]}) == 2
 
 
-def test_matrices_count_what_was_right_and_is_wrong() -> None:
+def test_matrices_count_correct_images_that_flip() -> None:
     for run in found()["runs"]:
         counts = np.array(run["matrix"])
         assert counts.shape == (10, 10) and not counts.diagonal().any() and counts.min() >= 0
@@ -80,8 +80,8 @@ def test_matrices_count_what_was_right_and_is_wrong() -> None:
 def test_the_csv_holds_the_same_numbers() -> None:
     with (folder() / "flips.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    assert tuple(header) == HEADER
-    told = {tuple(row[:5]): int(row[5]) for row in rows}
+    assert tuple(header) == CSV_HEADER
+    output = {tuple(row[:5]): int(row[5]) for row in rows}
     results = found()
     names, expected = results["base"]["classes"], {}
     for run in results["runs"]:
@@ -90,7 +90,7 @@ def test_the_csv_holds_the_same_numbers() -> None:
             if true != seen:
                 key = (run["model"], run["attack"], eps, names[true], names[seen])
                 expected[key] = run["matrix"][true][seen]
-    assert told == expected and len(rows) == len(expected) == 10 * 90
+    assert output == expected and len(rows) == len(expected) == 10 * 90
 
 
 def test_pairs_are_those_at_one_radius() -> None:
@@ -109,7 +109,7 @@ def test_pairs_are_those_at_one_radius() -> None:
         assert pair["both"] == 0 or (0 <= pair["share"] <= 1 and 0 < pair["p"] <= 1)
 
 
-def test_related_attacks_agree_and_the_numbers_are_those_of_json() -> None:
+def test_related_attacks_agree_and_json_has_the_same_numbers() -> None:
     pair = found()["agreement"]["attacks"][2]
     assert pair["both"] > 10 and pair["share"] > pair["chance"] and pair["p"] < 0.05
     again = done("flips", model("standard"), model("robust"), *WORDS, *SMALL, "--out", folder(), "--json")
@@ -154,15 +154,15 @@ def test_many_classes_and_none_that_flips_can_be_drawn(tmp_path: Path) -> None:
         assert picture.size[0] > 900 and len(picture.convert("RGB").getcolors(100_000) or ()) > 10
 
 
-def test_a_single_model_and_what_cannot_be_said_of_it(tmp_path: Path) -> None:
+def test_a_single_model_without_flips(tmp_path: Path) -> None:
     words = ("--attacks", "noise", "--eps", "1e-6", "--norm", "l2", "--out", tmp_path, "--set", "noise.tries=1")
-    told = done("flips", model("standard"), *words, "--rows", "20")
-    (line,) = [line for line in told.out.splitlines() if line.startswith("noise, L2 eps 1e-06")]
-    assert line.split()[-4:] == ["–", "1.000", "–", "1.000"] and "agreement of" not in told.out
+    output = done("flips", model("standard"), *words, "--rows", "20")
+    (line,) = [line for line in output.out.splitlines() if line.startswith("noise, L2 eps 1e-06")]
+    assert line.split()[-4:] == ["–", "1.000", "–", "1.000"] and "agreement of" not in output.out
     assert {path.name for path in tmp_path.iterdir()} >= {"flips.json", "flips.csv", "flips-standard.png"}
 
 
-def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_models_of_one_name_are_numbered(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     copied = tmp_path / "other" / "standard.safetensors"
     copied.write_bytes(model("standard").read_bytes())
@@ -195,8 +195,14 @@ def test_the_images_can_be_named(tmp_path: Path) -> None:
         ("--attacks pgd --eps 0", "eps 0 changes nothing"),
         ("--attacks pgd --eps 1.5", "reaches every image"),
         ("--attacks pgd --eps 0.1 --norm l3", "'l3'"),
-        ("--attacks pgd --eps 0.1 --set steps=3", "--set steps=3 is no setting of an attack"),
-        ("--attacks pgd --eps 0.1 --set pgd.steps", "--set pgd.steps is no setting of an attack"),
+        (
+            "--attacks pgd --eps 0.1 --set steps=3",
+            "--set takes attack.key=value, for example --set pgd.steps=40; got 'steps=3'.",
+        ),
+        (
+            "--attacks pgd --eps 0.1 --set pgd.steps",
+            "--set takes attack.key=value, for example --set pgd.steps=40; got 'pgd.steps'.",
+        ),
         ("--attacks pgd --eps 0.1 --set pgd.steps=3 --set pgd.steps=4", "--set pgd.steps is given twice"),
         ("--attacks pgd --eps 0.1 --set pgd.steps=few", "steps is 'few'; give a whole number"),
         ("--attacks pgd --eps 0.1 --set fgsm.steps=3", "'fgsm', which is not run"),
@@ -214,7 +220,7 @@ def test_what_is_refused(tmp_path: Path, words: str, why: str) -> None:
 def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     words = ("--attacks", "pgd", "--eps", "0.1", "--out", tmp_path / "o")
     two = tmp_path / "two.safetensors"
-    save_model(two, build_model(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), {})
+    save_model(build_model(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), two)
     assert "2 classes" in refused("flips", model("standard"), two, *words)
     assert "records no settings" in refused("flips", two, *words)
     assert "nowhere.safetensors" in refused("flips", tmp_path / "nowhere.safetensors", *words)

@@ -1,4 +1,4 @@
-"""Help: at once, with examples that can be copied; and every door into the commands."""
+"""Help is instant and has examples to copy; both entry points run the same commands."""
 
 from __future__ import annotations
 
@@ -53,27 +53,27 @@ def python(*words: str, environment: dict[str, str] | None = None) -> subprocess
 
 
 def shown(*words: str, width: int = 100) -> list[str]:
-    """Help as a terminal of that width shows it."""
+    """The lines of the help in a terminal of that width."""
     plain = {"COLUMNS": str(width), "TERMINAL_WIDTH": str(width), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
-    told = python("-m", "featuregen", *words, "--help", environment=plain)
-    assert (told.returncode, told.stderr) == (0, "")
-    return [line.strip() for line in told.stdout.splitlines()]
+    output = python("-m", "featuregen", *words, "--help", environment=plain)
+    assert (output.returncode, output.stderr) == (0, "")
+    return [line.strip() for line in output.stdout.splitlines()]
 
 
 def examples(lines: list[str]) -> list[str]:
     return [line for line in lines if line.startswith("featuregen ")]
 
 
-def test_help_of_the_whole_has_examples_and_every_command() -> None:
+def test_main_help_has_examples_and_every_command() -> None:
     lines = shown()
     assert "featuregen reproduce" in examples(lines) and "featuregen make-robust-dataset" in examples(lines)
-    told = "\n".join(lines)
-    assert "Exit codes: 0 done, 1 a check failed, 2 wrong use" in told
+    output = "\n".join(lines)
+    assert "Exit codes: 0 done, 1 a check failed, 2 wrong use" in output
     assert {*COMMANDS, "models"} == {*get_command(app).commands}  # type: ignore[attr-defined]  # a group, as below
-    assert all(re.search(rf"│ {name} ", told) for name in (*COMMANDS, "models"))
+    assert all(re.search(rf"│ {name} ", output) for name in (*COMMANDS, "models"))
 
 
-def test_every_example_stands_on_a_line_of_its_own_even_in_a_narrow_terminal() -> None:
+def test_every_example_has_its_own_line_even_in_a_narrow_terminal() -> None:
     lines = shown("make-robust-dataset", width=80)
     assert len(examples(lines)) >= 3
     for line in examples(lines):
@@ -83,43 +83,48 @@ def test_every_example_stands_on_a_line_of_its_own_even_in_a_narrow_terminal() -
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "models"])
-def test_the_examples_of_a_command_are_understood(name: str) -> None:
+def test_the_examples_of_a_command_are_parsed(name: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]  # a group, which typer's types do not say
-    told = [line.strip() for line in command.help.splitlines() if line.strip().startswith("featuregen ")]
-    assert told, "a command without an example"
-    for line in told:
+    output = [line.strip() for line in command.help.splitlines() if line.strip().startswith("featuregen ")]
+    assert output, "a command without an example"
+    for line in output:
         words = shlex.split(line)[1:]
         assert words[0] == name and len(line) <= 78, line
         command.make_context(name, words[1:])
 
 
-def test_help_waits_for_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from featuregen.cli import app\n"
         "try: app(['make-robust-dataset', '--help'])\n"
         "except SystemExit as end: code = end.code\n"
         "print('end', code, sorted({'torch', 'numpy', 'h5py', 'matplotlib'} & set(sys.modules)))"
     )
-    told = python("-c", code)
-    assert told.stdout.splitlines()[-1] == "end 0 []" and "--step-size" in told.stdout
+    output = python("-c", code)
+    assert output.stdout.splitlines()[-1] == "end 0 []" and "--step-size" in output.stdout
 
 
-@pytest.mark.parametrize("door", [["cli.py"], ["-m", "featuregen"]], ids=["python cli.py", "python -m featuregen"])
-def test_every_door_leads_to_the_same_commands(door: list[str]) -> None:
-    ended = python(*door, "make-dataset", "wrong")
+@pytest.mark.parametrize(
+    "entry_point", [["cli.py"], ["-m", "featuregen"]], ids=["python cli.py", "python -m featuregen"]
+)
+def test_both_entry_points_run_the_same_commands(entry_point: list[str]) -> None:
+    ended = python(*entry_point, "make-dataset", "wrong")
     assert ended.returncode == 2 and ended.stdout == ""
-    assert ended.stderr.startswith("error: Invalid value for") and len(ended.stderr.splitlines()) == 1
+    assert (
+        ended.stderr.startswith("error: 'wrong' is no kind of dataset; known: robust,")
+        and len(ended.stderr.splitlines()) == 1
+    )
 
 
-def test_a_terminal_without_drawing_characters_gets_the_table_all_the_same() -> None:
+def test_a_terminal_without_drawing_characters_still_gets_the_table() -> None:
     code = (
         "import sys; from featuregen.cli import app, main\n"
         "@app.command('say')\ndef say() -> None: print('3\u00d78\u00d78 \u2500\u2500')\n"
         "sys.argv = ['featuregen', 'say']; main()"
     )
-    told = python("-c", code, environment={"PYTHONIOENCODING": "ascii"})
-    assert told.returncode == 0, told.stderr
-    assert "3?8?8 ??" in told.stdout
+    output = python("-c", code, environment={"PYTHONIOENCODING": "ascii"})
+    assert output.returncode == 0, output.stderr
+    assert "3?8?8 ??" in output.stdout
 
 
 def test_without_a_command_the_help_is_shown() -> None:
@@ -127,14 +132,14 @@ def test_without_a_command_the_help_is_shown() -> None:
     assert ran.code == 2 and "Usage" in ran.out + ran.err and "error:" not in ran.err
 
 
-def test_help_in_this_process_ends_well() -> None:
+def test_help_in_this_process() -> None:
     assert "Usage" in done("--help").out and "Usage" in done("verify", "--help").out
 
 
 @pytest.mark.parametrize(
     ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
 )
-def test_threads_wait_briefly_unless_told_otherwise(
+def test_openmp_threads_spin_briefly_unless_set_otherwise(
     given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):

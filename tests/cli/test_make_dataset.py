@@ -1,4 +1,4 @@
-"""`make-robust-dataset` and `make-dataset`: what they write, find again, and what every option changes."""
+"""`make-robust-dataset` and `make-dataset`: what they write, what they reuse, and what every option changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def at(tree: Any, key: str) -> Any:
     return tree
 
 
-def test_the_robust_set_is_written_with_its_preview_and_its_paths_are_told(tmp_path: Path) -> None:
+def test_the_robust_dataset_is_written_with_its_preview_and_the_paths_are_printed(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "robust.h5"
     ran = made_robust(path)
     assert "training robust model" in ran.err
@@ -109,7 +109,7 @@ NAMED: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "words", "wanted"), NAMED, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_recipe_by_name_is_recorded_after_options_and_settings_had_their_say(
+def test_options_and_settings_win_over_a_named_recipe(
     tmp_path: Path, kind: str, words: str, wanted: dict[str, Any]
 ) -> None:
     which = "robust" if kind == "robust" else "standard"
@@ -123,7 +123,7 @@ def test_a_recipe_by_name_is_recorded_after_options_and_settings_had_their_say(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_named_recipe_is_recorded_and_gives_way_to_options(name: str, tmp_path: Path) -> None:
+def test_a_named_recipe_is_recorded(name: str, tmp_path: Path) -> None:
     path = tmp_path / "robust.h5"
     words = ("--source", model("robust"), "--recipe", name, "--steps", "2", "--set", "synthesis.robust.momentum=0.25")
     made_robust(path, *words)
@@ -171,7 +171,7 @@ def test_a_start_that_a_kind_cannot_have_is_refused(tmp_path: Path, kind: str, s
     assert not list(tmp_path.iterdir())
 
 
-def test_a_given_source_is_used_and_none_is_trained(tmp_path: Path) -> None:
+def test_a_saved_source_is_used_and_none_is_trained(tmp_path: Path) -> None:
     ran = make("rand", tmp_path / "it.h5", "--source", model("robust"))
     assert ran.err == "" and not (tmp_path / "models").exists()
     found = info(tmp_path / "it.h5")
@@ -184,7 +184,7 @@ def test_the_device_asked_for_does_the_work(tmp_path: Path) -> None:
     assert info(tmp_path / "it.h5")["software"]["device"].startswith("cpu")
 
 
-def test_images_of_ones_own_go_the_same_road(tmp_path: Path) -> None:
+def test_a_base_set_of_the_user(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     labels = np.arange(60) % 3
     images = (draw.integers(0, 100, (60, 9, 9, 3)) + 50 * labels[:, None, None, None]).astype(np.uint8)
@@ -216,7 +216,7 @@ def test_the_batch_size_changes_neither_labels_nor_starts(tmp_path: Path, kind: 
     assert np.allclose(small["norm"], whole["norm"], atol=0.05)
 
 
-def test_more_steps_come_closer_to_the_aim(tmp_path: Path) -> None:
+def test_more_steps_reach_a_smaller_objective(tmp_path: Path) -> None:
     make("robust", tmp_path / "it.h5", "--steps", "30", "--source", model("robust"))
     near, far = columns(tmp_path / "it.h5")["objective"], columns(dataset("robust"))["objective"]
     assert near.mean() < far.mean() and math.isfinite(near.mean())
@@ -227,13 +227,13 @@ def test_other_settings_do_not_replace_a_file_unless_forced(tmp_path: Path) -> N
     make("det", path, "--source", model("standard"))
     before = path.read_bytes()
     words = ("make-dataset", "det", "--config", tiny(), "--source", model("standard"), "--out", path, "--steps", "2")
-    told = refused(*words)
-    assert "steps is 3 there and 2 here" in told and "--force" in told and path.read_bytes() == before
+    message = refused(*words)
+    assert "steps is 3 there and 2 here" in message and "--force" in message and path.read_bytes() == before
     assert run(*words, "--force").code == 0
     assert info(path)["recipe"]["synthesis"]["steps"] == 2
 
 
-def test_a_taken_place_is_noticed_before_a_source_is_trained(tmp_path: Path) -> None:
+def test_an_existing_file_is_refused_before_a_source_is_trained(tmp_path: Path) -> None:
     path = tmp_path / "it.h5"
     make("det", path, "--source", model("standard"))
     assert "--force" in refused("make-dataset", "det", "--config", tiny(), "--out", path, "--steps", "2")
@@ -246,7 +246,7 @@ def test_settings_of_the_evaluation_alone_do_not_make_another_dataset(tmp_path: 
     assert ran.err == ""
 
 
-def test_the_picture_never_takes_the_place_of_the_dataset(tmp_path: Path) -> None:
+def test_the_picture_never_replaces_the_dataset(tmp_path: Path) -> None:
     assert "should end in .h5" in refused("make-dataset", "det", "--config", tiny(), "--out", tmp_path / "it.png")
 
 

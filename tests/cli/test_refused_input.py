@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that starts with "error:", exit code 2, and never a traceback."""
+"""Wrong input: one line that starts with "error:", exit code 2, and never a traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def base_set(path: Path, change: Change = lambda arrays: None, size: int = 8) -> Path:
-    """Random images in three classes, as others keep theirs; `change` spoils them."""
+    """Random images of three classes in a Keras-style file, with one fault made by `change`."""
     draw, labels = np.random.default_rng(0), np.arange(30) % 3
     images = draw.integers(0, 256, (30, size, size, 1)).astype(np.uint8)
     arrays: dict[str, Any] = {"x_train": images, "y_train": labels, "x_test": images[:9], "y_test": labels[:9]}
@@ -31,7 +31,10 @@ def base_set(path: Path, change: Change = lambda arrays: None, size: int = 8) ->
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("make-dataset wrong", "'nonrobust'"),
+        ("make-dataset wrong", "'wrong' is no kind of dataset; known: robust, nonrobust,"),
+        ("make-dataset detx", "'detx' is no kind of dataset; did you mean 'det'?"),
+        ("make-dataset detx --start noise", "'detx' is no kind of dataset"),
+        ("import . --kind detx", "'detx' is no kind of dataset; did you mean 'det'?"),
         ("make-dataset det --norm l3", "'linf'"),
         ("make-dataset det --dtype int8", "'uint8'"),
         ("make-dataset det --eps -1", "at least 0"),
@@ -76,7 +79,7 @@ def base_set(path: Path, change: Change = lambda arrays: None, size: int = 8) ->
         ("--nothing", "--nothing"),
     ],
 )
-def test_wrong_words(words: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_command_lines(words: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert why in refused(*words.split())
     assert not list(tmp_path.iterdir()), "nothing is begun"
@@ -117,8 +120,8 @@ def strange(path: Path) -> Path:
 @pytest.mark.parametrize("spoil", [text, empty, newer, strange])
 def test_a_file_that_is_no_dataset(tmp_path: Path, command: str, spoil: Callable[[Path], Path]) -> None:
     path = spoil(tmp_path / "it.h5")
-    told = refused(command, path)
-    assert str(path) in told and ("99" in told or spoil is not newer)
+    message = refused(command, path)
+    assert str(path) in message and ("99" in message or spoil is not newer)
 
 
 @pytest.mark.parametrize("command", ["info", "preview", "evaluate"])
@@ -135,10 +138,10 @@ def test_a_file_that_is_no_model(tmp_path: Path, words: str, spoil: Callable[[Pa
     assert str(path) in refused(*(word.format(path, det=dataset("det")) for word in words.split()))
 
 
-def test_a_dataset_is_no_place_for_another_thing(tmp_path: Path) -> None:
+def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
     path = text(tmp_path / "it.h5")
-    told = refused("make-dataset", "det", "--config", tiny(), "--source", model("standard"), "--out", path)
-    assert "--force" in told and path.read_text() == "a letter\n"
+    message = refused("make-dataset", "det", "--config", tiny(), "--source", model("standard"), "--out", path)
+    assert "--force" in message and path.read_text() == "a letter\n"
 
 
 # Base sets that do not fit -------------------------------------------------------------------------
@@ -148,19 +151,19 @@ def test_a_dataset_is_no_place_for_another_thing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [8, 10])
 def test_a_dataset_of_another_base_set(tmp_path: Path, words: str, size: int) -> None:
     other = base_set(tmp_path / "other.npz", size=size)
-    told = refused(*(word.format(other, det=dataset("det")) for word in words.split()))
-    assert "digits" in told and "--data" in told
+    message = refused(*(word.format(other, det=dataset("det")) for word in words.split()))
+    assert "digits" in message and "--data" in message
 
 
 @pytest.mark.parametrize("words", ["evaluate {} --data {npz}", "make-dataset det --source {} --data {npz}"])
 def test_a_model_of_other_images(tmp_path: Path, words: str) -> None:
     other = base_set(tmp_path / "other.npz", size=10)
-    told = refused(*(word.format(model("standard"), npz=other) for word in words.split()))
-    assert "(1, 8, 8)" in told and "(1, 10, 10)" in told
+    message = refused(*(word.format(model("standard"), npz=other) for word in words.split()))
+    assert "(1, 8, 8)" in message and "(1, 10, 10)" in message
 
 
 def test_a_source_of_other_classes(tmp_path: Path) -> None:
-    save_model(tmp_path / "two.safetensors", build_model(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), {})
+    save_model(build_model(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), tmp_path / "two.safetensors")
     assert "2 classes" in refused("make-dataset", "det", "--source", tmp_path / "two.safetensors")
 
 
@@ -195,8 +198,8 @@ def first_is(value: float) -> Callable[[Any], Any]:
 )
 def test_arrays_that_make_no_base_set(tmp_path: Path, change: Change, why: str) -> None:
     path = base_set(tmp_path / "bad.npz", change)
-    told = refused("make-dataset", "det", "--data", path, "--out", tmp_path / "o" / "it.h5")
-    assert str(path) in told and why in told
+    message = refused("make-dataset", "det", "--data", path, "--out", tmp_path / "o" / "it.h5")
+    assert str(path) in message and why in message
     assert not (tmp_path / "o").exists()
 
 
@@ -204,8 +207,8 @@ def test_images_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    told = refused("make-dataset", "det", "--data", "mnist", "--set", f"data.folder={tmp_path}", "--config", tiny())
-    assert "Cannot get mnist" in told and str(tmp_path) in told and "--data" in told
+    message = refused("make-dataset", "det", "--data", "mnist", "--set", f"data.folder={tmp_path}", "--config", tiny())
+    assert "Cannot get mnist" in message and str(tmp_path) in message and "--data" in message
 
 
 # Places that cannot be written ---------------------------------------------------------------------
@@ -224,8 +227,8 @@ def test_images_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_folder_that_cannot_be_written(tmp_path: Path, words: str, place: str) -> None:
     folder = place.format(text(tmp_path / "letter").parent)
     filled = [word.format(folder, standard=model("standard")) for word in words.split()]
-    told = refused(*filled, "--config", tiny())
-    assert folder in told
+    message = refused(*filled, "--config", tiny())
+    assert folder in message
 
 
 @pytest.mark.parametrize("command", ["preview {det} --out {}/it.png", "evaluate {det} --out {}"])

@@ -34,13 +34,13 @@ def recipe_of(path: Path) -> Any:
     ],
 )
 def test_the_loss(tmp_path: Path, words: tuple[str, ...], attacked: bool, alpha: float | None) -> None:
-    told = train(tmp_path / "it.safetensors", *words).out
+    output = train(tmp_path / "it.safetensors", *words).out
     recipe = recipe_of(tmp_path / "it.safetensors")
     assert (recipe["attack"] is not None) == attacked and recipe.get("alpha") == alpha
-    assert f"digits, {'mixed' if alpha else 'robust' if attacked else 'standard'} " in told
+    assert f"digits, {'mixed' if alpha else 'robust' if attacked else 'standard'} " in output
 
 
-def test_losses_of_no_other_name_make_the_same_model_as_before(tmp_path: Path) -> None:
+def test_equal_losses_train_equal_models(tmp_path: Path) -> None:
     for loss, which in (("standard", "standard"), ("adversarial", "robust")):
         train(tmp_path / f"{loss}.safetensors", "--loss", loss)
         found, known = (read_model_record(path) for path in (tmp_path / f"{loss}.safetensors", model(which)))
@@ -67,10 +67,10 @@ def test_a_random_start_alone_leaves_the_rest_of_the_attack_as_it_is(tmp_path: P
     assert attack["random_start"] and attack["step_size"] == 0.3 and attack["steps"] == 1
 
 
-def test_early_stopping_is_told_and_recorded(tmp_path: Path) -> None:
+def test_early_stopping_is_reported_and_recorded(tmp_path: Path) -> None:
     path = tmp_path / "it.safetensors"
     words = ("--loss", "mixed", "--early-stop", "adversarial", "--epochs", "4", "--held-out", "0.2", "--patience", "9")
-    told = train(path, *words).err
+    output = train(path, *words).err
     found = record(path)
     asked = {"early_stop": "adversarial", "held_out": 0.2, "patience": 9, "alpha": 0.5}
     assert asked.items() <= recipe_of(path).items()
@@ -78,7 +78,7 @@ def test_early_stopping_is_told_and_recorded(tmp_path: Path) -> None:
     kept = found["early_stop"]["kept"]
     assert len(errors) == 4 and kept == 1 + errors.index(min(errors))
     assert found["early_stop"]["ended"] == "all epochs are run"
-    assert f"note: robust model 0: the weights of epoch {kept} of 4 are kept, {min(errors):.1%} error" in told
+    assert f"note: robust model 0: the weights of epoch {kept} of 4 are kept, {min(errors):.1%} error" in output
     # Found again, with nothing to tell; and what it was trained with is read back as settings.
     before = trace(tmp_path / "models")
     assert train(path, *words).err == "" and trace(tmp_path / "models") == before
@@ -103,7 +103,7 @@ def test_a_standard_model_can_stop_by_its_clean_error(tmp_path: Path) -> None:
         ("--alpha 0.5", "--alpha 0.5 is for the mixed loss; add --loss mixed"),
         ("--alpha 0.5 --robust", "--alpha 0.5 is for the mixed loss"),
         ("--loss adversarial --alpha 0.5", "--alpha 0.5 is for the mixed loss"),
-        ("--loss mixed --alpha 0", "--alpha 0 leaves the attacked images alone"),
+        ("--loss mixed --alpha 0", "--alpha 0 trains on adversarial images alone; choose --loss adversarial"),
         ("--loss mixed --alpha 1", "alpha is 1.0; it must be at most 0.99"),
         ("--loss mixed --alpha -1", "alpha is -1.0; it must be at least 0"),
         ("--loss mixed --alpha nan", "alpha is nan; give a number"),
@@ -116,8 +116,11 @@ def test_a_standard_model_can_stop_by_its_clean_error(tmp_path: Path) -> None:
         ("--step-size -1", "step_size is -1; it must be at least 0"),
         ("--early-stop adversarial", "--early-stop adversarial needs an attack to train against; add --robust"),
         ("--early-stop soon", "'soon'"),
-        ("--patience 3", "--patience: nothing is held out without --early-stop"),
-        ("--held-out 0.2 --patience 3 --early-stop none", "--patience and --held-out: nothing is held out without"),
+        ("--patience 3", "--patience: without early stopping there is no validation set; add --early-stop"),
+        (
+            "--held-out 0.2 --patience 3 --early-stop none",
+            "--patience and --held-out: without early stopping there is no validation set",
+        ),
         ("--early-stop clean --patience -1", "patience is -1; it must be at least 0"),
         ("--early-stop clean --held-out 0", "held_out is 0.0; it must be above 0"),
         ("--early-stop clean --held-out 1", "held_out is 1.0; it must be at most 0.9"),
@@ -175,16 +178,16 @@ def test_an_attack_of_a_dataset_s_own_recipe_is_a_setting(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("--eps 0.5 --loss mixed", "leave out --eps, --loss mixed, or set an attack of theirs"),
+        ("--eps 0.5 --loss mixed", "leave out --eps, --loss mixed, or set the attack in that recipe"),
         ("--robust", "leave out --robust, or set"),
         ("--recipe paper", "leave out --recipe, or set"),
         ("--early-stop adversarial", "fresh.robust.early_stop is adversarial, but that recipe has no attack"),
-        ("--patience 2", "--patience: nothing is held out"),
+        ("--patience 2", "--patience: without early stopping there is no validation set"),
         ("--data nowhere.npz", "nowhere.npz"),
         ("--epochs 0", "fresh.robust.epochs is 0; it must be at least 1"),
     ],
 )
-def test_what_does_not_go_with_a_dataset(tmp_path: Path, words: str, why: str) -> None:
+def test_options_that_contradict_training_on_a_dataset(tmp_path: Path, words: str, why: str) -> None:
     out = tmp_path / "it.safetensors"
     assert why in refused("train", "--on", dataset("robust"), "--out", out, *words.split())
     assert not list(tmp_path.iterdir())
@@ -200,12 +203,11 @@ def test_another_model_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert record(path)["trained_on"]["name"] == "det (det.h5)"
 
 
-def test_defences_stand_in_one_table(tmp_path: Path) -> None:
-    """What `evaluate` says of several models is a comparison of their defences."""
+def test_defences_are_compared_in_one_table(tmp_path: Path) -> None:
     done("train", "--on", dataset("robust"), "--out", tmp_path / "dr.safetensors")
     train(tmp_path / "mixed.safetensors", "--loss", "mixed")
     paths = (model("standard"), model("robust"), tmp_path / "mixed.safetensors", tmp_path / "dr.safetensors")
-    told = done("evaluate", *paths, "--out", tmp_path, "--set", "evaluation.linf=[0.1,0.2]").out
-    lines = [line for line in told.splitlines() if ".safetensors" in line]
+    output = done("evaluate", *paths, "--out", tmp_path, "--set", "evaluation.linf=[0.1,0.2]").out
+    lines = [line for line in output.splitlines() if ".safetensors" in line]
     assert [line.split()[0] for line in lines] == [path.name for path in paths]
     assert all(len(line.split()) == 1 + 5 for line in lines), "clean, one L2, two Linf, and training accuracy"

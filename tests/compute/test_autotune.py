@@ -72,7 +72,7 @@ def test_candidates(able: None, precision: Precision, convolution: Convolution) 
         assert candidate_specs(settings) == ALLOWED[precision, convolution]
 
 
-def test_emulated_bf16_is_no_candidate_unless_asked_for(able: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_bf16_is_no_candidate_unless_requested(able: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(featuregen.compute.autotune, "multiplies_bf16", lambda device: False)
     assert candidate_specs(Runtime(device="cpu")) == [PLAIN, WINOGRAD]
     assert candidate_specs(Runtime(device="cpu", precision="bf16")) == [BF16]
@@ -117,10 +117,10 @@ def test_nothing_is_measured_where_nothing_is_open(able: None) -> None:
 
 
 def test_what_was_found_before_is_used_again(able: None, measured: Callable[[dict[ComputeSpec, float]], None]) -> None:
-    assert pick_compute_spec(Runtime(device="cpu"), never, WINOGRAD.arithmetic) == (WINOGRAD, False)
+    assert pick_compute_spec(Runtime(device="cpu"), never, WINOGRAD.numerics) == (WINOGRAD, False)
     # What the settings no longer allow, or the machine no longer can, is measured anew.
     measured({PLAIN: 1.0, BF16: 0.5})
-    assert pick_compute_spec(Runtime(device="cpu", convolution="direct"), net, WINOGRAD.arithmetic) == (BF16, True)
+    assert pick_compute_spec(Runtime(device="cpu", convolution="direct"), net, WINOGRAD.numerics) == (BF16, True)
 
 
 def test_every_candidate_is_really_timed() -> None:
@@ -142,7 +142,7 @@ def test_a_compiler_that_fails_is_announced(
     monkeypatch.setattr(torch, "compile", broken)
     settings = Runtime(device="cpu", precision="fp32", convolution="direct", compile=True)
     assert pick_compute_spec(settings, net) == (PLAIN, False)
-    assert "going on without torch.compile, which fails here: no working C++ compiler\n" in capsys.readouterr().err
+    assert "torch.compile fails here and is not used: no working C++ compiler\n" in capsys.readouterr().err
 
 
 def test_compiled_nets_are_asked_for_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_compiled_nets_are_asked_for_and_recorded(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "compile", fused)
     settings = Runtime(device="cpu", precision="fp32", convolution="direct", compile=True)
     compute, _ = pick_compute_spec(settings, net)
-    assert compute.arithmetic == {"precision": "fp32", "convolution": "direct", "compiled": "yes"}
+    assert compute.numerics == {"precision": "fp32", "convolution": "direct", "compiled": "yes"}
     assert calls
 
 
@@ -175,7 +175,7 @@ def test_torch_compile_gives_the_same_features() -> None:
 # The folder's memory ------------------------------------------------------------------------------
 
 
-def shop_in(folder: Path, architecture: str = "convnet") -> Experiment:
+def experiment_in(folder: Path, architecture: str = "convnet") -> Experiment:
     config: Config = load_config("digits", ["runtime.convolution=auto", f"model.architecture={architecture}"])
     return Experiment(config, folder)
 
@@ -184,13 +184,13 @@ def test_a_folder_remembers_what_was_measured(
     able: None, measured: Callable[[dict[ComputeSpec, float]], None], tmp_path: Path
 ) -> None:
     measured({PLAIN: 1.0, WINOGRAD: 0.5})
-    assert shop_in(tmp_path).compute == WINOGRAD
+    assert experiment_in(tmp_path).compute == WINOGRAD
     kept = json.loads((tmp_path / "models" / "arithmetic.json").read_text(encoding="utf-8"))
-    assert list(kept.values()) == [WINOGRAD.arithmetic]
+    assert list(kept.values()) == [WINOGRAD.numerics]
     # A later measurement would say otherwise, and is not made.
     measured({PLAIN: 1.0, WINOGRAD: 3.0})
-    assert shop_in(tmp_path).compute == WINOGRAD
-    assert shop_in(tmp_path / "elsewhere").compute == PLAIN
+    assert experiment_in(tmp_path).compute == WINOGRAD
+    assert experiment_in(tmp_path / "elsewhere").compute == PLAIN
 
 
 def test_a_damaged_memory_is_named(able: None, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_damaged_memory_is_named(able: None, tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"arithmetic\.json is damaged.*delete it"):
-        _ = shop_in(tmp_path).compute
+        _ = experiment_in(tmp_path).compute
 
 
 def test_nothing_is_written_where_nothing_was_measured(tmp_path: Path) -> None:

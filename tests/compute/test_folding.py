@@ -13,8 +13,8 @@ from featuregen.models import Classifier, build_model
 from featuregen.runtime import ComputeSpec
 
 
-def live_in(model: Classifier) -> Classifier:
-    """Batch norms that are far from doing nothing, as after training."""
+def randomize_norms(model: Classifier) -> Classifier:
+    """Random batch norms, far from identities, as after training."""
     draw = torch.Generator().manual_seed(1)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -27,11 +27,11 @@ def live_in(model: Classifier) -> Classifier:
     return model.eval()
 
 
-def lived_in(architecture: str, shape: tuple[int, int, int], wide: bool = False) -> Classifier:
+def with_random_norms(architecture: str, shape: tuple[int, int, int], wide: bool = False) -> Classifier:
     """`wide` enough for Winograd's kernels."""
     narrow = 8 if architecture in ("convnet", "resnet9", "preactresnet18") else 0
     settings = Model(architecture, 16 if wide else narrow)
-    return live_in(build_model(settings, shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0))
+    return randomize_norms(build_model(settings, shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0))
 
 
 def norms(model: nn.Module) -> int:
@@ -50,29 +50,29 @@ def norms(model: nn.Module) -> int:
     ],
 )
 def test_same_logits_and_features(architecture: str, shape: tuple[int, int, int], before: int, after: int) -> None:
-    model = lived_in(architecture, shape)
-    lean = folded_copy(model, ComputeSpec())
-    assert (norms(model), norms(lean)) == (before, after)
+    model = with_random_norms(architecture, shape)
+    folded = folded_copy(model, ComputeSpec())
+    assert (norms(model), norms(folded)) == (before, after)
     x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        for wanted, found in ((model.features(x), lean.features(x)), (model(x), lean(x))):
+        for wanted, found in ((model.features(x), folded.features(x)), (model(x), folded(x))):
             assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
-    assert not any(parameter.requires_grad for parameter in lean.parameters())
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_attacks_on_both_agree(standard: Classifier, images: torch.Tensor, labels: torch.Tensor) -> None:
     attack = Attack(norm="l2", eps=0.5, steps=20)
-    lean = folded_copy(standard, ComputeSpec())
+    folded = folded_copy(standard, ComputeSpec())
     with torch.no_grad():
         right = [
             (standard(pgd(net, images, labels, attack)).argmax(1) == labels).float().mean().item()
-            for net in (standard, lean)
+            for net in (standard, folded)
         ]
     assert abs(right[0] - right[1]) <= 0.005
 
 
-MACHINES = [
+SPECS = [
     pytest.param(ComputeSpec(), 1e-4, id="direct"),
     pytest.param(
         ComputeSpec(convolution="winograd"),
@@ -85,12 +85,12 @@ MACHINES = [
 ]
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("compute", "near"), SPECS)
 @pytest.mark.parametrize(("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16))])
 def test_pixels_get_the_same_gradient(
     architecture: str, shape: tuple[int, int, int], compute: ComputeSpec, near: float
 ) -> None:
-    model = lived_in(architecture, shape, wide=True)
+    model = with_random_norms(architecture, shape, wide=True)
     x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
 
     def gradient(net: Classifier) -> torch.Tensor:
@@ -105,11 +105,11 @@ def test_pixels_get_the_same_gradient(
     assert compute.precision == "fp32" or float((found - wanted).norm() / wanted.norm()) > 1e-4
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("compute", "near"), SPECS)
 @pytest.mark.parametrize(
     ("architecture", "shape"), [("convnet", (1, 8, 8)), ("resnet9", (3, 16, 16)), ("preactresnet18", (3, 16, 16))]
 )
-def test_refreshing_takes_over_weights_and_statistics(
+def test_sync_weights_copies_weights_and_statistics(
     architecture: str, shape: tuple[int, int, int], compute: ComputeSpec, near: float
 ) -> None:
     model = build_model(
@@ -120,45 +120,45 @@ def test_refreshing_takes_over_weights_and_statistics(
         [0.3] * shape[0],
         0,
     )
-    lean = FoldedModel(model.eval(), compute)
+    folded = FoldedModel(model.eval(), compute)
     x = torch.rand((4, *shape), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        before = lean.net(x)
-        live_in(model)
+        before = folded.model(x)
+        randomize_norms(model)
         for parameter in model.parameters():
             parameter.mul_(1.1)
-        lean.sync_weights()
-        anew, found = folded_copy(model, compute)(x), lean.net(x)
+        folded.sync_weights()
+        anew, found = folded_copy(model, compute)(x), folded.model(x)
     assert not torch.allclose(found, before, rtol=0.1)
     assert torch.allclose(found, anew, rtol=1e-5, atol=1e-5 * float(anew.abs().max()))
 
 
-def test_a_new_net_is_folded_like_one_that_has_lived() -> None:
-    """Its batch norms change nothing yet, so that leaving one out would change nothing either."""
+def test_an_untrained_net_is_folded_like_a_trained_one() -> None:
+    """Its batch norms are identities, so that leaving one out would change nothing."""
     new = build_model(Model("preactresnet18", 8), (3, 32, 32), 10, [0.4] * 3, [0.3] * 3, 0).eval()
     assert norms(folded_copy(new, ComputeSpec())) == 9
     assert (
         FoldedModel(new, ComputeSpec())._pairs
-        == FoldedModel(lived_in("preactresnet18", (3, 32, 32)), ComputeSpec())._pairs
+        == FoldedModel(with_random_norms("preactresnet18", (3, 32, 32)), ComputeSpec())._pairs
     )
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES)
+@pytest.mark.parametrize(("compute", "near"), SPECS)
 def test_the_model_itself_stays_as_it_is(compute: ComputeSpec, near: float) -> None:
-    model = lived_in("resnet9", (3, 16, 16), wide=True).train()
+    model = with_random_norms("resnet9", (3, 16, 16), wide=True).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    lean = FoldedModel(model, compute)
-    lean.sync_weights()
+    folded = FoldedModel(model, compute)
+    folded.sync_weights()
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
-    assert not lean.net.training and all(module.training for module in model.modules())
+    assert not folded.model.training and all(module.training for module in model.modules())
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize(("machine", "near"), MACHINES[:2])
+@pytest.mark.parametrize(("compute", "near"), SPECS[:2])
 @pytest.mark.parametrize("architecture", ["convnet", "resnet9"])
 def test_the_linear_end_for_inversion_is_kept(architecture: str, compute: ComputeSpec, near: float) -> None:
-    model = lived_in(architecture, (3, 16, 16), wide=True)
+    model = with_random_norms(architecture, (3, 16, 16), wide=True)
     x = torch.rand((4, 3, 16, 16), generator=torch.Generator().manual_seed(2)).requires_grad_(True)
     found = []
     for net in (model, folded_copy(model, compute)):

@@ -179,7 +179,7 @@ def test_no_gradient_at_all_is_no_nan(norm: Norm) -> None:
     assert torch.equal(image_norms(zero), torch.zeros(2, 1, 1, 1))
 
 
-# Momentum and Polyak's lengths (their paths: test_recipes.py) --------------------------------------
+# Momentum and Polyak's lengths (their paths: test_momentum.py) --------------------------------------
 
 
 def far_off(x: Tensor) -> Tensor:

@@ -55,21 +55,21 @@ def split(digits: BaseDataset) -> ImageSplit:
 @pytest.fixture(scope="module")
 def unseen(digits: BaseDataset) -> Examples:
     split = larger(digits.test)
-    return split.tensor(CPU), split.labels_tensor(CPU)
+    return split.images_tensor(CPU), split.labels_tensor(CPU)
 
 
 @pytest.fixture(scope="module")
 def attacked(split: ImageSplit, unseen: Examples) -> Examples:
     """With images trained on: half a point is to be more than two images."""
     rows = np.arange(121)
-    more = split.tensor(CPU, rows), torch.from_numpy(split.labels[rows])
+    more = split.images_tensor(CPU, rows), torch.from_numpy(split.labels[rows])
     return torch.cat([unseen[0], more[0]]), torch.cat([unseen[1], more[1]])
 
 
 def learnt(split: ImageSplit, recipe: Training, compute: ComputeSpec = FOLDED) -> Classifier:
     """Wide enough for Winograd's kernels to take six of its eight convolutions."""
     model = build_model(Model("resnet9", 16), (1, 16, 16), 10, [0.3], [0.37], seed=0)
-    train(model, split.tensor(CPU), split.labels_tensor(CPU), recipe, seed=0, compute=compute)
+    train(model, split.images_tensor(CPU), split.labels_tensor(CPU), recipe, seed=0, compute=compute)
     return model
 
 
@@ -106,9 +106,9 @@ def test_batch_norms_are_folded_here(wide_standard: Classifier, wide_robust: Cla
 
 
 def test_bf16_is_what_it_says(standard: Classifier, images: Tensor) -> None:
-    lean, plain = folded_copy(standard, BF16), standard.features(images[:8]).detach()
-    found = lean.features(images[:8])
-    assert found.dtype == torch.bfloat16 and {each.dtype for each in lean.net.parameters()} == {torch.bfloat16}
+    folded, plain = folded_copy(standard, BF16), standard.features(images[:8]).detach()
+    found = folded.features(images[:8])
+    assert found.dtype == torch.bfloat16 and {each.dtype for each in folded.net.parameters()} == {torch.bfloat16}
     # Rounded results alone would be within 2^-9 of the plain ones; here every layer has rounded.
     assert 2**-9 < float((found.float() - plain).norm() / plain.norm()) < 0.1
 
@@ -139,7 +139,10 @@ def test_attacks_are_as_strong(
 )
 def test_attacks_in_bf16_are_as_strong(standard: Classifier, digits: BaseDataset, attack: Attack) -> None:
     parts = (digits.test, digits.train)
-    examples = torch.cat([part.tensor(CPU) for part in parts]), torch.cat([part.labels_tensor(CPU) for part in parts])
+    examples = (
+        torch.cat([part.images_tensor(CPU) for part in parts]),
+        torch.cat([part.labels_tensor(CPU) for part in parts]),
+    )
     plain = fooled(standard, standard, examples, attack)
     assert 10 < plain < 90
     assert abs(fooled(standard, folded_copy(standard, BF16), examples, attack) - plain) <= 0.5
@@ -148,7 +151,7 @@ def test_attacks_in_bf16_are_as_strong(standard: Classifier, digits: BaseDataset
 def made_plainly(kind: str, recipe: Synthesis, model: Classifier, split: ImageSplit, rows: int) -> Tensor:
     """A set as stored, from the model as it is."""
     plan = make_plan(kind, split.labels, np.arange(rows), 10, seed=0)
-    base, start = split.tensor(CPU, plan.index), split.tensor(CPU, plan.start_index)
+    base, start = split.images_tensor(CPU, plan.index), split.images_tensor(CPU, plan.start_index)
     with frozen_eval(model):
         with torch.no_grad():
             aim = model.features(base)
@@ -170,7 +173,7 @@ def made(kind: str, recipe: Synthesis, model: Classifier, split: ImageSplit, row
 @torch.no_grad()
 def distance(model: Classifier, split: ImageSplit, stored: Tensor) -> float:
     """The mean relative feature distance from the base images, as the plain model sees it."""
-    aim = model.features(split.tensor(CPU, np.arange(len(stored))))
+    aim = model.features(split.images_tensor(CPU, np.arange(len(stored))))
     away: Tensor = (model.features(to_unit_range(stored)) - aim).norm(dim=1) / aim.norm(dim=1)
     return away.mean().item()
 
@@ -289,7 +292,14 @@ def test_models_trained_against_attacks_of_the_stand_in_are_as_robust(
         for seed in range(3):
             model = build_model(Model("convnet", 16), (1, 8, 8), 10, [0.3], [0.37], seed)
             assert kernels(folded_copy(model.eval(), compute)) == (compute == WINOGRAD)
-            train(model, digits.train.tensor(CPU), digits.train.labels_tensor(CPU), recipe, seed=seed, compute=compute)
+            train(
+                model,
+                digits.train.images_tensor(CPU),
+                digits.train.labels_tensor(CPU),
+                recipe,
+                seed=seed,
+                compute=compute,
+            )
             lost = fooled(model, model, (images, labels), replace(ATTACKS[0], eps=0.5))
             held.setdefault(compute, []).append(100 - lost)
     assert min(held[FOLDED]) > 50 and within_spread(held[WINOGRAD], held[FOLDED])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.compute.winograd import WinogradConv, available, takes
+from featuregen.compute.winograd import WinogradConv, available, supports
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs a C compiler with OpenMP")
 
@@ -78,7 +78,7 @@ def test_the_same_bits_every_time_and_for_any_number_of_threads() -> None:
 def test_other_weights_can_be_taken_over() -> None:
     first, second = conv_of(32, 48), conv_of(32, 48, bias=False)
     own = WinogradConv(first)
-    own.copy(second.weight.detach() * 2, torch.ones(48))
+    own.copy_weights(second.weight.detach() * 2, torch.ones(48))
     x = draw(2, 32, 8, 8)
     assert torch.allclose(own(x), F.conv2d(x, second.weight * 2, torch.ones(48), padding=1), atol=1e-4)
 
@@ -106,4 +106,4 @@ def test_a_second_gradient_is_refused() -> None:
     ],
 )
 def test_it_takes_what_it_can_do(layer: nn.Module, yes: bool) -> None:
-    assert takes(layer) is yes
+    assert supports(layer) is yes

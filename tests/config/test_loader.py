@@ -1,4 +1,4 @@
-"""Settings: what YAML means, what is refused and how, and that nothing is lost on the way through a file."""
+"""Settings: how YAML is read, what is refused and how, and round trips through files."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_configs_that_do_not_exist(name: str) -> None:
     ("word", "hint"),
     [("sttep", "did you mean 'steps'?"), ("zzz", "known: steps, eps."), ("epss", "did you mean 'eps'?")],
 )
-def test_closest(word: str, hint: str) -> None:
+def test_did_you_mean(word: str, hint: str) -> None:
     assert did_you_mean(word, ["steps", "eps"]) == hint
 
 
@@ -335,11 +335,11 @@ def test_polyak_is_for_features_and_measures_in_l2(tmp_path: Path, kind: str) ->
 
     if kind in ("rand", "det"):
         for ball in ("norm: l2, eps: 0.5", "norm: linf, eps: 0.1"):
-            told = f"synthesis.{kind}.schedule is polyak, which needs a goal that can be reached; use cosine."
-            assert refused(tmp_path, text(ball)) == told
+            message = f"synthesis.{kind}.schedule is polyak, which needs a goal that can be reached; use cosine."
+            assert refused(tmp_path, text(ball)) == message
         return
-    told = f"synthesis.{kind}.schedule is polyak, whose steps are measured in L2; its norm cannot be linf."
-    assert refused(tmp_path, text("norm: linf, eps: 0.1")) == told
+    message = f"synthesis.{kind}.schedule is polyak, whose steps are measured in L2; its norm cannot be linf."
+    assert refused(tmp_path, text("norm: linf, eps: 0.1")) == message
     for ball in ("norm: none", "norm: l2, eps: 0.5"):
         assert load_config(write(tmp_path, text(ball))).synthesis[kind].schedule == "polyak"
 

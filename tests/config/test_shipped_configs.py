@@ -1,4 +1,4 @@
-"""Configs of sets that no test has: each from end to end, on a set of a few images and with its work cut down."""
+"""The shipped configs end to end, on a few random images, with few steps and epochs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NAMES = [
     pytest.param("cifar10-fast", marks=pytest.mark.slow),
     pytest.param("cifar10-paper", marks=pytest.mark.slow),
 ]
-# The class that the files' names tell.
+# The third class name, which the base set's file name implies.
 THIRD = {"mnist": "2", "fashion-mnist": "Pullover", "cifar10": "bird"}
 
 
 def coloured(folder: Path, name: str) -> Path:
-    """Each class has a colour of its own, so that a net learns something in one epoch."""
+    """Images whose brightness depends on the class, so that a network learns something in one epoch."""
     draw, path = np.random.default_rng(0), folder / f"{name}.npz"
     shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
     labels = np.arange(ROWS) % 10
@@ -85,14 +85,14 @@ def test_the_papers_recipes_are_those_of_the_paper() -> None:
         assert made.rows == 0 and made.momentum == 0
 
 
-def test_a_normaliser_can_be_given(tmp_path: Path) -> None:
+def test_mean_and_std_can_be_set(tmp_path: Path) -> None:
     data = coloured(tmp_path, "cifar10")
     words: tuple[str | Path, ...] = ("--config", "cifar10-cpu", "--data", data, *cut_down("cifar10-cpu"))
     own = ("--set=model.mean=[0.1,0.2,0.3]", "--set=model.std=[0.4,0.5,0.6]")
     done("train", *words, *own, "--out", tmp_path / "m.safetensors")
-    model, record = load_model(tmp_path / "m.safetensors")
+    model = load_model(tmp_path / "m.safetensors")
     assert model.mean.tolist() == pytest.approx([0.1, 0.2, 0.3]) and model.std.tolist() == pytest.approx(
         [0.4, 0.5, 0.6]
     )
-    settings = record["settings"]["model"]
+    settings = model.record["settings"]["model"]
     assert (settings["mean"], settings["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.data import BaseDataset
-from featuregen.data.on_disk import Hdf5Images
+from featuregen.data import BaseDataset, Hdf5Rows
 from featuregen.errors import UserError
 from featuregen.storage import read_columns
 from tests.helpers.cli_runs import TINY, done, info, refused
@@ -66,8 +66,8 @@ def test_hdf5_holds_what_an_npz_holds(tmp_path: Path, options: dict[str, Any]) -
     assert here.digest == there.digest and here.size == there.size.__class__(**vars(there.size) | {"in_memory": False})
     assert here.train.labels.tolist() == there.train.labels.tolist()
     for rows in (slice(3, 9), slice(None), np.array([7, 7, 0, 29, 3]), np.array([], dtype=np.int64), np.array([29, 0])):
-        assert torch.equal(here.train.tensor(CPU, rows), there.train.tensor(CPU, rows))
-    pictures, tensor = here.train.on(CPU), there.train.tensor(CPU)
+        assert torch.equal(here.train.images_tensor(CPU, rows), there.train.images_tensor(CPU, rows))
+    pictures, tensor = here.train.to(CPU), there.train.images_tensor(CPU)
     assert len(pictures) == 30 and pictures.shape == tensor.shape and pictures.device == CPU
     for chosen in (slice(2, 30, 3), torch.tensor([4, 1, 4]), tensor.flatten(1).mean(1) > 0.5):
         assert torch.equal(pictures[chosen], tensor[chosen])
@@ -86,7 +86,7 @@ def test_a_folder_holds_what_an_npz_holds(tmp_path: Path, shape: tuple[int, ...]
     assert here.digest == there.digest and here.classes == ("class 0", "class 1", "class 2")
     assert here.name == "pictures" and not here.in_memory
     rows = np.array([11, 2, 2])
-    assert torch.equal(here.test.tensor(CPU, rows), there.test.tensor(CPU, rows))
+    assert torch.equal(here.test.images_tensor(CPU, rows), there.test.images_tensor(CPU, rows))
 
 
 def test_known_sets_are_known_by_the_file_too(tmp_path: Path, digits: BaseDataset) -> None:
@@ -99,10 +99,18 @@ def test_other_processes_read_for_themselves(tmp_path: Path) -> None:
 
     arrays = make_arrays(12)
     images = load(as_hdf5(tmp_path / "a.h5", arrays)).train.images
-    assert isinstance(images, Hdf5Images)
+    assert isinstance(images, Hdf5Rows)
     first = images[slice(0, 2)]
     again = pickle.loads(pickle.dumps(images))
     assert np.array_equal(again[slice(0, 2)], first)
+
+
+def test_a_replaced_file_is_noticed(tmp_path: Path) -> None:
+    base = load(as_hdf5(tmp_path / "a.h5", make_arrays(12)))
+    as_hdf5(tmp_path / "b.h5", make_arrays(13))
+    os.replace(tmp_path / "b.h5", tmp_path / "a.h5")
+    with pytest.raises(UserError, match=r"a\.h5 was replaced while it was in use; start again\."):
+        base.train.images_tensor()
 
 
 # The same models and datasets ----------------------------------------------------------------------
@@ -115,16 +123,16 @@ def test_models_and_datasets_are_the_same(tmp_path: Path, small: Arrays, kind: s
         "npz": save(tmp_path / "few.npz", small), "h5": as_hdf5(tmp_path / "few.h5", small),
         "folder": as_folder(tmp_path / "few", small),
     }  # fmt: skip
-    found, weights = {}, {}
+    columns, weights = {}, {}
     for name, data in places.items():
         out = tmp_path / name / f"{kind}.h5"
         done("make-dataset", kind, "--config", tmp_path / "tiny.yaml", "--data", data, "--out", out)
         done("verify", out)
-        found[name] = read_columns(out, ["images", "labels", "index", "start_index", "objective"])
+        columns[name] = read_columns(out, ["images", "labels", "index", "start_index", "objective"])
         weights[name] = info(out)["source_model"]["weights_sha256"]
     assert len(set(weights.values())) == 1
     for name in ("h5", "folder"):
-        assert all(np.array_equal(found[name][column], found["npz"][column]) for column in found["npz"])
+        assert all(np.array_equal(columns[name][column], columns["npz"][column]) for column in columns["npz"])
 
 
 def test_a_fresh_model_is_the_same(tmp_path: Path, small: Arrays) -> None:
@@ -154,8 +162,8 @@ def test_an_image_set_can_be_attacked(tmp_path: Path, small: Arrays) -> None:
         "--out",
         tmp_path / "fgsm.h5",
     ]
-    told = done("attack", net, *words, "--data", data).json()
-    assert told["images"] == {"name": "few", "split": "test", "count": 20}
+    results = done("attack", net, *words, "--data", data).json()
+    assert results["images"] == {"name": "few", "split": "test", "count": 20}
 
 
 def test_the_plan_counts_no_images_that_stay_on_disk(tmp_path: Path, small: Arrays) -> None:
@@ -183,20 +191,20 @@ def test_hdf5_that_makes_no_set_is_a_sentence(tmp_path: Path) -> None:
     good = make_arrays(12)
     path = tmp_path / "a.h5"
 
-    def told(**changes: Any) -> str:
+    def error_of(**changes: Any) -> str:
         as_hdf5(path, {**good, **changes})
         with pytest.raises(UserError) as caught:
             load(path)
         return str(caught.value)
 
-    assert "x_train is float32 of shape (12, 4, 5, 3); give uint8" in told(x_train=good["x_train"].astype("f4"))
-    assert "C 1 or 3" in told(x_train=np.zeros((12, 4, 5, 2), np.uint8))
-    assert "has 11 images and not as many labels" in told(x_train=good["x_train"][:11])
-    assert "give one image shape" in told(x_test=np.zeros((12, 4, 4, 3), np.uint8))
-    assert "y_test is empty" in told(x_test=np.zeros((0, 4, 5, 3), np.uint8), y_test=np.zeros(0, np.int64))
-    assert "give integer labels" in told(y_train=good["y_train"].astype("f4"))
-    assert "has no 1; number the classes from 0" in told(y_train=np.where(good["y_train"] == 1, 2, good["y_train"]))
-    assert "the training set ends at 2" in told(y_test=np.full(12, 5))
+    assert "x_train is float32 of shape (12, 4, 5, 3); give uint8" in error_of(x_train=good["x_train"].astype("f4"))
+    assert "C 1 or 3" in error_of(x_train=np.zeros((12, 4, 5, 2), np.uint8))
+    assert "has 11 images and not as many labels" in error_of(x_train=good["x_train"][:11])
+    assert "give one image shape" in error_of(x_test=np.zeros((12, 4, 4, 3), np.uint8))
+    assert "y_test is empty" in error_of(x_test=np.zeros((0, 4, 5, 3), np.uint8), y_test=np.zeros(0, np.int64))
+    assert "give integer labels" in error_of(y_train=good["y_train"].astype("f4"))
+    assert "has no 1; number the classes from 0" in error_of(y_train=np.where(good["y_train"] == 1, 2, good["y_train"]))
+    assert "the training set ends at 2" in error_of(y_test=np.full(12, 5))
     with h5py.File(path, "w") as root:
         root["x_train"] = good["x_train"]
     assert "has no array y_train of its own" in refused("make-dataset", "det", "--data", path)
@@ -241,7 +249,7 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
     with h5py.File(path, "a") as root:
         del root["x_train"]
         root.create_dataset("x_train", (12, 30000, 30000, 1), np.uint8, chunks=(1, 30000, 30000, 1), compression="gzip")
-    with pytest.raises(UserError, match="in chunks of 858 MiB, of which a row takes one"):
+    with pytest.raises(UserError, match="in chunks of 858 MiB, and reading a row reads a chunk"):
         load(path)
 
 
@@ -252,36 +260,36 @@ def test_rows_that_go_bad_later_are_a_sentence(tmp_path: Path) -> None:
     content[at] ^= 1
     (tmp_path / "a.h5").write_bytes(content)
     with pytest.raises(UserError, match="x_train cannot be read"):
-        base.train.tensor(CPU, np.array([5]))
+        base.train.images_tensor(CPU, np.array([5]))
 
 
 def test_folders_that_make_no_set_are_a_sentence(tmp_path: Path) -> None:
     path = as_folder(tmp_path / "a", make_arrays(12))
 
-    def told() -> str:
+    def error_of() -> str:
         with pytest.raises(UserError) as caught:
             load(path).digest  # noqa: B018 - pictures are decoded when they are asked for
         return str(caught.value)
 
     (path / "test" / "another").mkdir()
-    assert "has the class another, of which there are no training images" in told()
+    assert "has the class another, which has no training images" in error_of()
     (path / "test" / "another").rmdir()
     (path / "train" / "empty").mkdir()
-    assert "has no pictures; put some there" in told()
+    assert "has no images; put some there" in error_of()
     (path / "train" / "empty").rmdir()
     odd = path / "train" / "class 1" / "0001.png"
     Image.new("RGB", (7, 7)).save(odd)
-    assert f"{odd} is 7×7 pixels and the first picture 5×4" in told()
+    assert f"{odd} is 7×7 pixels and the first image 5×4" in error_of()
     odd.write_bytes(odd.read_bytes()[:50])
-    assert str(odd) in told()
+    assert str(odd) in error_of()
     odd.write_bytes(b"words")
-    assert f"{odd} is no picture that can be read" in told()
+    assert f"{odd} is no readable image" in error_of()
     shutil.rmtree(path / "test")
-    assert f"{path} has no folder test" in told()
+    assert f"{path} has no folder test" in error_of()
     shutil.rmtree(path / "train" / "class 1")
     (path / "test").mkdir()
     shutil.rmtree(path / "train" / "class 2")
-    assert "has 1 folders of classes; two are needed" in told()
+    assert "has 1 class folders; give at least two" in error_of()
 
 
 # Memory --------------------------------------------------------------------------------------------
@@ -319,7 +327,7 @@ def test_memory_does_not_grow_with_the_base_set(tmp_path: Path) -> None:
                     array[first : first + 1000] = draw.integers(0, 256, (min(1000, count), 32, 32, 3), np.uint8)
         outs = [str(tmp_path / f"{rows} {run}") for run in (1, 2)]
         runs = [[sys.executable, "-c", _MEASURED, str(config), str(data), out] for out in outs]
-        told = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in runs]
-        peaks.append(min(map(json.loads, told)))
+        outputs = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in runs]
+        peaks.append(min(map(json.loads, outputs)))
     print(f"peak memory: {[round(peak / 1e6) for peak in peaks]} MB")
     assert peaks[1] < peaks[0] + 60e6

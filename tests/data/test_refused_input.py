@@ -1,4 +1,4 @@
-"""Every way a `.npz` can be wrong is told in one sentence, and none of them runs code."""
+"""Every way a `.npz` can be wrong is refused in one sentence, and none of them runs code."""
 
 from __future__ import annotations
 

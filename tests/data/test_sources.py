@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from featuregen.config import Data
-from featuregen.data import ImageSplit, balanced_rows, load_images
+from featuregen.data import BaseDataset, ImageSplit, balanced_rows, load_images
 from featuregen.errors import UserError
 from tests.helpers.image_files import Arrays, load, make_arrays, save
 
@@ -57,11 +57,17 @@ def test_sha256_follows_its_definition() -> None:
     assert ImageSplit(images, labels[::-1]).sha256 != ImageSplit(images, labels).sha256
 
 
+def test_a_name_or_a_path_is_enough(tmp_path: Path, digits: BaseDataset) -> None:
+    path = save(tmp_path / "mine.npz", make_arrays())
+    assert load_images("digits").digest == digits.digest
+    assert load_images(str(path)).digest == load_images(path).digest == load(path).digest
+
+
 @pytest.mark.parametrize("rows", [None, slice(1, 4), np.array([5, 0, 2])])
 def test_tensors_are_nchw_between_0_and_1(rows: Any) -> None:
     arrays = make_arrays()
     split = ImageSplit(arrays["x_train"], arrays["y_train"].astype(np.int64))
-    pixels, labels = split.tensor(CPU, rows), split.labels_tensor(CPU, rows)
+    pixels, labels = split.images_tensor(CPU, rows), split.labels_tensor(CPU, rows)
     chosen = split.images if rows is None else split.images[rows]
     assert pixels.dtype == torch.float32 and pixels.is_contiguous() and labels.dtype == torch.int64
     expected = chosen.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
@@ -74,7 +80,7 @@ def test_tensors_are_copies() -> None:
     arrays = make_arrays(shape=(4, 4, 1))
     split = ImageSplit(arrays["x_train"], arrays["y_train"].astype(np.int64))
     before = split.images.copy(), split.labels.copy()
-    split.tensor(CPU).zero_()
+    split.images_tensor(CPU).zero_()
     split.labels_tensor(CPU).zero_()
     assert np.array_equal(split.images, before[0]) and np.array_equal(split.labels, before[1])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuregen.data import KNOWN
+from featuregen.data import NAMED_SETS
 from featuregen.publish.layout import licence_of
 from tests.helpers.cli_runs import done, model, refused
 from tests.helpers.image_files import make_arrays, save
@@ -102,12 +102,12 @@ def test_results_of_ones_own_come_onto_the_card(made: Path) -> None:
 def test_the_table_of_licences_is_what_featuregen_knows() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| (.+?) \| `(.+?)` \|$", section("Licence and citation"), re.MULTILINE)
     assert {name: text.partition(" (")[0] for name, text, _ in rows} == {
-        name: known.licence for name, known in KNOWN.items()
+        name: known.licence for name, known in NAMED_SETS.items()
     }
     assert {name: hub for name, _, hub in rows} == {
-        name: licence_of(known.licence).hub for name, known in KNOWN.items()
+        name: licence_of(known.licence).hub for name, known in NAMED_SETS.items()
     }
-    assert all(known.citation for known in KNOWN.values())
+    assert all(known.citation for known in NAMED_SETS.values())
 
 
 def base_set(name: str) -> Path:

@@ -1,19 +1,18 @@
-"""Accuracy under attack, and what different judges see."""
+"""Clean accuracy, and accuracy under attack."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from featuregen.attacks import pgd
 from featuregen.config import Attack, Evaluation
-from featuregen.evaluation import Accuracy, evaluate, label_agreement, nearest_neighbour, predict
-from featuregen.models import Classifier
+from featuregen.evaluation import evaluate, predict
+from featuregen.models import Accuracy, Classifier
 
 RADII = Evaluation(l2=(0.5, 0.25, 1.0, 0.0), linf=(0.1, 0.05), steps=5)
 
@@ -107,55 +106,16 @@ def test_predictions_are_made_in_eval_mode(standard: Classifier, images: Tensor,
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), standard.buffers(), strict=True))
 
 
-# Judges -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("batch_size", "block_size"), [(7, 5000), (500, 100), (7, 1)])
-def test_the_nearest_neighbour_is_that_of_brute_force(
-    images: Tensor, labels: Tensor, batch_size: int, block_size: int
-) -> None:
-    own = torch.arange(0, 359, 6)
-    noise = 0.05 * torch.randn(len(own), 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    looked_at = (images[own] + noise).clamp(0, 1)
-    found = nearest_neighbour(looked_at, own, images, labels, batch_size, block_size)
-    pixels, known = looked_at.flatten(1).double().numpy(), images.flatten(1).double().numpy()
-    expected = []
-    for row, (image, left_out) in enumerate(zip(pixels, own.tolist(), strict=True)):
-        distances = np.sqrt(((known - image) ** 2).sum(1))
-        assert distances.argmin() == left_out, row
-        distances[left_out] = np.inf
-        expected.append(int(labels[distances.argmin()]))
-    assert found.tolist() == expected
-
-
-def test_the_own_row_is_left_out_and_no_other() -> None:
-    known = torch.tensor([0.0, 0.1, 0.9]).view(3, 1, 1, 1)
-    labels = torch.tensor([5, 6, 7])
-    looked_at = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1)
-    for block_size in (1, 2, 5000):
-        found = nearest_neighbour(looked_at, torch.tensor([0, 1, 2]), known, labels, block_size=block_size)
-        assert found.tolist() == [6, 5, 6]
-
-
-@pytest.mark.parametrize(
-    ("seen", "true", "stored", "expected"),
-    [
-        ([0, 1, 2, 3], [0, 0, 0, 0], [1, 1, 1, 1], {"true": 0.25, "stored": 0.25, "neither": 0.5}),
-        # The rows whose label was not changed tell nothing.
-        ([0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1], {"true": 0.0, "stored": 1.0, "neither": 0.0}),
-        ([4, 0, 1, 0], [4, 0, 0, 0], [4, 1, 1, 1], {"true": 2 / 3, "stored": 1 / 3, "neither": 0.0}),
-    ],
-)
-def test_judged(seen: list[int], true: list[int], stored: list[int], expected: dict[str, float]) -> None:
-    assert label_agreement(torch.tensor(seen), torch.tensor(true), torch.tensor(stored)) == pytest.approx(expected)
-
-
-def test_judging_needs_rows_with_a_changed_label() -> None:
-    same = torch.tensor([1, 2])
-    assert all(np.isnan(value) for value in label_agreement(same, same, same).values())
-
-
 def test_a_radius_is_found_again_under_its_name(standard: Classifier, images: Tensor, labels: Tensor) -> None:
     settings = Evaluation(l2=(128 / 255, 0.25), headline=0.25, steps=1)
     found = evaluate(standard, images[:20], labels[:20], settings).l2
     assert [float(name) for name in found] == [0.25, 128 / 255] and "0.25" in found
+
+
+def test_accuracy_has_a_table_for_notebooks() -> None:
+    html = Accuracy(0.5, {"0.25": 0.4}, {})._repr_html_()
+    assert "<td>L2 eps 0.25</td><td>40.0%</td>" in html and "Linf" not in html
+
+
+def test_settings_may_be_left_out(standard: Classifier, images: Tensor, labels: Tensor) -> None:
+    assert evaluate(standard, images[:8], labels[:8]) == evaluate(standard, images[:8], labels[:8], Evaluation())

@@ -1,4 +1,4 @@
-"""Masked gradients: honest nets pass, and each way to hide a gradient is seen by the check that should see it."""
+"""Gradient masking: ordinary models pass, and each way to mask a gradient is flagged by the check made for it."""
 
 from __future__ import annotations
 
@@ -15,45 +15,54 @@ from torch import Tensor, nn
 from featuregen import check_gradient_masking
 from featuregen.config import Model
 from featuregen.errors import UserError
-from featuregen.evaluation.gradient_masking import FEWEST, MARGIN, MaskingCheck, MaskingReport, _beats
+from featuregen.evaluation.gradient_masking import MIN_IMAGES, MaskingReport
+from featuregen.evaluation.masking_checks import MIN_LEAD, MaskingCheck, significantly_more
 from featuregen.models import Classifier, build_model
 
-# So few, since it is nets of the same shape that answer, and a mask shows in most of its images.
+# So few, since a mask shows in most images.
 COUNT = 60
 LESS: dict[str, Any] = {"steps": 8, "queries": 100}
 CHECKS = [
-    "same answer twice", "slope", "one step or many", "without gradients", "without a limit", "more effort",
+    "deterministic predictions",
+    "non-zero gradient",
+    "one step against many",
+    "gradient-free attacks",
+    "unbounded attack",
+    "more steps and restarts",
     "random noise",
-]  # fmt: skip
+]
+DETERMINISTIC, GRADIENT, ONE_STEP, GRADIENT_FREE, UNBOUNDED, MORE, NOISE = CHECKS
 
 
-def flagged(verdict: MaskingReport) -> set[str]:
-    return {check.name for check in verdict.checks if not check.ok}
+def flagged(report: MaskingReport) -> set[str]:
+    return {check.name for check in report.checks if not check.ok}
 
 
-def check(verdict: MaskingReport, name: str) -> MaskingCheck:
-    (found,) = [each for each in verdict.checks if each.name == name]
+def check(report: MaskingReport, name: str) -> MaskingCheck:
+    (found,) = [each for each in report.checks if each.name == name]
     return found
 
 
-def rates(verdict: MaskingReport, name: str) -> dict[str, float]:
-    return {rate.name: rate.lost for rate in check(verdict, name).rates}
+def rates(report: MaskingReport, name: str) -> dict[str, float]:
+    return {rate.name: rate.lost for rate in check(report, name).rates}
 
 
-# Honest nets --------------------------------------------------------------------------------------
+# Models without masking ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("linf", 0.2), ("l2", 0.75)])
 @pytest.mark.parametrize("which", ["standard", "robust"])
-def test_an_honest_net_passes(which: str, norm: str, eps: float, request: Any, images: Tensor, labels: Tensor) -> None:
+def test_a_model_without_masking_passes(
+    which: str, norm: str, eps: float, request: Any, images: Tensor, labels: Tensor
+) -> None:
     net = request.getfixturevalue(which)
     found = check_gradient_masking(net, images[:COUNT], labels[:COUNT], norm=norm, eps=eps, **LESS)
     assert found.ok and not flagged(found), found
     assert [each.name for each in found.checks] == CHECKS and all(each.meaning for each in found.checks)
     assert found.images == COUNT and found.attacked == round(found.accuracy * COUNT) > 50
-    white = rates(found, "without gradients")["white box"]
-    assert white >= rates(found, "random noise")["noise"] and (eps < 0.1 or white > 0.3)
-    assert rates(found, "without a limit") == {"any change": 1.0}
+    white = rates(found, GRADIENT_FREE)["white box"]
+    assert white >= rates(found, NOISE)["noise"] and (eps < 0.1 or white > 0.3)
+    assert rates(found, UNBOUNDED) == {"unbounded": 1.0}
 
 
 def test_a_net_of_two_classes_and_one_of_another_make_pass(images: Tensor, labels: Tensor) -> None:
@@ -68,7 +77,7 @@ def test_a_net_of_two_classes_and_one_of_another_make_pass(images: Tensor, label
         line.weight.copy_(torch.stack([-apart, apart]))
         line.bias.copy_(torch.tensor([1.0, -1.0]) * (flat @ apart).mean())
     found = check_gradient_masking(net.eval(), images[few], labels[few], eps=0.2, **LESS)
-    assert found.ok and found.accuracy > 0.95 and rates(found, "more effort")["white box"] > 0
+    assert found.ok and found.accuracy > 0.95 and rates(found, MORE)["white box"] > 0
     assert all(parameter.requires_grad for parameter in net.parameters()), "left as they were"
 
 
@@ -91,7 +100,7 @@ class Mask(nn.Module):
 
 
 class Saturated(Mask):
-    """So sure that float32 has no slope left; the difference of logits has."""
+    """So confident that cross-entropy has no gradient in float32; the difference of logits has."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x)
@@ -139,83 +148,87 @@ class Trap(Mask):
 
 
 class Decoy(Mask):
-    """Its own answers, with the slope of a net that learnt nothing."""
+    """Its own predictions, with the gradient of an untrained model."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
         self.other = build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=9).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        own, value_and_grad = self.net(x).detach(), self.other(x)
-        logits: Tensor = own + value_and_grad - value_and_grad.detach()
+        own, decoy = self.net(x).detach(), self.other(x)
+        logits: Tensor = own + decoy - decoy.detach()
         return logits
 
 
 @pytest.mark.parametrize(
-    ("mask", "seen_by", "passed"),
+    ("mask", "flagged_by", "passed"),
     [
-        (Saturated, {"slope"}, {"without gradients", "without a limit", "more effort"}),
-        (Rounded, {"slope", "without gradients", "without a limit"}, {"same answer twice"}),
-        (Cosines, {"slope", "without gradients", "without a limit"}, {"same answer twice"}),
-        (Cut, {"slope", "without gradients", "without a limit"}, {"same answer twice"}),
-        (Shattered, {"without gradients"}, {"same answer twice", "slope"}),
-        (Decoy, {"without gradients"}, {"same answer twice", "slope"}),
-        (Trap, {"one step or many", "without gradients", "random noise"}, {"same answer twice", "slope"}),
-        (Jittered, {"same answer twice"}, {"slope"}),
+        (Saturated, {GRADIENT}, {GRADIENT_FREE, UNBOUNDED, MORE}),
+        (Rounded, {GRADIENT, GRADIENT_FREE, UNBOUNDED}, {DETERMINISTIC}),
+        (Cosines, {GRADIENT, GRADIENT_FREE, UNBOUNDED}, {DETERMINISTIC}),
+        (Cut, {GRADIENT, GRADIENT_FREE, UNBOUNDED}, {DETERMINISTIC}),
+        (Shattered, {GRADIENT_FREE}, {DETERMINISTIC, GRADIENT}),
+        (Decoy, {GRADIENT_FREE}, {DETERMINISTIC, GRADIENT}),
+        (
+            Trap,
+            {ONE_STEP, GRADIENT_FREE, NOISE},
+            {DETERMINISTIC, GRADIENT},
+        ),
+        (Jittered, {DETERMINISTIC}, {GRADIENT}),
     ],
 )
-def test_a_masked_net_is_flagged(
-    mask: type[Mask], seen_by: set[str], passed: set[str], standard: Classifier, images: Tensor, labels: Tensor
+def test_a_masked_model_is_flagged(
+    mask: type[Mask], flagged_by: set[str], passed: set[str], standard: Classifier, images: Tensor, labels: Tensor
 ) -> None:
     torch.manual_seed(0)
     found = check_gradient_masking(mask(standard), images[:COUNT], labels[:COUNT], eps=0.15, **LESS)
-    assert not found.ok and flagged(found) >= seen_by and not flagged(found) & passed, found
-    assert check(found, "slope").rates[0].lost == (1 if "slope" in seen_by else 0)
+    assert not found.ok and flagged(found) >= flagged_by and not flagged(found) & passed, found
+    assert check(found, GRADIENT).rates[0].lost == (1 if GRADIENT in flagged_by else 0)
 
 
-def test_an_attack_that_is_cut_short_is_told_to_go_on(standard: Classifier, images: Tensor, labels: Tensor) -> None:
+def test_an_attack_of_too_few_steps_is_flagged(standard: Classifier, images: Tensor, labels: Tensor) -> None:
     short = check_gradient_masking(standard, images[:COUNT], labels[:COUNT], norm="l2", eps=0.6, steps=1, queries=100)
-    assert "more effort" in flagged(short)
-    found = rates(short, "more effort")
+    assert MORE in flagged(short)
+    found = rates(short, MORE)
     assert found["10 times the steps"] > found["white box"] + 0.1
 
 
-def test_what_another_model_finds_is_a_black_box_too(standard: Classifier, images: Tensor, labels: Tensor) -> None:
-    """With a single query, only what is transferred can tell that the gradient misleads."""
+def test_a_transfer_attack_is_a_black_box_too(standard: Classifier, images: Tensor, labels: Tensor) -> None:
+    """With a single query, only the transfer attack can show that the gradient misleads."""
     words: dict[str, Any] = {"eps": 0.15, "steps": 8, "queries": 1}
     alone = check_gradient_masking(Decoy(standard), images[:COUNT], labels[:COUNT], **words)
-    assert check(alone, "without gradients").ok
+    assert check(alone, GRADIENT_FREE).ok
     found = check_gradient_masking(Decoy(standard), images[:COUNT], labels[:COUNT], other=standard, **words)
-    assert "without gradients" in flagged(found)
-    threats = [(rate.name, rate.threat) for rate in check(found, "without gradients").rates]
+    assert GRADIENT_FREE in flagged(found)
+    threats = [(rate.name, rate.threat) for rate in check(found, GRADIENT_FREE).rates]
     assert threats == [("1 queries", "query"), ("transfer", "transfer"), ("white box", "white-box")]
-    told = rates(found, "without gradients")
-    assert told["transfer"] > told["white box"] + 0.3
-    # A model that tells no slope finds nothing, and that is no mistake.
+    lost = rates(found, GRADIENT_FREE)
+    assert lost["transfer"] > lost["white box"] + 0.3
+    # A model without a gradient finds no adversarial examples, and that is no mistake.
     blind = check_gradient_masking(standard, images[:COUNT], labels[:COUNT], other=Cut(standard), **words)
-    assert blind.ok and rates(blind, "without gradients")["transfer"] < 0.3
+    assert blind.ok and rates(blind, GRADIENT_FREE)["transfer"] < 0.3
 
 
-# What is more than luck ---------------------------------------------------------------------------
+# Significance -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [20, 100, 359, 1000])
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (6, 0), (7, 0), (7, 1), (9, 1), (15, 3), (15, 4), (20, 0)])
-def test_an_attack_beats_another_if_it_is_more_than_luck(count: int, wins: int, losses: int) -> None:
+def test_an_attack_is_better_if_its_lead_is_significant(count: int, wins: int, losses: int) -> None:
     one, other = torch.zeros(count + 30, dtype=torch.bool), torch.zeros(count + 30, dtype=torch.bool)
     one[:wins], other[wins : wins + losses] = True, True
-    # What both lose says nothing.
+    # Images that both lose do not count.
     one[-3:], other[-3:] = True, True
-    lucky = wins + losses == 0 or binomtest(wins, wins + losses, alternative="greater").pvalue >= 0.01
-    assert _beats(one, other) == (not lucky and wins - losses > MARGIN * len(one))
-    assert not _beats(other, one)
+    chance = wins + losses == 0 or binomtest(wins, wins + losses, alternative="greater").pvalue >= 0.01
+    assert significantly_more(one, other) == (not chance and wins - losses > MIN_LEAD * len(one))
+    assert not significantly_more(other, one)
 
 
-def test_with_the_fewest_images_a_win_on_all_of_them_counts_and_with_one_less_it_could_not() -> None:
+def test_below_the_fewest_images_not_even_a_win_on_all_is_significant() -> None:
     def all_against_none(count: int) -> bool:
-        return _beats(torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool))
+        return significantly_more(torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool))
 
-    assert all_against_none(FEWEST) and not all_against_none(FEWEST - 1)
+    assert all_against_none(MIN_IMAGES) and not all_against_none(MIN_IMAGES - 1)
 
 
 # The record, and what is refused ------------------------------------------------------------------
@@ -226,7 +239,7 @@ def untrained() -> Classifier:
     return build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).eval()
 
 
-def test_a_verdict_is_the_same_again_and_goes_through_json(images: Tensor) -> None:
+def test_a_report_is_reproducible_and_survives_json(images: Tensor) -> None:
     with torch.no_grad():
         labels = untrained()(images[:20]).argmax(1)
     first, again = (
@@ -235,12 +248,13 @@ def test_a_verdict_is_the_same_again_and_goes_through_json(images: Tensor) -> No
         )
         for size in (256, 7)
     )
-    told = json.loads(json.dumps(first.to_dict()))
-    assert told == again.to_dict() | json.loads(json.dumps({"checks": again.to_dict()["checks"]}))
-    assert told["settings"] == {"norm": "linf", "eps": 8 / 255, "steps": 2, "queries": 5}
-    assert (told["attacked"], told["accuracy"], told["ok"]) == (20, 1.0, first.ok)
-    assert told["checks"][2]["rates"][0] == {"name": "one step", "threat": "white-box"} | {
-        "lost": rates(first, "one step or many")["one step"]
+    record = json.loads(json.dumps(first.to_dict()))
+    assert record == again.to_dict() | json.loads(json.dumps({"checks": again.to_dict()["checks"]}))
+    assert record["settings"] == {"norm": "linf", "eps": 8 / 255, "steps": 2, "queries": 5}
+    assert (record["attacked"], record["accuracy"], record["ok"]) == (20, 1.0, first.ok)
+    assert all(f"<td>{check.name}</td>" in first._repr_html_() for check in first.checks)
+    assert record["checks"][2]["rates"][0] == {"name": "one step", "threat": "white-box"} | {
+        "lost": rates(first, ONE_STEP)["one step"]
     }
 
 
@@ -270,10 +284,10 @@ def test_what_cannot_be_attacked_is_refused(standard: Classifier, images: Tensor
     with torch.no_grad():
         seen = standard(images[:20]).argmax(1)
     wrong = (seen + 1) % 10
-    with pytest.raises(UserError, match="gets 0 of 20 images right"):
+    with pytest.raises(UserError, match="classifies 0 of 20 images correctly"):
         check_gradient_masking(standard, images[:20], wrong)
     wrong[:6] = seen[:6]
-    with pytest.raises(UserError, match="gets 6 of 20 images right; with fewer than 7 to attack, luck"):
+    with pytest.raises(UserError, match="classifies 6 of 20 images correctly; with fewer than 7 to attack, nothing"):
         check_gradient_masking(standard, images[:20], wrong)
     with pytest.raises(UserError, match="images in \\[0, 1\\]"):
         check_gradient_masking(standard, 255 * images[:20], labels[:20])

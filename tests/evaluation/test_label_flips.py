@@ -12,41 +12,38 @@ from torch import Tensor, nn
 
 from featuregen.attacks import attack
 from featuregen.errors import UserError
-from featuregen.evaluation import (
-    LabelFlips,
-    agreement,
-    asymmetry,
-    attraction,
-    expand_grid,
-    find_label_flips,
-    predict,
-)
+from featuregen.evaluation import expand_grid, predict
+from featuregen.evaluation.label_flip_statistics import LabelFlips, agreement, asymmetry, attraction
+from featuregen.evaluation.label_flips import label_flips
 from featuregen.models import Classifier
 
 Array = np.ndarray[Any, Any]
 
 
-def flips(true: list[int] | Array, after: list[int] | Array, before: list[int] | Array | None = None) -> LabelFlips:
+def flips(
+    true: list[int] | Array, after: list[int] | Array, before: list[int] | Array | None = None, classes: int = 10
+) -> LabelFlips:
     first = true if before is None else before
-    return LabelFlips(*(np.array(each, dtype=np.int64) for each in (true, first, after)))
+    arrays = [np.array(each, dtype=np.int64) for each in (true, first, after)]
+    return LabelFlips(arrays[0], arrays[1], arrays[2], classes)
 
 
 # Matrices -----------------------------------------------------------------------------------------
 
 
 def test_only_what_was_right_before_and_is_wrong_after_is_a_flip() -> None:
-    found = flips(true=[0, 0, 1, 1, 2, 2, 2], before=[0, 0, 1, 2, 2, 0, 2], after=[1, 0, 2, 0, 0, 1, 0])
+    found = flips(true=[0, 0, 1, 1, 2, 2, 2], before=[0, 0, 1, 2, 2, 0, 2], after=[1, 0, 2, 0, 0, 1, 0], classes=3)
     assert found.attacked.tolist() == [True, True, True, False, True, False, True]
     assert found.flipped.tolist() == [True, False, True, False, True, False, True]
-    assert found.matrix(3).tolist() == [[0, 1, 0], [0, 0, 1], [2, 0, 0]]
-    assert found.matrix(4).sum() == 4 and found.matrix(4).shape == (4, 4)
+    assert found.matrix.tolist() == [[0, 1, 0], [0, 0, 1], [2, 0, 0]]
+    assert found.attacked_per_class.tolist() == [2, 1, 2]
 
 
 def test_an_attack_flips_what_the_model_itself_sees(standard: Classifier, images: Tensor, labels: Tensor) -> None:
     x, y = images[:60], labels[:60].clone()
     y[:5] = (y[:5] + 1) % 10
     (run,) = expand_grid(["pgd"], [0.1], "linf", {"pgd": {"steps": "5"}})
-    found = find_label_flips(standard, x, y, run)
+    found = label_flips(standard, x, y, run.attack, **run.settings)
     seen = predict(standard, x)
     assert (found.true == y.numpy()).all() and (found.before == seen.numpy()).all()
     assert not found.attacked[:5].any() and (found.after[~found.attacked] == found.before[~found.attacked]).all()
@@ -60,9 +57,9 @@ def test_an_attack_flips_what_the_model_itself_sees(standard: Classifier, images
 def test_a_model_that_gets_nothing_right_has_nothing_to_flip(standard: Classifier, images: Tensor) -> None:
     wrong = (predict(standard, images[:8]) + 1) % 10
     (run,) = expand_grid(["fgsm"], [0.1], "linf")
-    found = find_label_flips(standard, images[:8], wrong, run)
-    assert not found.attacked.any() and found.matrix(10).sum() == 0
-    empty = asymmetry(found.matrix(10), found.counts(10)), attraction(found.matrix(10))
+    found = label_flips(standard, images[:8], wrong, run.attack, **run.settings)
+    assert not found.attacked.any() and found.matrix.sum() == 0
+    empty = asymmetry(found.matrix, found.attacked_per_class), attraction(found.matrix)
     assert (empty[0].index, empty[0].p, empty[1].strongest, empty[1].p) == (None, 1.0, None, 1.0)
     assert agreement(found, found).both == 0 and agreement(found, found).p is None
 
@@ -83,7 +80,7 @@ def test_any_network_can_be_attacked() -> None:
     torch.manual_seed(0)
     net, x = Linear().eval(), torch.rand(30, 1, 2, 2)
     (run,) = expand_grid(["pgd"], [0.9], "linf")
-    found = find_label_flips(net, x, predict(net, x), run)
+    found = label_flips(net, x, predict(net, x), run.attack, **run.settings)
     assert found.attacked.all() and found.flipped.any()
 
 

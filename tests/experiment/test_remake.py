@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import featuregen.compute.autotune
-from featuregen.storage import diff_datasets
+from featuregen.storage.diff import diff
 from tests.helpers.cli_runs import dataset, done, info, model, refused, run, tiny
 from tests.helpers.dataset_files import BASE_ROWS, columns_of, edited, header, sealed, write
 
@@ -33,7 +33,7 @@ def test_the_record_is_enough(tmp_path: Path, kind: str) -> None:
     shutil.copy(dataset(kind), path)
     ran = done("remake", path)
     assert "training" in ran.err and "the same, byte for byte" in ran.out
-    assert diff_datasets(path, tmp_path / f"{kind}-remade.h5").same
+    assert diff(path, tmp_path / f"{kind}-remade.h5").same
     again = done("remake", path, "--json")
     assert "training" not in again.err and again.json()["same"] is True
 
@@ -97,8 +97,10 @@ def test_what_differs_is_told_and_is_a_failed_check(sent: Path) -> None:
         root["labels"][5] = (root["labels"][5] + 1) % 10
     sealed(sent)
     ran = run("remake", sent)
-    assert ran.code == 1 and ran.err.endswith(f"failed: {sent.with_name('det-remade.h5')} is not {sent} over again\n")
-    found = diff_datasets(sent, sent.with_name("det-remade.h5"))
+    assert ran.code == 1 and ran.err.endswith(
+        f"failed: the contents of {sent.with_name('det-remade.h5')} and {sent} differ\n"
+    )
+    found = diff(sent, sent.with_name("det-remade.h5"))
     assert found.columns["labels"] == 1 and found.pixels and found.pixels.images == 1
     assert "labels   differ in 1 rows" in ran.out and "images   differ in 1 rows, a pixel by at most" in ran.out
 
@@ -183,7 +185,7 @@ def test_rows_are_matched_by_what_they_were_made_from(tmp_path: Path) -> None:
     part["labels"][1] = (part["labels"][1] + 1) % 3
     part["objective"][:3] = np.nan
     write(second, header(rows=len(order)), part)
-    found = diff_datasets(first, second)
+    found = diff(first, second)
     assert (found.by, found.shared, found.only_first, found.only_second) == ("index", 8, 2, 0)
     assert found.columns == {name: 0 for name in found.columns} | {"labels": 1, "objective": 3}
     assert found.pixels and found.pixels.images == 1
@@ -197,7 +199,7 @@ def test_files_without_an_index_are_matched_by_place(tmp_path: Path) -> None:
     unknown = {"index": np.full(10, -1), "norm": np.full(10, np.nan, "<f4")}
     write(first, changes=unknown)
     write(second, changes=unknown)
-    found = diff_datasets(first, second)
+    found = diff(first, second)
     assert found.same and found.by == "place" and found.shared == 10
     assert "by their place" in done("diff", first, second).out
 
@@ -207,7 +209,7 @@ def test_settings_and_records_are_told_apart(tmp_path: Path) -> None:
     write(first)
     other = {"seed": 7, "synthesis": {"norm": "l2", "eps": 0.75, "steps": 3}}
     write(second, header(recipe=other, software={"torch": "3", "device": "cpu"}))
-    found = diff_datasets(first, second)
+    found = diff(first, second)
     assert found.settings == (("recipe.synthesis.eps", "0.5", "0.75"),)
     assert found.record == (("software.torch", '"2"', '"3"'),)
     out = run("diff", first, second).out
@@ -219,7 +221,7 @@ def test_types_are_compared_as_pixels(tmp_path: Path, dtype: str) -> None:
     first, second = tmp_path / "a.h5", tmp_path / "b.h5"
     write(first)
     write(second, header(dtype=dtype))
-    found = diff_datasets(first, second)
+    found = diff(first, second)
     limit = {"uint8": 1 / 255, "float16": 2**-11}[dtype]
     assert found.pixels and 0 < found.pixels.images <= 10 and 0 < found.pixels.largest <= limit
 
@@ -231,7 +233,7 @@ def test_sparse_rows_of_a_long_file_are_read_in_the_right_order(tmp_path: Path) 
     columns = columns_of(header(rows=BASE_ROWS))
     chosen = np.array([19, 0])
     write(second, header(rows=2), {name: values[chosen] for name, values in columns.items()})
-    found = diff_datasets(first, second)
+    found = diff(first, second)
     assert found.shared == 2 and found.pixels and found.pixels.images == 0
 
 
@@ -240,7 +242,7 @@ def test_other_shapes_cannot_be_compared(tmp_path: Path) -> None:
     write(first)
     shape = (1, 4, 4)
     write(second, header(image_shape=shape), {"images": np.zeros((10, *shape), "f4")})
-    assert diff_datasets(first, second).pixels is None
+    assert diff(first, second).pixels is None
     assert "images   not comparable" in run("diff", first, second).out
 
 

@@ -95,8 +95,11 @@ def test_started_again_it_finds_everything_and_says_the_same() -> None:
 
 
 def test_side_by_side_it_says_the_same(tmp_path: Path) -> None:
-    out = tmp_path / "o"
-    done("reproduce", "--config", config(), "--out", out, "--set", "runtime.jobs=2")
+    out, plugin = tmp_path / "o", tmp_path / "mine.py"
+    plugin.write_text(f"import os\nopen({str(tmp_path)!r} + f'/{{os.getpid()}}.pid', 'w').close()\n", encoding="utf-8")
+    done("--plugin", plugin, "reproduce", "--config", config(), "--out", out, "--set", "runtime.jobs=2")
+    # Worker processes load plugins as well.
+    assert len(list(tmp_path.glob("*.pid"))) == (1 if os.cpu_count() == 1 else 3)
     assert digests(out) == digests(undisturbed()[0])
     found, wanted = (without_time(results(at))["models"] for at in (out, undisturbed()[0]))
     assert found == wanted
@@ -147,7 +150,7 @@ def test_killed_again_and_again_it_comes_to_the_same(tmp_path: Path) -> None:
         assert killed[-1].stop_when(moment, signal.SIGKILL) == -signal.SIGKILL
     last = Command(tmp_path, *words)
     assert last.wait() == 0, last.err
-    assert any("of 80 rows: going on from there" in command.err for command in killed)
+    assert any("of 80 rows: resuming from there" in command.err for command in killed)
     assert digests(out) == digests(undisturbed()[0])
     assert without_time(results(out)) == without_time(results(undisturbed()[0]))
     assert (folder / "report.html").exists()
@@ -164,7 +167,7 @@ def test_interrupted_by_hand_it_says_so_and_goes_on(tmp_path: Path) -> None:
     assert stopped.err.splitlines()[-1].startswith("stopped; everything finished so far is kept")
     assert not path.exists()
     again = Command(tmp_path, *words)
-    assert again.wait() == 0 and "going on from there" in again.err
+    assert again.wait() == 0 and "rows: resuming from there" in again.err
     assert info(path)["content_sha256"] == digests(undisturbed()[0])["robust"]
 
 

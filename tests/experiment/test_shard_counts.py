@@ -85,5 +85,5 @@ def test_three_processes_go_on_with_what_two_have_begun(tmp_path: Path) -> None:
     ran = torchrun("-m", "featuregen", *words("det", out, *slow), processes=3)
     assert ran.returncode == 0, ran.stderr
     assert "of them to make; 1 of 3 processes has nothing to do" in ran.stderr
-    assert "20 rows: going on from there" in ran.stderr
+    assert "20 rows: resuming from there" in ran.stderr
     assert digest(out) == digest(tmp_path / "one" / "it.h5") and names(out.parent) == {"it.h5", "it.png"}

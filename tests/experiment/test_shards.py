@@ -210,7 +210,7 @@ def test_a_killed_shard_goes_on_to_the_same_file(tmp_path: Path) -> None:
     killed.stop_when(has_rows(journal), signal.SIGKILL)
     assert journal.exists() and not Shard(2, 2).path(out).exists()
     ran = done(*words("det", out, "--shard", "2/2", *slow))
-    assert re.search(r"holds (5|10|15) of 20 rows: going on", ran.err)
+    assert re.search(r"holds (5|10|15) of 20 rows: resuming", ran.err)
     merged([*shards(out, 2, "det", *slow)])
     assert digest(out) == digest(tmp_path / "whole.h5") and not list(tmp_path.glob("*.partial"))
 

@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in this process, and small files that several tests look at but never change."""
+"""Commands run in this process, and small files that several tests share and never change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Ran:
 
 
 def run(*words: str | Path) -> Ran:
-    """A command; a traceback is raised, since no user should see one."""
+    """Run a command; an exception is raised, since no user should see a traceback."""
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     return Ran(result.exit_code, result.stdout, result.stderr)
 
@@ -63,12 +63,12 @@ def done(*words: str | Path) -> Ran:
 
 
 def refused(*words: str | Path) -> str:
-    """The one line that says why."""
+    """The one line of the error."""
     ran = run(*words)
     assert (ran.code, ran.out) == (2, ""), ran
-    told = [line for line in ran.err.splitlines() if not line.startswith(("note: ", "training "))]
-    assert len(told) == 1 and told[0].startswith("error: ") and len(told[0]) > len("error: "), ran.err
-    return told[0]
+    lines = [line for line in ran.err.splitlines() if not line.startswith(("note: ", "training "))]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) > len("error: "), ran.err
+    return lines[0]
 
 
 @cache
@@ -91,7 +91,7 @@ def dataset(kind: str) -> Path:
 
 @cache
 def model(which: str) -> Path:
-    """The very model that the datasets here are made with."""
+    """The source model of the datasets here."""
     path = ROOM / f"{which}.safetensors"
     done("train", f"--{which}", "--config", tiny(), "--out", path)
     return path
@@ -102,6 +102,6 @@ def info(path: Path) -> Any:
 
 
 def trace(folder: Path) -> dict[str, tuple[int, int]]:
-    """Which files there are, and whether any was written again."""
+    """The files of a folder with what changes when one is rewritten."""
     stats = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
     return {str(path.relative_to(folder)): (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}

@@ -25,7 +25,7 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 
 def header(**changes: Any) -> Header:
-    plain = Header(
+    default = Header(
         kind="det",
         rows=ROWS,
         image_shape=SHAPE,
@@ -37,7 +37,7 @@ def header(**changes: Any) -> Header:
         software={"torch": "2", "device": "cpu"},
         citation="Someone, 2026.",
     )
-    return replace(plain, **changes)
+    return replace(default, **changes)
 
 
 def base_set() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -24,16 +24,16 @@ def base() -> BaseDataset:
 
 
 def near(rows: Any, distance: float = 0.4) -> Tensor:
-    """Images at this L2 distance from the given base rows, moved towards grey so that pixels stay in [0, 1]."""
-    there = base().train.tensor(torch.device("cpu"), np.asarray(rows))
+    """Images at this L2 distance from these base rows, moved towards grey so that pixels stay in [0, 1]."""
+    there = base().train.images_tensor(torch.device("cpu"), np.asarray(rows))
     noise = torch.rand(there.shape, generator=torch.Generator().manual_seed(1)) * (0.5 - there).sign()
     lengths: Tensor = noise.flatten(1).norm(dim=1)
     return there + distance * noise / lengths.view(-1, 1, 1, 1)
 
 
 def labels_of(kind: str, rows: Any) -> Tensor:
-    own = torch.from_numpy(base().train.labels[np.asarray(rows)])
-    return {"det": (own + 1) % CLASSES, "rand": torch.arange(len(own)) % CLASSES}.get(kind, own)
+    true = torch.from_numpy(base().train.labels[np.asarray(rows)])
+    return {"det": (true + 1) % CLASSES, "rand": torch.arange(len(true)) % CLASSES}.get(kind, true)
 
 
 def batches(whole: Tensor, size: int = 7) -> list[Tensor]:

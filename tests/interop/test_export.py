@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from featuregen.errors import UserError
-from featuregen.interop import FORMATS, export_dataset, released
+from featuregen.interop import FORMATS, export_dataset
 from featuregen.interop import export as exports
 from featuregen.interop.export import default_path
 from featuregen.storage import COLUMNS, read_columns, read_info
@@ -32,8 +32,8 @@ DTYPES = ["uint8", "float16", "float32"]
 HOSTILE = ("../x", "/etc/a b\n\0\ud800", "..")
 
 
-def made(path: Path, dtype: str = "uint8", channels: int = 3, **changes: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """A file of ten small pictures, some numbers of which are not known; its columns."""
+def write_file(path: Path, dtype: str = "uint8", channels: int = 3, **changes: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Write a file of ten small images, some numbers of which are not recorded; its columns."""
     head = store_files.header(dtype=dtype, image_shape=(channels, 4, 6), kind="robust", source_model={}, **changes)
     images = np.random.default_rng(3).integers(0, 256, (store_files.ROWS, *head.image_shape), np.uint8)
     stored = images if dtype == "uint8" else (images / 255 * 0.9).astype(dtype)
@@ -66,7 +66,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_npz(tmp_path: Path, dtype: str) -> None:
-    columns = made(tmp_path / "a.h5", dtype)
+    columns = write_file(tmp_path / "a.h5", dtype)
     with np.load(export_dataset(tmp_path / "a.h5", "npz", tmp_path / "a.npz"), allow_pickle=False) as arrays:
         assert {*arrays} == {*COLUMNS, "attributes"}
         for name, values in columns.items():
@@ -79,8 +79,8 @@ def test_npz(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_authors_layout(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(released, "BATCH", 4)
-    columns = made(tmp_path / "a.h5", dtype)
+    monkeypatch.setattr(exports, "MADRY_BATCH", 4)
+    columns = write_file(tmp_path / "a.h5", dtype)
     folder = export_dataset(tmp_path / "a.h5", "madry", tmp_path / "new" / "a")
     images, labels = (torch.load(folder / name, weights_only=True) for name in ("CIFAR_ims", "CIFAR_lab"))
     assert [len(batch) for batch in images] == [len(batch) for batch in labels] == [4, 4, 2]
@@ -97,10 +97,10 @@ def test_the_authors_layout(tmp_path: Path, dtype: str, monkeypatch: pytest.Monk
 def test_a_folder_of_pictures(
     tmp_path: Path, dtype: str, channels: int, classes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    columns = made(tmp_path / "a.h5", dtype, channels, classes=classes)
+    columns = write_file(tmp_path / "a.h5", dtype, channels, classes=classes)
     folder = export_dataset(tmp_path / "a.h5", "imagefolder", tmp_path / "a")
-    told = capsys.readouterr().err
-    assert ("rounded" in told) == (dtype != "uint8") and ("allow_empty" in told) == (len(classes) == 12)
+    log = capsys.readouterr().err
+    assert ("rounded" in log) == (dtype != "uint8") and ("allow_empty" in log) == (len(classes) == 12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.h5"]
     read = ImageFolder(str(folder), allow_empty=True)
     with (folder / "labels.csv").open(newline="") as table:
@@ -119,7 +119,7 @@ def test_a_folder_of_pictures(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_parquet(tmp_path: Path, dtype: str, channels: int, capsys: pytest.CaptureFixture[str]) -> None:
-    columns = made(tmp_path / "a.h5", dtype, channels, classes=HOSTILE)
+    columns = write_file(tmp_path / "a.h5", dtype, channels, classes=HOSTILE)
     table = parquet.read_table(export_dataset(tmp_path / "a.h5", "parquet", tmp_path / "a.parquet"))
     assert ("rounded" in capsys.readouterr().err) == (dtype != "uint8")
     pictures = table["image"].to_pylist()
@@ -142,7 +142,7 @@ def test_parquet(tmp_path: Path, dtype: str, channels: int, capsys: pytest.Captu
 
 
 def test_two_classes_of_one_name(tmp_path: Path) -> None:
-    made(tmp_path / "a.h5", classes=("cat", "dog", "cat"))
+    write_file(tmp_path / "a.h5", classes=("cat", "dog", "cat"))
     schema = parquet.read_schema(export_dataset(tmp_path / "a.h5", "parquet", tmp_path / "a.parquet"))
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["label"]["names"] == ["0 cat", "1 dog", "2 cat"]
@@ -154,7 +154,7 @@ def test_two_classes_of_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_again_and_in_the_place_of_another(tmp_path: Path, name: str) -> None:
     for dtype in ("uint8", "float32"):
-        made(tmp_path / f"{dtype}.h5", dtype)
+        write_file(tmp_path / f"{dtype}.h5", dtype)
     out = default_path(tmp_path / "uint8.h5", name)
     ran = done("export", tmp_path / "uint8.h5", "--format", name)
     assert ran.out == f"{out}\n"
@@ -171,7 +171,7 @@ def test_again_and_in_the_place_of_another(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("name", ["madry", "imagefolder"])
 def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path, name: str, force: bool) -> None:
-    made(tmp_path / "a.h5")
+    write_file(tmp_path / "a.h5")
     out = export_dataset(tmp_path / "a.h5", name, tmp_path / "a")
     (out / "thesis").mkdir()
     (out / "thesis" / "chapter.tex").write_text("long")
@@ -184,7 +184,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path, name: str, f
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_dataset_itself_is_never_replaced(tmp_path: Path, name: str) -> None:
-    made(tmp_path / "a.h5")
+    write_file(tmp_path / "a.h5")
     before = trace(tmp_path)
     with pytest.raises(UserError, match="the dataset itself"):
         export_dataset(tmp_path / "a.h5", name, tmp_path / "a.h5", force=True)
@@ -196,7 +196,7 @@ def test_the_dataset_itself_is_never_replaced(tmp_path: Path, name: str) -> None
 def test_stopped_half_way(
     tmp_path: Path, name: str, error: BaseException | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made(tmp_path / "a.h5")
+    write_file(tmp_path / "a.h5")
     out = export_dataset(tmp_path / "a.h5", name, default_path(tmp_path / "a.h5", name))
     before, chosen = trace(tmp_path), FORMATS[name]
 
@@ -206,7 +206,7 @@ def test_stopped_half_way(
             raise error
         # No error, but another dataset under the name it had.
         (tmp_path / "a.h5").unlink()
-        made(tmp_path / "a.h5", "float32")
+        write_file(tmp_path / "a.h5", "float32")
 
     monkeypatch.setitem(FORMATS, name, replace(chosen, write=stopped))
     for place in (out, tmp_path / f"new{chosen.ending}"):
@@ -239,7 +239,7 @@ def test_stopped_half_way(
 )
 def test_wrong_words(tmp_path: Path, words: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    made(Path("two.h5"), channels=2)
+    write_file(Path("two.h5"), channels=2)
     Path("cut.h5").write_bytes(Path("two.h5").read_bytes()[:9000])
     Path("folder.npz").mkdir()
     names = {"det": dataset("det"), "model": model("standard")}
@@ -254,7 +254,7 @@ def test_an_unknown_format_is_told_with_the_nearest(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "a.h5")
+    write_file(tmp_path / "a.h5")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError) as caught:
         export_dataset(tmp_path / "a.h5", "parquet", tmp_path / "a.parquet")
@@ -263,7 +263,7 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_more_than_three_channels_in_the_formats_that_take_them(tmp_path: Path) -> None:
-    columns = made(tmp_path / "a.h5", channels=5)
+    columns = write_file(tmp_path / "a.h5", channels=5)
     keep: list[Callable[[], Any]] = [
         lambda: np.load(export_dataset(tmp_path / "a.h5", "npz", tmp_path / "a.npz"))["images"],
         lambda: torch.load(export_dataset(tmp_path / "a.h5", "madry", tmp_path / "a") / "CIFAR_ims")[0] * 255,

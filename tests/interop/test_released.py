@@ -1,4 +1,4 @@
-"""The authors' tensors: imported with the base rows that can be found, and exported as they came."""
+"""The authors' tensors: imported with the base rows that match, and exported without loss."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import torch
 
 from featuregen.config import load_config, to_dict
 from featuregen.data import BaseDataset, ImageSplit
+from featuregen.interop import export as exports
 from featuregen.interop import export_dataset, released
 from featuregen.storage import (
     COLUMNS,
+    FeatureDataset,
     Writer,
     check_against_base,
     check_file,
     read_columns,
-    read_images,
     read_info,
 )
 from tests.helpers import cli_runs
@@ -48,7 +49,7 @@ def imported(folder: Path, kind: str, of: BaseDataset | None = None, **options: 
     return columns
 
 
-# What is found -------------------------------------------------------------------------------------
+# Matching rows ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
@@ -58,10 +59,10 @@ def imported(folder: Path, kind: str, of: BaseDataset | None = None, **options: 
 )
 def test_rows_in_order(tmp_path: Path, kind: str, dtype: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = near(range(ROWS)), labels_of(kind, range(ROWS))
-    given = (images * 255).round().to(torch.uint8) if form == "uint8" else images
+    stored = (images * 255).round().to(torch.uint8) if form == "uint8" else images
     old = {"_use_new_zipfile_serialization": False} if form == "the old layout" else {}
     one = form == "one tensor"
-    folder = release(tmp_path / "a", given if one else batches(given), labels if one else batches(labels, 9), **old)
+    folder = release(tmp_path / "a", stored if one else batches(stored), labels if one else batches(labels, 9), **old)
     columns = imported(folder, kind, dtype=dtype)
     assert "30 of 30 rows are matched to toy, in order" in capsys.readouterr().err
     assert columns["index"].tolist() == list(range(ROWS))
@@ -70,7 +71,7 @@ def test_rows_in_order(tmp_path: Path, kind: str, dtype: str, form: str, capsys:
     start = range(ROWS) if kind in ("rand", "det") else [-1] * ROWS
     assert columns["start_index"].tolist() == list(start)
     assert columns["norm"] == pytest.approx(0.4, abs=0.02)
-    pixels = given.float() / 255 if form == "uint8" else images
+    pixels = stored.float() / 255 if form == "uint8" else images
     wanted = (pixels * 255).round().to(torch.uint8) if dtype == "uint8" else pixels.to(getattr(torch, dtype))
     assert np.array_equal(columns["images"], wanted.numpy())
 
@@ -137,15 +138,15 @@ def test_no_row_is_known(tmp_path: Path, kind: str, rows: int, capsys: pytest.Ca
     columns = imported(release(tmp_path / "a", batches(images), batches(labels)), kind)
     for name in ("index", "start_index", "source_labels"):
         assert (columns[name] == -1).all()
-    told = capsys.readouterr().err
-    assert np.isnan(columns["norm"]).all() and (f"none of {rows} rows" in told or f"0 of {rows} rows" in told)
+    log = capsys.readouterr().err
+    assert np.isnan(columns["norm"]).all() and (f"none of {rows} rows" in log or f"0 of {rows} rows" in log)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 @pytest.mark.parametrize("kind", ["det", "robust"])
 def test_there_and_back(tmp_path: Path, kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(released, "BATCH", 4)
-    path = tmp_path / "made.h5"
+    monkeypatch.setattr(exports, "MADRY_BATCH", 4)
+    path = tmp_path / "a.h5"
     store_files.write(path, store_files.header(kind=kind, dtype=dtype))
     folder = export_dataset(path, "madry", tmp_path / "a")
     images, labels = store_files.base_set()
@@ -221,7 +222,7 @@ def test_an_imported_set_goes_on_through_the_commands(tmp_path: Path, monkeypatc
     ran = done("import", folder, *words)
     path = Path("datasets_out/digits-det-imported.h5")
     assert ran.out.splitlines()[-1] == str(path) and "nan" not in ran.out and "None" not in ran.out
-    assert np.array_equal(read_images(path, 0, 40), read_images(dataset("det"), 0, 40))
+    assert torch.equal(FeatureDataset(path).images, FeatureDataset(dataset("det")).images)
     done("verify", path)
     done("preview", path)
     assert "source" in refused("verify", path, "--source", cli_runs.model("standard"))

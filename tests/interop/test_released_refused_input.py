@@ -1,4 +1,4 @@
-"""What is no release of the authors, told in one sentence before anything is begun."""
+"""What is no release of the authors is refused in one sentence before any work."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def test_what_is_no_release(tmp_path: Path, spoil: Spoil, why: str) -> None:
     spoil(folder)
     with pytest.raises(UserError) as caught:
         released.import_released(folder, "det", base(), tmp_path / "det.h5")
-    told = one_sentence(caught)
-    assert why in told and str(folder) in told
+    message = one_sentence(caught)
+    assert why in message and str(folder) in message
     assert [path.name for path in tmp_path.iterdir()] == ["a"], "nothing is begun"
 
 

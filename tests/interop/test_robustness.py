@@ -19,7 +19,14 @@ from featuregen.config import Data, Evaluation, Model
 from featuregen.data import load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import evaluate, predict
-from featuregen.interop import is_checkpoint, load_checkpoint, save_checkpoint
+from featuregen.interop import (
+    is_checkpoint,
+    is_model_file,
+    load_checkpoint,
+    load_model,
+    model_header,
+    save_checkpoint,
+)
 from featuregen.models import Classifier, RobustnessNet, build_model, save_model, weights_sha256
 from featuregen.storage import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
@@ -70,7 +77,8 @@ def images(count: int = 4) -> Tensor:
 
 def test_what_the_package_wrote_is_read(package: dict[str, Any], written: Path) -> None:
     assert is_checkpoint(written)
-    model, record = load_checkpoint(written)
+    model = load_checkpoint(written)
+    record = model.record
     assert (model.architecture, model.classes, model.training) == ("vgg16", 10, False)
     assert model.mean.tolist() == pytest.approx(MEAN) and model.std.tolist() == pytest.approx(STD)
     theirs = restored(package, "vgg16", written)
@@ -91,11 +99,12 @@ def test_the_released_layout_is_read(tmp_path: Path, zipped: bool, key: str) -> 
     content |= {"optimizer": torch.optim.SGD(model.parameters(), lr=rate).state_dict(), "nat_prec1": np.float64(91.5)}
     content["adv_prec1"] = torch.tensor(70.25)
     torch.save(content, path, pickle_module=dill, _use_new_zipfile_serialization=zipped)
-    found, record = load_checkpoint(path)
+    loaded = load_checkpoint(path)
+    record = loaded.record
     with torch.no_grad():
-        assert torch.equal(found(images()), model(images()))
-    told = {name: record["origin"][name] for name in ("epoch", "nat_prec1", "adv_prec1")}
-    assert told == {"epoch": 150, "nat_prec1": 91.5, "adv_prec1": 70.25}
+        assert torch.equal(loaded(images()), model(images()))
+    numbers = {name: record["origin"][name] for name in ("epoch", "nat_prec1", "adv_prec1")}
+    assert numbers == {"epoch": 150, "nat_prec1": 91.5, "adv_prec1": 70.25}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "vgg16", "densenet121"])
@@ -105,8 +114,8 @@ def test_the_package_restores_what_is_written_here(package: dict[str, Any], arch
     theirs = restored(package, arch, path)
     with torch.no_grad():
         assert torch.equal(theirs(images())[0], model(images()))
-    back, record = load_checkpoint(path)
-    assert back.architecture == arch and record["origin"]["epoch"] == 7
+    back = load_checkpoint(path)
+    assert back.architecture == arch and back.record["origin"]["epoch"] == 7
 
 
 @pytest.mark.parametrize(("constraint", "eps"), [("2", 0.03), ("inf", 0.001)])
@@ -119,11 +128,11 @@ def test_attacked_accuracy_is_the_packages(
         model.net.linear.bias.sub_(model(x).mean(0))
         y = model(x).argmax(1)
     save_checkpoint(model, path, {})
-    ours, theirs = load_checkpoint(path)[0], restored(package, "vgg16", path)
+    ours, theirs = load_checkpoint(path), restored(package, "vgg16", path)
     settings = {"constraint": constraint, "eps": eps, "step_size": 2.5 * eps / steps, "iterations": steps}
     logits, _ = theirs(x, y, make_adv=True, use_best=False, **settings)
-    found = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
-    accuracy = (found.l2 if constraint == "2" else found.linf)[f"{eps:g}"]
+    result = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
+    accuracy = (result.l2 if constraint == "2" else result.linf)[f"{eps:g}"]
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item(), abs=1e-3)
     assert 0.1 < accuracy < 0.9, "an attack that all or none survive would prove nothing"
 
@@ -175,6 +184,22 @@ def test_what_fits_nothing_is_refused_in_one_sentence(tmp_path: Path, case: str)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_one_function_loads_models_of_both_kinds(tmp_path: Path) -> None:
+    ours, theirs, model, record = tmp_path / "m.safetensors", tmp_path / "m.pt", make("vgg16"), {"note": "untrained"}
+    save_model(model, ours, record)
+    model.record = {"settings": {"training": {"epochs": 3}}}
+    save_checkpoint(model, theirs)
+    for path in (ours, theirs):
+        loaded, header = load_model(str(path)), model_header(path)
+        assert is_model_file(path) and weights_sha256(loaded) == weights_sha256(model) and not loaded.training
+        assert header["record"] == loaded.record and header["weights_sha256"] == weights_sha256(model)
+        assert (header["architecture"], list(header["image_shape"]), header["classes"]) == ("vgg16", [3, 32, 32], 10)
+    assert load_model(ours).record == record and load_model(theirs).record["origin"]["epoch"] == 3
+    assert not is_model_file(tmp_path / "det.h5")
+    with pytest.raises(UserError, match=r"nowhere\.pt"):
+        load_model(tmp_path / "nowhere.pt")
+
+
 def test_other_nets_have_no_such_checkpoint(tmp_path: Path) -> None:
     model = build_model(Model("convnet"), (3, 32, 32), 10, MEAN, STD, seed=0)
     with pytest.raises(UserError, match="convnet is not one of robustness' nets"):
@@ -212,8 +237,8 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_is_evaluated_like_a_model_of_ours(written: Path, coloured: Path, tmp_path: Path) -> None:
     words = ("--config", tiny(), "--data", coloured, "--out", tmp_path, "--json")
     (row,) = done("evaluate", written, *words).json()["models"]
-    model, base = load_checkpoint(written)[0], load_images(Data(str(coloured)))
-    seen = predict(model, base.test.tensor(torch.device("cpu")))
+    model, base = load_checkpoint(written), load_images(Data(str(coloured)))
+    seen = predict(model, base.test.images_tensor(torch.device("cpu")))
     assert row["runs"][0]["clean"] == pytest.approx(np.mean(seen.numpy() == base.test.labels))
     assert row["title"] == written.name and not list(tmp_path.iterdir())
     assert "records no settings; name them with --config" in refused("evaluate", written, "--out", tmp_path)
@@ -224,7 +249,7 @@ def test_a_checkpoint_makes_a_dataset(written: Path, coloured: Path, tmp_path: P
     done("make-robust-dataset", *words, "--out", tmp_path / "r.h5")
     source = read_info(tmp_path / "r.h5").source_model
     assert (source["architecture"], source["origin"]["file"]) == ("vgg16", written.name)
-    assert source["weights_sha256"] == weights_sha256(load_checkpoint(written)[0])
+    assert source["weights_sha256"] == weights_sha256(load_checkpoint(written))
     checks = done("verify", tmp_path / "r.h5", "--data", coloured, "--source", written).out
     assert "FAILED" not in checks and "success recomputed" in checks
 
@@ -238,7 +263,7 @@ def test_classes_and_sizes_must_be_those_of_the_images(written: Path, coloured: 
 
 
 def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -> None:
-    save_model(tmp_path / "m.safetensors", make(), {"settings": {"training": {"epochs": 3}}})
+    save_model(make(), tmp_path / "m.safetensors", {"settings": {"training": {"epochs": 3}}})
     words = ("export", tmp_path / "m.safetensors", "--format", "robustness")
     assert done(*words).out.strip() == str(tmp_path / "m.pt")
     theirs = restored(package, "resnet18", tmp_path / "m.pt")
@@ -246,7 +271,7 @@ def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -
         assert torch.equal(theirs(images())[0], make()(images()))
     told = json.loads(done("info", tmp_path / "m.pt").out)
     assert told["architecture"] == "resnet18" and told["record"]["origin"]["epoch"] == 3
-    assert "is there already" in refused(*words)
+    assert "m.pt exists already; choose another --out" in refused(*words)
     assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
     assert done(*words, "--force").code == 0
 

@@ -1,4 +1,4 @@
-"""Files of torch.save from strangers: data comes out, nothing runs, and all else is told in a sentence."""
+"""Files of torch.save from elsewhere: data is loaded, nothing runs, and anything else is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
-from featuregen.interop.unpickle import Inert
+from featuregen.interop.unpickle import Placeholder
 
 PLAIN: dict[str, Any] = {
     "list": [torch.rand(2, 3), torch.arange(4)],
@@ -31,14 +31,14 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def same(found: Any, expected: Any) -> bool:
+def same(loaded: Any, expected: Any) -> bool:
     if isinstance(expected, torch.Tensor):
-        return found.dtype == expected.dtype and torch.equal(found, expected)
+        return loaded.dtype == expected.dtype and torch.equal(loaded, expected)
     if isinstance(expected, dict):
-        return list(found) == list(expected) and all(same(found[key], value) for key, value in expected.items())
+        return list(loaded) == list(expected) and all(same(loaded[key], value) for key, value in expected.items())
     if isinstance(expected, (list, tuple)):
-        return len(found) == len(expected) and all(same(*pair) for pair in zip(found, expected, strict=True))
-    return bool(found == expected)
+        return len(loaded) == len(expected) and all(same(*pair) for pair in zip(loaded, expected, strict=True))
+    return bool(loaded == expected)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -98,11 +98,11 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, escape: str) -> None:
     pickletools.dis(program, out=io.StringIO())  # a pickle that is none would be refused for that
     path = archive(tmp_path / "x.pt", program)
     try:
-        found = read_torch_file(path)
+        loaded = read_torch_file(path)
     except UserError as error:
         assert str(error).startswith(f"{path} ") and "\n" not in str(error)
     else:
-        assert isinstance(found, Inert), "only what stands for nothing may come out"
+        assert isinstance(loaded, Placeholder), "only placeholders may come out"
     assert not marker.exists()
 
 
@@ -204,12 +204,12 @@ def test_no_file_is_told(tmp_path: Path, name: str) -> None:
 def test_every_flipped_byte_is_harmless(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"a": torch.arange(3), "b": [1, "text"]}, path, _use_new_zipfile_serialization=False)
-    content, outcomes = path.read_bytes(), {"read": 0, "told": 0}
+    content, outcomes = path.read_bytes(), {"read": 0, "refused": 0}
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x15]) + content[place + 1 :])
         try:
             read_torch_file(path)
             outcomes["read"] += 1
         except UserError:
-            outcomes["told"] += 1
-    assert outcomes["told"] > 100 and sum(outcomes.values()) == len(content)
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 100 and sum(outcomes.values()) == len(content)

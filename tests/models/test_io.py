@@ -52,11 +52,11 @@ RECORD = {"training": {"epochs": 3, "lr": 0.1}, "accuracy": 0.5, "notes": ["ä",
 def test_a_saved_model_comes_back(name: str, shape: Shape, width: int, tmp_path: Path) -> None:
     model = make(name, shape, width)
     path = tmp_path / "new folder" / "model.safetensors"
-    save_model(path, model, RECORD)
+    save_model(model, path, RECORD)
     state = torch.get_rng_state()
-    loaded, record = load_model(path, torch.device("cpu"))
+    loaded = load_model(path, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
-    assert record == RECORD and not loaded.training and all(p.requires_grad for p in loaded.parameters())
+    assert loaded.record == RECORD and not loaded.training and all(p.requires_grad for p in loaded.parameters())
     for attribute in ("architecture", "image_shape", "classes", "width", "takes_fake_relu"):
         assert getattr(loaded, attribute) == getattr(model, attribute)
     assert weights_sha256(loaded) == weights_sha256(model)
@@ -64,9 +64,17 @@ def test_a_saved_model_comes_back(name: str, shape: Shape, width: int, tmp_path:
     assert torch.equal(loaded(images), model.eval()(images))
 
 
+def test_the_record_of_a_loaded_model_is_saved_with_it_unless_another_is_given(tmp_path: Path) -> None:
+    assert make().record == {}
+    save_model(make(), tmp_path / "a", RECORD)
+    save_model(load_model(tmp_path / "a"), tmp_path / "b")
+    save_model(load_model(tmp_path / "a"), tmp_path / "c", {})
+    assert load_model(tmp_path / "b").record == RECORD and load_model(tmp_path / "c").record == {}
+
+
 def test_the_header_is_read_without_the_weights(tmp_path: Path) -> None:
     model = make()
-    save_model(tmp_path / "m", model, RECORD)
+    save_model(model, tmp_path / "m", RECORD)
     header = read_model_record(tmp_path / "m")
     assert header["record"] == RECORD and header["weights_sha256"] == weights_sha256(model)
     assert (header["architecture"], header["width"], header["image_shape"], header["classes"]) == (
@@ -75,8 +83,8 @@ def test_the_header_is_read_without_the_weights(tmp_path: Path) -> None:
 
 
 def test_equal_models_make_equal_files(tmp_path: Path) -> None:
-    save_model(tmp_path / "a", make(), {"x": 1, "y": 2})
-    save_model(tmp_path / "b", make().to(memory_format=torch.channels_last), {"y": 2, "x": 1})
+    save_model(make(), tmp_path / "a", {"x": 1, "y": 2})
+    save_model(make().to(memory_format=torch.channels_last), tmp_path / "b", {"y": 2, "x": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -94,7 +102,7 @@ def test_the_digest_covers_names_types_shapes_and_bytes() -> None:
 
 def test_saving_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m"
-    save_model(path, make(), {"version": "old"})
+    save_model(make(), path, {"version": "old"})
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -102,10 +110,10 @@ def test_saving_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            save_model(path, make(), {"version": "new"})
-    assert load_model(path)[1] == {"version": "old"} and os.listdir(tmp_path) == ["m"]
-    save_model(path, make(), {"version": "new"})
-    assert load_model(path)[1] == {"version": "new"} and os.listdir(tmp_path) == ["m"]
+            save_model(make(), path, {"version": "new"})
+    assert load_model(path).record == {"version": "old"} and os.listdir(tmp_path) == ["m"]
+    save_model(make(), path, {"version": "new"})
+    assert load_model(path).record == {"version": "new"} and os.listdir(tmp_path) == ["m"]
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "m", tmp_path / "folder"):
         with pytest.raises(UserError, match=r"Cannot write .*(m|folder): "):
-            save_model(path, make(), {})
+            save_model(make(), path)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
@@ -122,7 +130,7 @@ def test_diverged_weights_are_not_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         model.net.linear.bias[0] = float("nan")
     with pytest.raises(UserError, match=r"net.linear.bias has NaN"):
-        save_model(tmp_path / "m", model, {})
+        save_model(model, tmp_path / "m")
     assert os.listdir(tmp_path) == []
 
 
@@ -205,7 +213,7 @@ BAD: dict[str, tuple[Callable[[Header, Tensors], object], str]] = {
 def test_a_bad_model_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
     change, message = BAD[name]
     path = tmp_path / "model"
-    save_model(path, make(), RECORD)
+    save_model(make(), path, RECORD)
     _rewrite(path, change)
     with pytest.raises(UserError, match=message) as caught:
         load_model(path)
@@ -246,7 +254,7 @@ def test_a_foreign_file_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [3, 100, 0.5, -1])
 def test_a_truncated_model_is_refused(kept: float, tmp_path: Path) -> None:
     path = tmp_path / "m"
-    save_model(path, make(), {})
+    save_model(make(), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept) if kept == 0.5 else int(kept)])
     with pytest.raises(UserError, match="may be truncated"):
@@ -263,15 +271,15 @@ def test_a_missing_model_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     """Refused with one sentence, or, in names of the record alone, loaded with the very same weights."""
     path = tmp_path / "m"
-    save_model(path, make(width=2), {"x": 1})
-    content, digest = path.read_bytes(), weights_sha256(load_model(path)[0])
+    save_model(make(width=2), path, {"x": 1})
+    content, digest = path.read_bytes(), weights_sha256(load_model(path))
     random = torch.Generator().manual_seed(0)
     for place in torch.randint(len(content) * 8, (200,), generator=random).tolist():
         flipped = bytearray(content)
         flipped[place // 8] ^= 1 << (place % 8)
         path.write_bytes(flipped)
         try:
-            model, _ = load_model(path)
+            model = load_model(path)
         except UserError:
             continue
         assert weights_sha256(model) == digest
@@ -279,8 +287,8 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 def test_a_loaded_model_outlives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "m"
-    save_model(path, make(), {})
-    model, _ = load_model(path)
+    save_model(make(), path)
+    model = load_model(path)
     digest = weights_sha256(model)
     os.truncate(path, 0)
     assert weights_sha256(model) == digest

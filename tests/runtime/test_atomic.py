@@ -44,7 +44,7 @@ def test_what_was_there_stays_if_writing_fails(tmp_path: Path, error: type[BaseE
 
 def test_two_runs_never_write_one_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.txt"
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.05)
     with atomic_path(path) as partial:
         partial.write_text("first")
         with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""The machine and its random numbers."""
+"""Device, random numbers and progress bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from featuregen.errors import UserError
-from featuregen.runtime import RowDraws, RowRandom, autocast, progress, resolve_device
+from featuregen.runtime import RowDraws, RowRandom, autocast, console, progress, resolve_device
 
 CPU = torch.device("cpu")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -77,12 +77,12 @@ def test_a_row_draws_the_same_beside_any_others(kind: str) -> None:
     getattr(draws, kind)(4, 3)
     part = draws[torch.tensor([2])]
     assert len(part) == 1 and torch.equal(getattr(part, kind)(2, 3).flatten(1), whole[[2], 12:])
-    # The part has counted for the whole.
+    # The subset has advanced the shared counter.
     assert not torch.isin(RowRandom(0, "attack").draws([2], CPU).uniform(18), draws.uniform(6)[2]).any()
-    # One apart counts from there on too, and for itself alone.
-    apart = draws.apart(torch.tensor([1]))
-    first, second = getattr(apart, kind)(4), getattr(draws, kind)(4)
-    assert torch.equal(first, second[[1]]) and not torch.equal(getattr(apart, kind)(4), first)
+    # A fork starts at the same counter, and then counts alone.
+    fork = draws.fork(torch.tensor([1]))
+    first, second = getattr(fork, kind)(4), getattr(draws, kind)(4)
+    assert torch.equal(first, second[[1]]) and not torch.equal(getattr(fork, kind)(4), first)
 
 
 def test_tensors_for_many_rows_are_random() -> None:
@@ -150,7 +150,7 @@ def test_torch_generators_are_keyed_by_row() -> None:
     assert draws[0] == draws[2] != draws[1]
 
 
-# The machine
+# Devices and progress
 
 
 def test_auto_device() -> None:
@@ -193,6 +193,13 @@ def test_cuda_without_cuda(name: str) -> None:
 def test_progress_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tqdm, "monitor", None)
     assert list(progress(range(3), "three")) == [0, 1, 2] and tqdm.monitor is None
+
+
+def test_progress_shows_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """There standard error is no terminal."""
+    monkeypatch.setattr(console, "_IN_NOTEBOOK", True)
+    assert list(progress(range(3), "steps")) == [0, 1, 2]
+    assert "steps: " in capsys.readouterr().err
 
 
 def test_progress_passes_items_on_and_keeps_quiet(capsys: pytest.CaptureFixture[str]) -> None:

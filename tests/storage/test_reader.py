@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +17,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from featuregen.errors import UserError
-from featuregen.storage import COLUMNS, FeatureDataset, check_file
+from featuregen.storage import COLUMNS, FeatureDataset, check_file, column_dtype
 from featuregen.storage.schema import CorruptFile
 from tests.helpers.dataset_files import (
     CLASSES,
@@ -61,6 +65,72 @@ def test_loader_workers(tmp_path: Path, method: str) -> None:
     seen = list(DataLoader(data, batch_size=3, num_workers=2, multiprocessing_context=context))
     assert torch.equal(torch.cat([images for images, _ in seen]), data.images)
     assert torch.equal(torch.cat([labels for _, labels in seen]), data.labels)
+
+
+def brighten_(image: torch.Tensor) -> torch.Tensor:
+    """In place, as a careless transform works."""
+    return image.mul_(0).add_(1)
+
+
+def test_a_transform_changes_what_indexing_returns_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    unchanged, data = FeatureDataset(tmp_path / "a.h5"), FeatureDataset(tmp_path / "a.h5", transform=brighten_)
+    white = torch.ones(SHAPE)
+    assert torch.equal(data[3][0], white) and data[3][1] == unchanged[3][1]
+    assert torch.equal(data.images, unchanged.images) and torch.equal(data.fetch(slice(3, 5)), unchanged.images[3:5])
+    assert torch.equal(data[3][0], white) and torch.equal(data.images, unchanged.images)
+    assert torch.equal(pickle.loads(pickle.dumps(data))[3][0], white)
+    assert isinstance(FeatureDataset(tmp_path / "a.h5", transform=lambda image: image.sum().item())[0][0], float)
+
+
+def test_rows_are_fetched_in_any_order(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", header(dtype="uint8"))
+    data = FeatureDataset(tmp_path / "a.h5")
+    rows = np.array([7, 0, 7])
+    assert torch.equal(data.fetch(rows), data.images[rows])
+    assert torch.equal(data.lazy_images()[torch.tensor([2, 1])], data.images[[2, 1]])
+
+
+def shown(data: FeatureDataset) -> list[np.ndarray[Any, Any]]:
+    """The pictures in the HTML of a dataset."""
+    pngs = re.findall(r'src="data:image/png;base64,([^"]+)"', data._repr_html_())
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))) for png in pngs]
+
+
+def test_a_notebook_shows_a_few_images_one_per_class(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", header(dtype="uint8"))
+    data = FeatureDataset(tmp_path / "a.h5")
+    text, images = data._repr_html_(), shown(data)
+    assert len(images) == ROWS and images[0].shape == (5, 5)
+    first = [int(np.flatnonzero(data.labels.numpy() == label)[0]) for label in range(CLASSES)]
+    for image, row in zip(images, first, strict=False):
+        np.testing.assert_array_equal(image, np.rint(data.images[row, 0].numpy() * 255))
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert captions[:CLASSES] == list(data.info.classes) and "toy, train" in text and "100.0%" in text and "det" in text
+
+
+def test_a_notebook_reads_only_the_rows_it_shows(tmp_path: Path) -> None:
+    head = header(rows=300, image_shape=(4, 6, 5), base={})
+    columns = {name: np.zeros(300, column_dtype(name, "float32")) for name in COLUMNS}
+    columns["images"] = np.full((300, 4, 6, 5), 0.5, "f4")
+    columns["labels"][250:] = 1
+    columns["images"][20:250] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featuregen.storage.writer.value_problem", lambda *_: None)
+        write(tmp_path / "a.h5", head, columns, size=300)
+    images = shown(FeatureDataset(tmp_path / "a.h5"))
+    assert [image.shape for image in images] == [(6, 5)] * 10 and int(images[0][0, 0]) == 128
+    column(tmp_path / "a.h5", "images", np.nan)
+    assert "image 2 is damaged" in FeatureDataset(tmp_path / "a.h5")._repr_html_()
+
+
+def test_a_notebook_runs_nothing_of_a_file(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>"
+    names = (f"{bad}{'x' * 1000}", '"><img src=x onerror=alert(1)>', "a&b")
+    write(tmp_path / "a.h5", header(classes=names, kind=bad, base={"name": bad}, source_model={"architecture": bad}))
+    text = FeatureDataset(tmp_path / "a.h5")._repr_html_()
+    assert "<script" not in text and "<img src=x" not in text and "&lt;script&gt;" in text and "a&amp;b" in text
+    assert "xxx" in text and "x" * 100 not in text
 
 
 def test_replaced_file_is_noticed(tmp_path: Path) -> None:
@@ -186,12 +256,12 @@ VALUES: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_bad_input_is_one_sentence(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.h5"
     write(path)
-    damage, said = {**STRANGERS, **BROKEN, **VALUES}[name]
+    damage, message = {**STRANGERS, **BROKEN, **VALUES}[name]
     damage(path)
     with pytest.raises(UserError) as error:
         FeatureDataset(path).images.sum()
     text = one_sentence(error)
-    assert said in text and str(path) in text
+    assert message in text and str(path) in text
     if name in STRANGERS:
         assert not isinstance(error.value, CorruptFile)
         with pytest.raises(UserError):
@@ -206,5 +276,5 @@ def test_bad_pixel_in_one_row(tmp_path: Path) -> None:
     column(tmp_path / "a.h5", "images", np.nan)
     data = FeatureDataset(tmp_path / "a.h5")
     data[1]
-    with pytest.raises(UserError, match="image 2 is broken"):
+    with pytest.raises(UserError, match="image 2 is damaged"):
         data[2]

@@ -42,7 +42,7 @@ def test_complete_file_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"kind": "rand"}, 'kind is "det" there and "rand" here'),
         ({"recipe": {"seed": SEED, "synthesis": {"norm": "l2", "eps": 1, "steps": 3}}}, "recipe.synthesis.eps is 0.5"),
@@ -50,13 +50,13 @@ def test_complete_file_is_kept(tmp_path: Path) -> None:
         ({"source_model": {"weights_sha256": "cd"}}, "source model's weights"),
     ],
 )
-def test_other_output_needs_force(tmp_path: Path, other: dict[str, Any], said: str) -> None:
+def test_other_output_needs_force(tmp_path: Path, other: dict[str, Any], message: str) -> None:
     path = tmp_path / "a.h5"
     write(path)
     before = path.read_bytes()
     with pytest.raises(UserError, match="--force") as error:
         Writer.open(path, header(**other))
-    assert said in one_sentence(error)
+    assert message in one_sentence(error)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.h5"]
     head = header(**other)
     with Writer.open(path, head, force=True) as writer:
@@ -145,7 +145,7 @@ def test_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "said"),
+    ("column", "values", "message"),
     [
         ("labels", np.full(ROWS, CLASSES), "between 0 and 2"),
         ("labels", np.full(ROWS, -1), "between 0 and 2"),
@@ -159,11 +159,11 @@ def test_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
         ("index", np.zeros(ROWS - 1, "i8"), "shape"),
     ],
 )
-def test_append_refuses_bad_rows(tmp_path: Path, column: str, values: np.ndarray[Any, Any], said: str) -> None:
+def test_append_refuses_bad_rows(tmp_path: Path, column: str, values: np.ndarray[Any, Any], message: str) -> None:
     with Writer.open(tmp_path / "a.h5", header()) as writer:
         with pytest.raises(UserError) as error:
             writer.append({**columns_of(header()), column: values})
-        assert said in one_sentence(error) and column in str(error.value)
+        assert message in one_sentence(error) and column in str(error.value)
         assert writer.rows_done == 0
 
 

@@ -22,7 +22,6 @@ from featuregen.storage import (
     check_against_base,
     column_dtype,
     read_columns,
-    read_images,
     read_info,
 )
 from tests.helpers.dataset_files import (
@@ -54,9 +53,7 @@ def test_round_trip(tmp_path: Path, dtype: str) -> None:
         assert values.dtype == wanted[name].dtype
         np.testing.assert_array_equal(values, wanted[name])
     pixels = wanted["images"].astype("f4") / (np.float32(255) if dtype == "uint8" else np.float32(1))
-    images = read_images(path, 3, 7)
-    assert images.dtype == np.float32
-    np.testing.assert_array_equal(images, pixels[3:7])
+    np.testing.assert_array_equal(FeatureDataset(path).fetch(slice(3, 7)), pixels[3:7])
     assert failed(path) == []
     assert [check for check in check_against_base(path, *base_set()) if not check.ok] == []
     assert os.listdir(path.parent) == ["det.h5"]
@@ -87,7 +84,7 @@ def test_same_bytes_over_many_chunks(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5") as root:
         assert root["images"].id.get_num_chunks() == 50
     assert len({(tmp_path / name).read_bytes() for name in ("a.h5", "b.h5", "c.h5")}) == 1
-    np.testing.assert_array_equal(read_images(tmp_path / "b.h5", 0, 300), columns["images"])
+    np.testing.assert_array_equal(FeatureDataset(tmp_path / "b.h5").images, columns["images"])
 
 
 def test_content_digest_ignores_software_and_time(tmp_path: Path) -> None:
@@ -171,7 +168,7 @@ def test_interrupt_keeps_the_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data[:-60] + bytes([data[-60] ^ 1]) + data[-59:], ""),
         (lambda data: data[:600] + bytes([data[600] ^ 1]) + data[601:], "damaged"),
@@ -180,7 +177,7 @@ def test_interrupt_keeps_the_batches(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_partial_is_dropped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[bytes], bytes], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[bytes], bytes], message: str
 ) -> None:
     path = tmp_path / "a.h5"
     with Writer.open(path, header()) as writer:
@@ -189,7 +186,7 @@ def test_damaged_partial_is_dropped(
     partial_path(path).write_bytes(change(partial_path(path).read_bytes()))
     capsys.readouterr()
     assert write(path) == write(tmp_path / "whole.h5")
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_partial_with_other_settings_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from featuregen.compute import Ball, project
 from featuregen.config import KINDS, Norm, Synthesis
-from featuregen.data import BaseDataset
+from featuregen.data import BaseDataset, balanced_rows
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, RowRandom
@@ -50,15 +50,15 @@ class Maker:
 
     def batches(self, kind: str, recipe: Synthesis, rows: int | NDArray[np.int64], done: int = 0) -> list[Columns]:
         model, plan = self.nets[RULES[kind].source], self.plan(kind, rows)
-        found = synthesize(kind, recipe, model, self.split, plan, seed=SEED, compute=ComputeSpec(), done=done)
-        return list(found)
+        batches = synthesize(kind, recipe, model, self.split, plan, seed=SEED, compute=ComputeSpec(), done=done)
+        return list(batches)
 
     def __call__(self, kind: str, recipe: Synthesis, rows: int | NDArray[np.int64], done: int = 0) -> Columns:
         parts = self.batches(kind, recipe, rows, done)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def base_pixels(self, columns: Columns) -> Tensor:
-        return self.split.tensor(CPU, columns["index"])
+        return self.split.images_tensor(CPU, columns["index"])
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +96,11 @@ def test_the_kinds_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_follows_the_rules_of_its_kind(make: Maker, kind: str) -> None:
     index = np.array([7, 3, 1400, 12, 900], dtype=np.int64)
-    plan, own = make.plan(kind, index), make.split.labels[index]
-    assert np.array_equal(plan.index, index) and np.array_equal(plan.source_labels, own)
+    plan, true = make.plan(kind, index), make.split.labels[index]
+    assert np.array_equal(plan.index, index) and np.array_equal(plan.source_labels, true)
     labels = {
-        "true": own,
-        "next": (own + 1) % 10,
+        "true": true,
+        "next": (true + 1) % 10,
         "random": RowRandom(SEED, "target").integers(index, 10),
     }
     starts = {
@@ -216,6 +216,14 @@ def test_nothing_is_left_to_do_after_the_last_row(make: Maker) -> None:
     assert make.batches("det", NEAR, 20, done=20) == []
 
 
+def test_a_plan_is_made_from_the_recipe_where_none_is_given(make: Maker) -> None:
+    recipe = replace(NEAR, rows=30, steps=2, batch_size=30)
+    (batch,) = synthesize("det", recipe, make.nets["standard"], make.split, seed=SEED)
+    rows = balanced_rows(make.split.labels, 30, SEED)
+    for name, values in make("det", recipe, rows).items():
+        assert values.tobytes() == batch[name].tobytes(), name
+
+
 # What the pixels become ---------------------------------------------------------------------------
 
 
@@ -249,8 +257,8 @@ def test_a_fake_relu_changes_the_way_and_not_the_goal(make: Maker) -> None:
 
 @pytest.mark.parametrize("change", [{"schedule": "constant"}, {"steps": 6}, {"step_size": 0.1}])
 def test_settings_of_the_loop_reach_it(make: Maker, change: dict[str, Any]) -> None:
-    plain, changed = make("robust", FREE, 8), make("robust", replace(FREE, **change), 8)
-    assert not np.array_equal(plain["images"], changed["images"])
+    unchanged, changed = make("robust", FREE, 8), make("robust", replace(FREE, **change), 8)
+    assert not np.array_equal(unchanged["images"], changed["images"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -341,15 +349,15 @@ def test_rows_already_inside_are_rounded_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "given", "expected"),
+    ("dtype", "pixels", "expected"),
     [
         ("uint8", [0.0, 1.0, 0.5, 100.4 / 255, 100.6 / 255], [0, 255, 128, 100, 101]),
         ("float16", [0.0, 1.0, 0.1], [0.0, 1.0, float(np.float16(0.1))]),
         ("float32", [0.0, 1.0, 0.1], [0.0, 1.0, float(np.float32(0.1))]),
     ],
 )
-def test_stored_types(dtype: str, given: list[float], expected: list[float]) -> None:
-    images = torch.tensor(given).view(-1, 1, 1, 1)
+def test_stored_types(dtype: str, pixels: list[float], expected: list[float]) -> None:
+    images = torch.tensor(pixels).view(-1, 1, 1, 1)
     stored = quantize(images, dtype, None)
     assert stored.flatten().tolist() == expected
     back = to_unit_range(stored)

@@ -53,11 +53,11 @@ def test_a_batch_is_halved_and_nothing_is_lost(
 ) -> None:
     whole = rows_of(digits, standard, replace(DET, dtype="float32"), 40)
     tried = run_out_above(monkeypatch, 6)
-    found = rows_of(digits, standard, replace(DET, dtype="float32"), 40)
+    columns = rows_of(digits, standard, replace(DET, dtype="float32"), 40)
     # Once too large is enough: later batches start at what went well.
     assert tried == [16, 8, *[4] * 10]
-    assert np.array_equal(found["index"], whole["index"]) and np.array_equal(found["labels"], whole["labels"])
-    assert np.abs(found["images"] - whole["images"]).max() < 1e-4
+    assert np.array_equal(columns["index"], whole["index"]) and np.array_equal(columns["labels"], whole["labels"])
+    assert np.abs(columns["images"] - whole["images"]).max() < 1e-4
     assert "memory ran out with 16 images at once; going on with 8" in capsys.readouterr().err
 
 

@@ -28,7 +28,7 @@ from featuregen.models import Classifier, build_model, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, can_group, train, train_many
 from featuregen.training.early_stopping import hold_out
-from featuregen.training.loop import learning_rate
+from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")
 ATTACK = Attack(eps=0.5, steps=2)
@@ -39,7 +39,7 @@ Few = tuple[Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def few(digits: BaseDataset) -> Few:
-    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+    return digits.train.images_tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
 
 
 def fresh(seed: int = 0) -> Classifier:
@@ -117,7 +117,7 @@ def test_the_log_weighs_both_accuracies(few: Few) -> None:
 
 def test_more_weight_on_clean_images_makes_them_easier(digits: BaseDataset, images: Tensor, labels: Tensor) -> None:
     rows = slice(0, 600)
-    known = digits.train.tensor(CPU, rows), digits.train.labels_tensor(CPU, rows)
+    known = digits.train.images_tensor(CPU, rows), digits.train.labels_tensor(CPU, rows)
     right: dict[float, list[float]] = {}
     for alpha in (0.0, 0.9):
         model = fresh()
@@ -216,14 +216,14 @@ def test_looking_at_images_held_out_does_not_change_training(few: Few) -> None:
     assert (plain.kept, plain.ended) == (3, "all epochs are run")
 
 
-def told(monkeypatch: pytest.MonkeyPatch, unsolved: list[int]) -> None:
-    """So many of the ten images held out are still right after each epoch."""
-    left = iter(unsolved)
-    monkeypatch.setattr("featuregen.training.early_stopping.EarlyStopping._standing", lambda self: next(left))
+def pretend_correct(monkeypatch: pytest.MonkeyPatch, counts: list[int]) -> None:
+    """So many of the ten held-out images are classified correctly after each epoch."""
+    left = iter(counts)
+    monkeypatch.setattr("featuregen.training.early_stopping.EarlyStopping._count_correct", lambda self: next(left))
 
 
 @pytest.mark.parametrize(
-    ("standing", "patience", "kept", "ended"),
+    ("correct", "patience", "kept", "ended"),
     [
         ([4, 7, 5, 7, 6], 0, 2, "all epochs are run"),
         ([4, 7, 5, 7, 6], 3, 2, "all epochs are run"),
@@ -233,13 +233,13 @@ def told(monkeypatch: pytest.MonkeyPatch, unsolved: list[int]) -> None:
     ],
 )
 def test_the_earliest_of_the_best_epochs_is_kept_and_patience_ends_training(
-    few: Few, monkeypatch: pytest.MonkeyPatch, unsolved: list[int], patience: int, kept: int, ended: str
+    few: Few, monkeypatch: pytest.MonkeyPatch, correct: list[int], patience: int, kept: int, ended: str
 ) -> None:
-    told(monkeypatch, unsolved)
+    pretend_correct(monkeypatch, correct)
     model, log = run(few, replace(STOPPING, epochs=5, patience=patience))
     assert (log.kept, log.ended) == (kept, ended)
-    assert [epoch.error for epoch in log.epochs] == pytest.approx([1 - right / 10 for right in unsolved])
-    told(monkeypatch, [0] * (kept - 1) + [1])
+    assert [epoch.error for epoch in log.epochs] == pytest.approx([1 - count / 10 for count in correct])
+    pretend_correct(monkeypatch, [0] * (kept - 1) + [1])
     # The rate is constant here, so training that was shorter from the start ends with the weights that were kept.
     assert weights_sha256(model) == weights_sha256(run(few, replace(STOPPING, epochs=kept))[0])
 

@@ -19,7 +19,7 @@ from featuregen.evaluation import predict
 from featuregen.models import Classifier, build_model, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, train, train_many
-from featuregen.training.loop import learning_rate
+from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")
 QUICK = Training(epochs=2, batch_size=32, lr=0.05)
@@ -28,7 +28,7 @@ QUICK = Training(epochs=2, batch_size=32, lr=0.05)
 @pytest.fixture(scope="module")
 def few(digits: BaseDataset) -> tuple[Tensor, Tensor]:
     """A hundred training images, so three batches of 32 and a rest."""
-    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+    return digits.train.images_tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
 
 
 def fresh(seed: int = 0) -> Classifier:
@@ -244,7 +244,14 @@ def test_training_ends_in_eval_mode_with_learnable_weights(few: tuple[Tensor, Te
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_training_goes_on_from_the_weights_given(few: tuple[Tensor, Tensor]) -> None:
+def test_training_clears_the_record_of_the_former_weights(few: tuple[Tensor, Tensor]) -> None:
+    model = fresh()
+    model.record = {"accuracy": {"clean": 0.9}}
+    train(model, *few, replace(QUICK, epochs=1))
+    assert model.record == {}
+
+
+def test_training_starts_from_the_weights_of_the_model(few: tuple[Tensor, Tensor]) -> None:
     first, _ = run(few, QUICK)
     second = copy.deepcopy(first)
     log = train(second, *few, replace(QUICK, epochs=4), seed=1)

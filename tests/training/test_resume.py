@@ -1,15 +1,15 @@
-"""Training that was stopped ends at the weights that it would have had."""
+"""A stopped training resumes to the weights it would have had."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ from featuregen.errors import UserError
 from featuregen.experiment import Experiment
 from featuregen.models import Classifier, build_model, weights_sha256
 from featuregen.training import TrainingLog, TrainingState, train_many
+from featuregen.training.resume import Stateful
 
 CPU = torch.device("cpu")
 PLAIN = Training(epochs=4, batch_size=32, lr=0.05)
@@ -39,15 +40,15 @@ RECIPES = {
 }
 
 
-class Killed(TrainingState):
-    """Ends the training once it has been saved so many times."""
+class Stopping(TrainingState):
+    """Stops the training once it has been saved so many times."""
 
     def __init__(self, path: Path, saves: int) -> None:
         super().__init__(path, 0)
         self._left = saves
 
-    def save(self, *args: Any) -> None:
-        super().save(*args)
+    def save(self, training: Stateful) -> None:
+        super().save(training)
         self._left -= 1
         if not self._left:
             raise KeyboardInterrupt
@@ -55,7 +56,7 @@ class Killed(TrainingState):
 
 @pytest.fixture(scope="module")
 def few(digits: BaseDataset) -> tuple[Tensor, Tensor]:
-    return digits.train.tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
+    return digits.train.images_tensor(CPU, slice(0, 100)), digits.train.labels_tensor(CPU, slice(0, 100))
 
 
 def learn(
@@ -76,26 +77,48 @@ def digests(models: list[Classifier]) -> list[str]:
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("saves", [1, 3])
-def test_it_goes_on_to_the_same_weights(
+def test_it_resumes_to_the_same_weights(
     few: tuple[Tensor, Tensor], tmp_path: Path, name: str, saves: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, path = RECIPES[name], tmp_path / "model.halfway"
     models, logs = learn(few, recipe)
     with pytest.raises(KeyboardInterrupt):
-        learn(few, recipe, Killed(path, saves))
+        learn(few, recipe, Stopping(path, saves))
     again, continued = learn(few, recipe, TrainingState(path, 0))
     assert digests(again) == digests(models)
     assert continued[0].epochs == logs[0].epochs and continued[0].kept == logs[0].kept
-    assert f"{path} holds {saves} epochs: going on from there." in capsys.readouterr().err
+    assert f"{path} holds {saves} epochs; resuming from there." in capsys.readouterr().err
 
 
-def test_several_side_by_side_go_on_together(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+def test_a_grouped_ensemble_resumes(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     path, seeds = tmp_path / "model.halfway", (3, 4)
     models, _ = learn(few, PLAIN, seeds=seeds)
     with pytest.raises(KeyboardInterrupt):
-        learn(few, PLAIN, Killed(path, 2), seeds)
+        learn(few, PLAIN, Stopping(path, 2), seeds)
     again, _ = learn(few, PLAIN, TrainingState(path, 0), seeds)
     assert digests(again) == digests(models)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "early stop"])
+def test_state_files_of_the_former_format_resume(few: tuple[Tensor, Tensor], tmp_path: Path, name: str) -> None:
+    """Early versions of 0.1.0 wrote safetensors in NCHW order, and the rest as JSON."""
+    recipe, path = RECIPES[name], tmp_path / "model.halfway"
+    models, logs = learn(few, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        learn(few, recipe, Stopping(path, 2))
+    state = torch.load(path)
+    stopping = state["early_stopping"] or {"weights": {}}
+    optimizer = {f"{index} {key}": value for index, own in state["optimizer"].items() for key, value in own.items()}
+    parts = {
+        "network": state["network"], "optimizer": optimizer, "random": state["random"], "others": stopping["weights"],
+    }  # fmt: skip
+    tensors = {f"{part} {key}": value.contiguous() for part, own in parts.items() for key, value in own.items()}
+    choice = {key: value for key, value in stopping.items() if key != "weights"}
+    record = {"epochs": state["epochs"], "seconds": state["seconds"], "choice": choice}
+    path.write_bytes(save(tensors, metadata={"featuregen-halfway": json.dumps(record)}))
+    again, continued = learn(few, recipe, TrainingState(path, 0))
+    assert digests(again) == digests(models)
+    assert continued[0].epochs == logs[0].epochs and continued[0].kept == logs[0].kept
 
 
 def test_dropout_draws_the_same_numbers(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
@@ -103,7 +126,7 @@ def test_dropout_draws_the_same_numbers(few: tuple[Tensor, Tensor], tmp_path: Pa
     large = F.interpolate(few[0], size=(28, 28)), few[1]
     models, _ = learn(large, recipe, model=net)
     with pytest.raises(KeyboardInterrupt):
-        learn(large, recipe, Killed(path, 1), model=net)
+        learn(large, recipe, Stopping(path, 1), model=net)
     again, _ = learn(large, recipe, TrainingState(path, 0), model=net)
     assert digests(again) == digests(models)
 
@@ -119,10 +142,8 @@ def test_it_is_saved_no_more_often_than_asked(few: tuple[Tensor, Tensor], tmp_pa
 def test_seconds_of_both_parts_count(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "model.halfway"
     with pytest.raises(KeyboardInterrupt):
-        learn(few, PLAIN, Killed(path, 3))
-    tensors = load_file(path)
-    told = '{"epochs": [[]], "seconds": 100.0, "choice": {}}'
-    save_file(tensors, path, {"featuregen-halfway": told})
+        learn(few, PLAIN, Stopping(path, 3))
+    torch.save(torch.load(path) | {"seconds": 100.0}, path)
     _, logs = learn(few, PLAIN, TrainingState(path, 0))
     assert logs[0].seconds > 100 and len(logs[0].epochs) == PLAIN.epochs
 
@@ -131,7 +152,7 @@ def test_seconds_of_both_parts_count(few: tuple[Tensor, Tensor], tmp_path: Path)
 def test_a_damaged_state_is_a_sentence(few: tuple[Tensor, Tensor], tmp_path: Path, change: str) -> None:
     path = tmp_path / "model.halfway"
     with pytest.raises(KeyboardInterrupt):
-        learn(few, PLAIN, Killed(path, 1))
+        learn(few, PLAIN, Stopping(path, 1))
     content = path.read_bytes()
     if change == "other":
         learn(few, PLAIN, TrainingState(path, 0), model=Model(width=4))
@@ -141,13 +162,13 @@ def test_a_damaged_state_is_a_sentence(few: tuple[Tensor, Tensor], tmp_path: Pat
         path.write_bytes(content[:-8] if change == "cut" else b"nonsense")
         with pytest.raises(UserError) as caught:
             learn(few, PLAIN, TrainingState(path, 0))
-    told = str(caught.value)
-    assert told.startswith(f"{path} cannot be gone on from (")
-    assert told.endswith("); delete it, and training starts again.")
+    message = str(caught.value)
+    assert message.startswith(f"Cannot resume from {path} (") and "\n" not in message
+    assert message.endswith("); delete it to train from the start.")
 
 
-def test_models_in_turn_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a Halfway each"):
+def test_models_trained_one_after_the_other_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a TrainingState each"):
         learn(few, RECIPES["adversarial"], TrainingState(tmp_path / "x", 0), seeds=(0, 1))
 
 

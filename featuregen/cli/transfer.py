@@ -1,4 +1,4 @@
-"""Commands that hold several networks against each other."""
+"""`featuregen transfer`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from featuregen.cli.options import (
     DeviceOption,
     ForceOption,
     JsonOption,
-    NormName,
     PrecisionOption,
     SeedOption,
     SetOption,
-    common,
-    settings_of,
+    common_values,
+    load_settings,
 )
+from featuregen.config import Attack, Model, Norm, from_dict
 from featuregen.errors import UserError
 
 
 def transfer(
     models: Annotated[
-        str, typer.Option(help="Architectures, with a width after a colon where one is wanted: resnet9:8,vgg16.")
+        str, typer.Option(help="Architectures, each with an optional width after a colon: resnet9:8,vgg16.")
     ],
     config: ConfigOption = None,
     data: DataOption = None,
-    norm: Annotated[NormName, typer.Option(help="The attack's norm.")] = NormName.l2,
-    eps: Annotated[float | None, typer.Option(help="The attack's radius. Default: the config's headline.")] = None,
-    steps: Annotated[int, typer.Option(help="The attack's steps.")] = 20,
+    norm: Annotated[Norm, typer.Option(help="Norm of the attack.")] = "l2",
+    eps: Annotated[float | None, typer.Option(help="Radius of the attack. Default: the config's headline.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 20,
     seeds: Annotated[int | None, typer.Option(help="Fresh models per architecture.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for models, datasets and the picture.")] = OUT,
     seed: SeedOption = None,
@@ -44,18 +44,17 @@ def transfer(
     force: ForceOption = False,
     set_: SetOption = None,
 ) -> None:
-    """The paper's figure 3: do networks that fall with the source also learn from its D_det?
+    """Figure 3 of the paper: do networks to which attacks transfer also learn better from the source's D_det?
 
-    Attacks the config's standard model on test images; for each architecture, counts how many of the images that
-    fooled the source fool a standard model of it too, and trains fresh models of it on the source's D_det alone.
+    Attacks the config's standard model on test images. For each architecture, measures the transfer rate: the share of
+    the successful adversarial images that also fool a standard model of it. Then trains fresh models of it on D_det.
 
         featuregen transfer --models convnet:8,convnet:24,convnet:48
 
         featuregen transfer --config cifar10-cpu --models resnet9:16,resnet9:8
     """
-    values = common(None, seed, device, precision) | {"evaluation.seeds": seeds}
-    settings = settings_of(config, data, set_, values)
-    from featuregen.config import Attack, Model, from_dict
+    values = common_values(None, seed, device, precision) | {"evaluation.seeds": seeds}
+    settings = load_settings(config, data, set_, values)
     from featuregen.experiment import Experiment
     from featuregen.experiment import transfer as run
     from featuregen.models import find_architecture
@@ -64,15 +63,14 @@ def transfer(
 
     if "det" not in settings.synthesis:
         raise UserError(f"config '{settings.name}' has no recipe for det, which transfer trains on; add synthesis.det.")
-    nets = []
+    networks = []
     for text in models.split(","):
         name, _, width = text.strip().partition(":")
         tree = {"architecture": find_architecture(name).name, "width": width or 0}
-        nets.append(from_dict(Model, tree, f"--models {text.strip()}"))
+        networks.append(from_dict(Model, tree, f"--models {text.strip()}"))
     radius = settings.evaluation.headline if eps is None else eps
-    attack = from_dict(Attack, {"norm": norm.value, "eps": radius, "steps": steps}, "--eps and --steps")
-    experiment = Experiment(settings, out)
-    results = run(experiment, nets, attack, out, force)
+    attack = from_dict(Attack, {"norm": norm, "eps": radius, "steps": steps}, "--eps and --steps")
+    results = run(Experiment(settings, out), networks, attack, out, force)
     atomic_write(out / "transfer.json", json.dumps(results, indent=1))
     picture = transfer_scatter(results, out / "transfer.png")
     print(json.dumps(results, indent=2) if json_ else transfer_table(results))

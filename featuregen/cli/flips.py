@@ -1,0 +1,92 @@
+"""`featuregen flips`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featuregen.cli.options import (
+    OUT,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    RowsOption,
+    SeedOption,
+    common_values,
+    drop_none,
+)
+from featuregen.config import Norm, load_config, unique_assignments, with_overrides
+from featuregen.errors import UserError
+
+
+def flips(
+    models: Annotated[list[Path], typer.Argument(help="Saved models, or checkpoints of robustness.")],
+    attacks: Annotated[str, typer.Option(help="Names of attacks, separated by commas.")] = "fgsm,pgd",
+    eps: Annotated[
+        str, typer.Option(help="Radii for the attacks that take one, separated by commas, such as 0.1 or 8/255.")
+    ] = "",
+    norm: Annotated[Norm, typer.Option(help="The norm, for the attacks that take one.")] = "linf",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of an attack, as pgd.steps=40; may be repeated.")
+    ] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    rows: RowsOption = None,
+    out: Annotated[Path, typer.Option(help="The folder for flips.json, flips.csv and the pictures.")] = OUT / "flips",
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Find which classes predicted labels flip to under attack.
+
+    Writes matrices and tests whether flips are symmetric, which classes attract them, and whether attacks and models
+    agree. Attacks the test images that a model classifies correctly, by default in a class-balanced sample of at most
+    1,000.
+
+        featuregen flips standard.safetensors --attacks fgsm,pgd --eps 0.05,0.1
+
+        featuregen flips standard.safetensors robust.safetensors --eps 8/255
+
+        featuregen flips m.safetensors --attacks pgd,spatial --norm l2 --eps 0.5
+    """
+    names, radii = _split_list(attacks), _split_list(eps)
+    if not names:
+        raise UserError("--attacks names no attack; give at least one, such as fgsm,pgd.")
+    if duplicate := next((path for number, path in enumerate(models) if path in models[:number]), None):
+        raise UserError(f"{duplicate} is given twice; name each model once.")
+    attack_settings: dict[str, dict[str, str]] = {}
+    for key, value in unique_assignments(set_ or [], "--set", "attack.key", "pgd.steps=40").items():
+        attack, _, setting = key.rpartition(".")
+        attack_settings.setdefault(attack, {})[setting] = value
+    from featuregen.evaluation import expand_grid, inputs_from_split, label_flips_to_folder
+    from featuregen.experiment import Experiment, recorded_config
+    from featuregen.report import flip_maps, flips_table
+
+    runs = expand_grid(names, radii, norm, attack_settings)
+    values = drop_none(common_values(None, seed, device, None) | {"data.name": data})
+    settings = with_overrides(load_config(config) if config else recorded_config(models[0]), (), values)
+    experiment = Experiment(settings, out)
+    victims = [experiment.load_model(path) for path in models]
+    for run in runs:
+        if run.eps is None:
+            print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
+    inputs = inputs_from_split(experiment.base, "test", rows, settings.seed, experiment.device)
+    results = label_flips_to_folder(
+        out, victims, inputs, runs, base=experiment.base.description(), seed=settings.seed,
+        batch_size=settings.evaluation.batch_size, compute=experiment.compute,
+    )  # fmt: skip
+    files = [out / "flips.json", out / "flips.csv"]
+    for title in (model["title"] for model in results["models"]):
+        runs_of_model = [run for run in results["runs"] if run["model"] == title]
+        files.append(flip_maps(out / f"flips-{title}.png", title, runs_of_model, experiment.base.classes))
+    print(json.dumps(results, indent=2) if json_ else flips_table(results))
+    print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
+
+
+def _split_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,76 @@
+"""`featuregen info`, and the summary of a dataset that other commands print as well."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featuregen.cli.options import JsonOption
+from featuregen.errors import printable
+
+if TYPE_CHECKING:
+    from featuregen.storage import DatasetInfo
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="A dataset (.h5) or a saved model.")], json_: JsonOption = False
+) -> None:
+    """Print what a file contains and how it was made.
+
+    featuregen info datasets_out/digits-robust.h5
+    """
+    from featuregen.interop import is_model_file, model_header
+
+    if is_model_file(file):
+        print(json.dumps(model_header(file), indent=2))
+        return
+    from featuregen.storage import read_info
+
+    content = read_info(file)
+    print(json.dumps(content.to_dict(), indent=2) if json_ else describe(content))
+
+
+def describe(info: DatasetInfo) -> str:
+    """A dataset in a few lines."""
+    from featuregen.synthesis import meaning_of
+
+    base, source = info.base, info.source_model
+    weights = f"{source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}"
+    success = f"{info.success_rate:.1%} of rows are classified by the source as the label they carry"
+    shard, part = info.recipe.get("shard"), ""
+    if isinstance(shard, dict):
+        part = f" (shard {shard.get('number')} of {shard.get('of')}, {shard.get('rows')} rows in all)"
+    channels, height, width = info.image_shape
+    return "\n".join(map(printable, [
+        f"{info.kind}: {meaning_of(info.kind) or 'unknown kind'}",
+        f"  rows     {info.rows}{part} of {base.get('name')}, {channels}×{height}×{width} {info.dtype}, "
+        f"{len(info.classes)} classes, {info.size / 2**20:.1f} MiB",
+        f"  made     {_describe_recipe(info.recipe)}",
+        f"  source   {weights if source else 'not recorded'}",
+        f"  success  {'not recorded' if math.isnan(info.success_rate) else success}",
+        f"  content  {info.content_sha256}",
+    ]))  # fmt: skip
+
+
+def _describe_recipe(recipe: Mapping[str, Any]) -> str:
+    """How a dataset was made, in words; the recipe of a file of unknown origin may have any content."""
+    from featuregen.report import describe_attack
+
+    if "imported" in recipe:
+        return "elsewhere, imported from the authors' layout"
+    try:
+        if "attack" in recipe:
+            return f"{describe_attack(recipe['attack'])}, seed {recipe.get('seed')}"
+        steps = recipe.get("synthesis", {})
+        ball = "" if steps.get("norm", "none") == "none" else f", {steps['norm']} eps {steps['eps']:g}"
+        return (
+            f"{steps.get('steps')} steps of {steps.get('step_size')} ({steps.get('schedule')}){ball}, "
+            f"seed {recipe.get('seed')}"
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return "by a recipe that featuregen does not know"

@@ -1,0 +1,148 @@
+"""`featuregen make-dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featuregen.cli.info import describe
+from featuregen.cli.options import (
+    OUT,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    EpsOption,
+    ForceOption,
+    ModelOption,
+    NormOption,
+    OutOption,
+    PrecisionOption,
+    RecipeOption,
+    RowsOption,
+    SeedOption,
+    SetOption,
+    ShardOption,
+    SourceOption,
+    Start,
+    StartOption,
+    StepSizeOption,
+    StepsOption,
+    check_kind,
+    check_suffix,
+    common_values,
+    load_settings,
+)
+from featuregen.config import MISLABELLED, Config, NamedRecipe
+from featuregen.errors import UserError
+
+if TYPE_CHECKING:
+    from featuregen.experiment import Experiment
+    from featuregen.storage import DatasetInfo
+
+
+def make_dataset(
+    kind: Annotated[
+        str,
+        typer.Argument(help="robust, nonrobust, robust-noise, nonrobust-noise, rand, det, or one that a plugin adds."),
+    ],
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    source: SourceOption = None,
+    out: OutOption = None,
+    named: RecipeOption = None,
+    steps: StepsOption = None,
+    step_size: StepSizeOption = None,
+    eps: EpsOption = None,
+    norm: NormOption = None,
+    start: StartOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    rows: RowsOption = None,
+    dtype: DtypeOption = None,
+    shard: ShardOption = None,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Make a dataset of any kind: robust, nonrobust, robust-noise, nonrobust-noise, rand, det.
+
+    featuregen make-dataset det
+
+    featuregen make-dataset rand --eps 1.0 --norm l2 --steps 100
+
+    featuregen make-dataset nonrobust --start noise --seed 3 --out out/dnr.h5
+
+    featuregen make-dataset det --config cifar10-fast --shard 2/7
+
+    torchrun --nproc-per-node 4 -m featuregen make-dataset det
+    """
+    check_suffix(out, ".h5", "a dataset")
+    kind = _kind_with_start(kind, start)
+    if source and model:
+        raise UserError(
+            f"--model names what to train, but the model {source} is already trained; leave one of them out."
+        )
+    recipe = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm, "rows": rows, "dtype": dtype}
+    values = common_values(model, seed, device, precision)
+    values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
+    settings = load_settings(config, data, set_, values, NamedRecipe(named, (kind,)) if named else None)
+    from featuregen.experiment import draw_preview
+    from featuregen.runtime import dist_from_env
+
+    if shard and dist_from_env().world_size > 1:
+        raise UserError(f"torchrun gives each of its processes a shard; leave out --shard {shard}, or torchrun.")
+    written = _write_dataset(kind, settings, source, out, shard, force)
+    if written is None:
+        return
+    experiment, info = written
+    # A single shard is not worth a preview.
+    picture = [] if shard else [draw_preview(experiment, info.path, info.path.with_suffix(".png"))]
+    print(describe(info))
+    print(*(info.path, *picture), sep="\n")
+
+
+def _kind_with_start(kind: str, start: Start | None) -> str:
+    """The kind that an option --start asks for: each kind that starts from noise has a name of its own."""
+    check_kind(kind)
+    if start is None:
+        return kind
+    from_image = kind.removesuffix("-noise")
+    if from_image in MISLABELLED:
+        raise UserError(f"--start does not apply to {kind}, which starts at the base image itself.")
+    if kind != from_image and start == "image":
+        raise UserError(f"{kind} starts from noise; for --start image make {from_image}.")
+    wanted = f"{from_image}-noise" if start == "noise" else from_image
+    check_kind(wanted)
+    return wanted
+
+
+def _write_dataset(
+    kind: str, settings: Config, source: Path | None, out: Path | None, shard: str | None, force: bool
+) -> tuple[Experiment, DatasetInfo] | None:
+    """Write the dataset or one shard of it; None in a process of torchrun that is not the main one."""
+    from featuregen.experiment import (
+        Experiment,
+        dataset_path,
+        make_distributed,
+        make_shard,
+        parse_shard,
+        warn_unused_shards,
+    )
+    from featuregen.runtime import init_distributed
+
+    part = parse_shard(shard) if shard else None
+    folder = out.parent if out else OUT
+    with init_distributed(settings.runtime.device) as dist:
+        if dist.world_size > 1:
+            return make_distributed(dist, settings, folder, kind, out, source, force)
+        experiment = Experiment(settings, folder)
+        path = out or dataset_path(folder, experiment.base.name, kind)
+        source_model = experiment.load_model(source) if source else None
+        if part:
+            return experiment, make_shard(experiment, kind, path, part, source_model, force)
+        warn_unused_shards(path)
+        return experiment, experiment.write_dataset(experiment.dataset_job(kind), path, source_model, force)

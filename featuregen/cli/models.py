@@ -1,0 +1,13 @@
+"""`featuregen models`."""
+
+from __future__ import annotations
+
+
+def models() -> None:
+    """List the architectures and the image sizes that each accepts.
+
+    featuregen models
+    """
+    from featuregen.models import architecture_table
+
+    print(architecture_table())

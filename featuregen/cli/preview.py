@@ -1,0 +1,25 @@
+"""`featuregen preview`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featuregen.cli.options import DataOption, check_suffix
+
+
+def preview(
+    file: Annotated[Path, typer.Argument(help="A dataset.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG to write. Default: beside the dataset.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Draw base image, start image and result of ten rows.
+
+    featuregen preview datasets_out/digits-det.h5 --out det.png
+    """
+    check_suffix(out, ".png", "a picture")
+    from featuregen.experiment import draw_preview, experiment_of
+
+    print(draw_preview(experiment_of(file, data), file, out or file.with_suffix(".png")))

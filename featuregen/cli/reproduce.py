@@ -1,0 +1,88 @@
+"""`featuregen reproduce`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featuregen.cli.options import (
+    OUT,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    common_values,
+    load_settings,
+)
+from featuregen.config import NamedRecipe
+
+
+def reproduce(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    seeds: Annotated[int | None, typer.Option(help="Models per row of the table.")] = None,
+    standard_from: Annotated[
+        Path | None, typer.Option(help="A saved model, or a checkpoint of robustness, as the standard source model.")
+    ] = None,
+    robust_from: Annotated[Path | None, typer.Option(help="Likewise as the robust source model.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for models, datasets and report.")] = OUT,
+    named: RecipeOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the stages with their expected time and memory, and stop.")
+    ] = False,
+    json_: JsonOption = False,
+    force: ForceOption = False,
+    set_: SetOption = None,
+) -> None:
+    """Run the whole experiment: source models, datasets, fresh models on each, a table of accuracies, a report.
+
+    An interrupted run resumes when you rerun the command.
+
+        featuregen reproduce
+
+        featuregen reproduce --seeds 5 --out runs/five
+
+        featuregen reproduce --config my.yaml --data mine.npz
+
+        featuregen reproduce --config cifar10-paper --dry-run
+
+        featuregen reproduce --config cifar10-fast --robust-from cifar_l2_0_5.pt
+    """
+    values = common_values(model, seed, device, precision) | {"evaluation.seeds": seeds}
+    values |= {
+        f"sources.{name}_from": path and str(path)
+        for name, path in (("standard", standard_from), ("robust", robust_from))
+    }
+    settings = load_settings(config, data, set_, values, NamedRecipe(named, training=True) if named else None)
+    from featuregen.experiment import Experiment, cost_of, estimate_cost, write_results
+    from featuregen.experiment import reproduce as run
+    from featuregen.report import cost_sentence, cost_table, results_table
+
+    if dry_run:
+        cost = estimate_cost(settings, out).to_dict()
+        print(json.dumps(cost, indent=2) if json_ else cost_table(cost))
+        return
+    experiment = Experiment(settings, out)
+    base = experiment.base
+    cost = cost_of(settings, base.size, experiment.compute).to_dict()
+    print(f"note: {cost_sentence(cost)}", file=sys.stderr)
+    # The same recipes on another base set are another experiment.
+    folder = out / (f"{settings.name}-{base.name}" if data and base.name not in settings.name else settings.name)
+    results = run(experiment, folder, force)
+    page = write_results(experiment, results, folder)
+    print(json.dumps(results, indent=2) if json_ else results_table(results))
+    print(f"report: {page}", file=sys.stderr if json_ else sys.stdout)

@@ -1,0 +1,201 @@
+"""One attack on one model: the images it finds, how the model's predictions change, and a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from featuregen.attacks import AttackResult, Criterion, attack, find_attack, measure_result, settings_for
+from featuregen.compute import Ball
+from featuregen.config import ATTACKED, to_dict
+from featuregen.evaluation.accuracy import predict
+from featuregen.evaluation.attack_inputs import AttackInputs
+from featuregen.models import Classifier, TrainedModel, describe_model, model_summary
+from featuregen.runtime import ComputeSpec, versions
+from featuregen.storage import Header, Writer
+from featuregen.synthesis import quantize, to_unit_range
+
+
+@dataclass(frozen=True, eq=False)
+class AttackRun:
+    """An attack on a model, towards the `target_class` where one is named; what does not fit is refused here.
+
+    With an `origin` the attack runs on that model, and its images are shown to the target: a transfer attack. All
+    results are those of the pixels as `dtype` stores them.
+    """
+
+    target: TrainedModel
+    inputs: AttackInputs
+    name: str
+    options: dict[str, Any]
+    target_class: str = ""
+    origin: TrainedModel | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        self.inputs.criterion(self.target_class)
+        self.as_stored(self.inputs.images)
+
+    @cached_property
+    def settings(self) -> Any:
+        return settings_for(self.name, self.options)
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        return self.inputs.criterion(self.target_class)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"name": self.name, "target": self.target_class, **to_dict(self.settings)}
+
+    def as_stored(self, images: Tensor) -> Tensor:
+        """The pixels of these images, one for each input, once they are stored, still inside the attack's ball."""
+        norm, eps = getattr(self.settings, "norm", None), getattr(self.settings, "eps", 0)
+        ball = Ball(norm, eps, self.inputs.images) if norm and eps else None
+        return to_unit_range(quantize(images, self.dtype, ball)).to(images.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class AttackRunResult:
+    """What an attack came to. `eligible` are the images it could succeed on, the only ones that were attacked."""
+
+    run: AttackRun
+    outcome: AttackResult
+    eligible: Tensor
+    record: dict[str, Any]
+
+    @property
+    def succeeded(self) -> Tensor:
+        return self.outcome.success & self.eligible
+
+    def example_rows(self, count: int = 10) -> list[int]:
+        """Rows to show: one success of each class, then other successes, then the rest."""
+        rank = torch.zeros(len(self.succeeded), dtype=torch.long)
+        classes: set[int] = set()
+        for row in self.succeeded.nonzero().flatten().tolist():
+            label = int(self.run.inputs.labels[row])
+            rank[row] = 1 if label in classes else 2
+            classes.add(label)
+        rows: list[int] = rank.argsort(descending=True, stable=True)[:count].sort().values.tolist()
+        return rows
+
+
+def attack_to_file(
+    path: Path,
+    run: AttackRun,
+    *,
+    seed: int,
+    batch_size: int,
+    compute: ComputeSpec,
+    config: Mapping[str, Any],
+    force: bool = False,
+) -> AttackRunResult:
+    """Run an attack and write its images with their true labels; another file in their place is refused first.
+
+    `config` is what the file records of all settings.
+    """
+    inputs, target = run.inputs, run.target
+    channels, height, width = inputs.images.shape[1:]
+    header = Header(
+        kind=ATTACKED, rows=len(inputs.index), image_shape=(channels, height, width), dtype=run.dtype,
+        classes=inputs.classes, recipe=_recipe(run, seed, compute), base=inputs.base,
+        source_model=describe_model(target), software=versions(compute), citation=inputs.citation, config=config,
+    )  # fmt: skip
+    with Writer.open(path, header, force) as writer:
+        result = _run(run, seed, batch_size, compute)
+        if not writer.complete:
+            for first in range(writer.rows_done, len(inputs.index), batch_size):
+                rows = slice(first, first + batch_size)
+                stored = quantize(result.outcome.images[rows], run.dtype, None)
+                writer.append(_columns(target.model, inputs, rows, stored))
+            writer.finish()
+    return result
+
+
+def _recipe(run: AttackRun, seed: int, compute: ComputeSpec) -> dict[str, Any]:
+    origin = {"found_on": describe_model(run.origin)["weights_sha256"]} if run.origin else {}
+    return {"seed": seed, "attack": run.record, **origin, **compute.numerics}
+
+
+def _run(run: AttackRun, seed: int, batch_size: int, compute: ComputeSpec) -> AttackRunResult:
+    """Images misclassified already (or in the target class already) stay as they are and are not counted."""
+    inputs, criterion = run.inputs, run.criterion
+    eligible = ~criterion.met(predict(run.target.model, inputs.images, batch_size))
+    if criterion.targeted:
+        # A misclassified image of the target class could only be corrected.
+        eligible &= criterion.classes != inputs.labels
+    adversarial, origin_success = inputs.images.clone(), None
+    if eligible.any():
+        rows = eligible.nonzero().flatten()
+        found = attack(
+            (run.origin or run.target).model, inputs.images[rows], inputs.labels[rows], run.name,
+            targets=criterion.classes[rows] if criterion.targeted else None,
+            seed=seed, batch_size=batch_size, compute=compute, **run.options,
+        )  # fmt: skip
+        adversarial[rows], origin_success = found.images, _share(found.success[~found.initially_met])
+    outcome = measure_result(run.target.model, inputs.images, run.as_stored(adversarial), criterion, batch_size)
+    record = _record(run, outcome, eligible, seed, compute)
+    if run.origin:
+        record["origin"]["success"] = origin_success
+    return AttackRunResult(run, outcome, eligible, record)
+
+
+def _record(run: AttackRun, outcome: AttackResult, eligible: Tensor, seed: int, compute: ComputeSpec) -> dict[str, Any]:
+    inputs, origin = run.inputs, run.origin
+    succeeded = outcome.success & eligible
+    accuracy = [(classes == inputs.labels).float().mean().item() for classes in (outcome.before, outcome.after)]
+    more_confident = (outcome.confidence_after > outcome.confidence_before)[succeeded]
+    return {
+        "format": "featuregen-attack",
+        "version": 1,
+        "attack": run.record,
+        "threat": "transfer" if origin else find_attack(run.name).threat,
+        "model": model_summary(run.target),
+        **({"origin": model_summary(origin)} if origin else {}),
+        "images": {"name": inputs.base["name"], "split": inputs.base["split"], "count": len(inputs.index)},
+        "accuracy": {"before": accuracy[0], "after": accuracy[1]},
+        "tried": int(eligible.sum()),
+        "success": _share(outcome.success[eligible]),
+        "distance": {norm: _median_and_max(getattr(outcome, norm)[succeeded]) for norm in ("l0", "l1", "l2", "linf")},
+        "confidence": {
+            "before": _median_and_max(outcome.confidence_before[succeeded]),
+            "after": _median_and_max(outcome.confidence_after[succeeded]),
+            "surer": _share(more_confident),
+        },
+        "seed": seed,
+        "software": versions(compute),
+    }
+
+
+def _share(rows: Tensor) -> float | None:
+    return rows.float().mean().item() if len(rows) else None
+
+
+def _median_and_max(values: Tensor) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {"median": values.float().median().item(), "largest": values.float().max().item()}
+
+
+@torch.no_grad()
+def _columns(model: Classifier, inputs: AttackInputs, rows: slice, stored: Tensor) -> dict[str, NDArray[Any]]:
+    pixels, labels, index = to_unit_range(stored), inputs.labels[rows], inputs.index[rows]
+    logits = model(pixels).float()
+    return {
+        "images": stored.cpu().numpy(),
+        "labels": labels.cpu().numpy(),
+        "source_labels": labels.cpu().numpy(),
+        "index": index,
+        "start_index": index,
+        "norm": (pixels - inputs.images[rows]).flatten(1).norm(dim=1).cpu().numpy(),
+        "objective": F.cross_entropy(logits, labels, reduction="none").cpu().numpy(),
+        "source_pred": logits.argmax(1).cpu().numpy(),
+    }
