@@ -54,7 +54,7 @@ def model_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Weights of featuregen's own files are not read.
     """
     if not is_checkpoint(Path(path)):
-        return read_model_record(Path(path))
+        return read_model_record(path)
     model = load_checkpoint(path)
     return {
         "architecture": model.architecture,
