@@ -98,8 +98,9 @@ def attack(
         >>> labels = model(images).argmax(1)
         >>> fg.attack(model, images, labels, "apgd", norm="linf", eps=0.25).success_rate
         1.0
-        >>> [result.success_rate for result in fg.attack(model, images, labels, "pgd", norm="linf", eps=[0, 0.25])]
-        [0.0, 1.0]
+        >>> none, some = fg.attack(model, images, labels, "pgd", norm="linf", eps=[0, 0.25])
+        >>> none.success_rate, some.success_rate
+        (0.0, 1.0)
     """
     if isinstance(eps := settings.get("eps"), (list, tuple)):
         if not eps:
