@@ -1,20 +1,20 @@
-"""Is every attack of featuregen's as strong as its peers' of the same name, and faster? On a model of your own.
+"""Strength and speed of featuregen's attacks beside those of the same name in other packages, on a model of your own.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python -m benchmarks.attack_race MODEL.safetensors [--data mnist.npz] [--rows 200] [--l2 1.5] [--out results.json]
 
-Claim to check: featuregen's success is no more than a point below a peer's, its smallest changes at most 2 % larger in
-the median, and it takes less time; one pixel at least 20 times less, where peers search with the population of its
-paper and featuregen with its own, a quarter of that (`pixels-alike`: with the same). All are given the same model
-object in fp32, its parameters frozen, which spares the peers gradients they do not need, and the same test images in
-the same batches, with the same steps or queries. The job is that of `attack()`, which folds the batch norm of a copy
-inside the clock: the images, and what the model says of each before and after, which costs a peer the two passes that
-it costs featuregen. Per pair one warm-up on two images, then laps in which each runs once, every time another first. A
-ratio is the median over laps of the ratio within a lap. Building a peer's wrapper is not timed. Success is of the
-last lap, as the model itself sees the images. Pairs in which a peer goes image by image get the first `--few` of the
-images. The hardware is printed first. Exit code 1 where featuregen is clearly weaker or not faster, or a peer fails.
-
-Peers are test dependencies: pip install -e ".[test]"
+Claim: featuregen's success rate is at most one point below a peer's, its smallest perturbations are at most 2 % larger
+in the median, and it takes less time. The one-pixel attack takes at least 20 times less, where peers search with the
+population of its paper and featuregen with its default, a quarter of that (`pixels-alike`: with the same population).
+Method: all attack the same model object in fp32 with frozen parameters, which spares the peers gradients that they do
+not need, and the same test images in the same batches, with the same steps or queries. featuregen's job is that of
+`attack()`, which folds the batch norm of a copy inside the timed part; it includes the predictions before and after,
+and costs each peer the same two forward passes. Each pair has one warm-up on two images, then laps in which each
+contender runs once, in rotating order. A ratio is the median over laps of the ratio within a lap. Building a peer's
+wrapper is not timed. Success is that of the last lap, judged by the model itself. Pairs in which a peer works image by
+image get the first `--few` images. The hardware is printed first.
+Needs: a saved model, its base set, and the peers: pip install -e ".[test]".
+Exit code: 1 where featuregen is clearly weaker or not faster, or a peer fails.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Is featuregen's PGD as strong as its peers'? Accuracy on digits, same models, radii, steps and step sizes.
+"""Accuracy of the digits' source models under featuregen's PGD and its peers'.
 
     python -m benchmarks.attack_strength [results.json]
 
-Claim: within one point of Foolbox's and torchattacks' PGD, and ten times the steps take at most two points more.
-One run of deterministic attacks on the standard and the robust source model of `configs/digits.yaml`, in fp32 on
-the CPU; no seeds, no spread. Peers are test dependencies: pip install -e ".[test]".
+Claim: featuregen's PGD is within one point of Foolbox's and torchattacks' with equal radii, steps and step sizes, and
+ten times the steps take at most two points more.
+Method: one run of deterministic attacks on the standard and the robust source model of `configs/digits.yaml`, in fp32
+on the CPU. There are no seeds and no spread.
+Needs: the peers: pip install -e ".[test]".
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""How time and memory grow with rows, image size and batch size.
+"""Growth of time and memory with rows, image size and batch size.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python -m benchmarks.cost_growth [--out growth.json] [--plot growth.png] [--runs 3]
 
-Claim: both are straight lines in rows, in pixels per image and in images per batch. D_R sets of noise, 2 steps, with an
-untrained convnet of width 16 in fp32 on the CPU, through the public path: `Workshop.make` into a file. Every run is a
-process of its own; its time is that of making the set, its memory the peak of the process (VmHWM) above what it held
-before it had any images. Runs of all points are interleaved; a point is the median, its bar the range. The line
-minimises relative errors; `off` is how far a point lies from it. What is not varied stays at 2000 rows, 32 pixels a
-side and 256 images a batch.
+Claim: both grow linearly with rows, with pixels per image and with images per batch.
+Method: D_R sets of noise, 2 steps, by an untrained convnet of width 16 in fp32 on the CPU, through the public path into
+a file. Every run is a process of its own. Its time is that of making the set; its memory is the peak of the process
+(VmHWM) above what it took before it had any images. Runs of all points are interleaved; a point is the median, its bar
+the range. The line minimises relative errors; `off` is a point's distance from it. What is not varied stays at 2000
+rows, 32 pixels a side and 256 images a batch.
+Needs: Linux, for the peak of a process, and some minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole job of D_R, featuregen beside robustness: how long until the images' features are equally near?
+"""Time to make D_R with featuregen and with robustness until the features of the images are equally near their targets.
 
     featuregen train --data cifar10.npz --model resnet9 --set model.width=16 --norm l2 --eps 0.5 --steps 3 --epochs 4 \\
         --lr 0.2 --set sources.robust.weight_decay=5e-4 --set sources.robust.augment.crop=4 \\
@@ -6,13 +6,16 @@
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python -m benchmarks.end_to_end --data cifar10.npz --source robust.safetensors [--images 2000] [--steps 200]
 
-Claim: at least 15 times faster on two CPU cores. `robustness` takes `--steps` of the paper's steps of 0.1; what it
-reaches is the goal. featuregen takes the fewest steps of its recipe `fast` whose median and 95th percentile are no
-worse, found on a first batch with 3 % to spare, in neither's time; then both make all images, batch by batch in turn,
-from the same starts, aims and weights. featuregen's time is that of its public path: settled arithmetic, rounding, and
-measuring what is stored included; that of `robustness` is its attack alone. Distances are relative, of the values
-stored as uint8, as the plain fp32 model sees them. The ratio is that of the sums; beside it the smallest and largest
-of a batch. Exit code 1 if the images are not as near, or the claim does not hold.
+Claim: featuregen is at least 15 times faster on two CPU cores.
+Method: `robustness` takes `--steps` of the paper's steps of 0.1, and the distance that it reaches is the goal.
+featuregen takes the fewest steps of its recipe `fast` whose median and 95th percentile are no worse; the number is
+found on a first batch with 3 % to spare, and its search is not timed. Then both make all images, batch by batch in
+turn, from the same starts, targets and weights. featuregen's time is that of its public path, rounding and the
+measurement of the stored values included; that of `robustness` is its attack alone. Distances are relative, of the
+values stored as uint8, measured by the unfolded fp32 model. The ratio is that of the sums; beside it the smallest and
+largest ratio of a batch.
+Needs: a base set as .npz and a robust model as above.
+Exit code: 1 if the images are not as near, or the claim does not hold.
 """
 
 from __future__ import annotations

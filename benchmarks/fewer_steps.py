@@ -1,15 +1,16 @@
-"""Do fewer steps change what models learn? The paper's recipes beside the fast ones, by what models make of them.
+"""What models learn from the paper's recipes and from the fast ones, which take fewer steps.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python -m benchmarks.fewer_steps [--config digits] [--data digits] [--set section.key=value]... [--seeds 5]
 
 Claim: models trained on sets of the recipe `fast` (60 steps for features, 30 for classes) are as accurate, clean and
-attacked, as those trained on sets of the recipe `paper` (1000 and 100 steps) within the spread of their seeds; and so
-is a model trained adversarially with 3 steps of 5/12 eps instead of the paper's 7 of eps/5. Sources, targets, starts
-and balls are the same for both. One set per recipe, `--seeds` models on each; accuracies in % on the test images, mean
-(smallest-largest); `reached` is the mean relative feature distance of a set, or the share that the source sees as the
-stored label; seconds are those of making the set once (none if it was found in `--folder`), or
-of training one model, on the hardware printed first.
+attacked, as models trained on sets of the recipe `paper` (1000 and 100 steps), within the spread of their seeds. The
+same holds for a model trained adversarially with 3 steps of 5/12 eps instead of the paper's 7 steps of eps/5.
+Method: sources, targets, starts and balls are the same for both. One set per recipe, `--seeds` models on each;
+accuracies in % on the test images, mean (smallest-largest). `reached` is the mean relative feature distance of a set,
+or the share of rows that the source classifies as the stored label. Seconds are those of making the set once (none if
+it was in `--folder` already), or of training one model, on the hardware printed first.
+Needs: nothing but the config's base set.
 """
 
 from __future__ import annotations

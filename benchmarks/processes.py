@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which can be killed: forked from one that has imported everything already."""
+"""Commands in separate processes that can be killed, forked from one that has imported everything already."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _OUT, _ERR, _COUNT, _BEGUN = "stdout.txt", "stderr.txt", "operations.txt", "begun"
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
-_PATIENCE = 120.0
+# Seconds; only a hang takes as long.
+_HANG_TIMEOUT = 1800.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The last two are otherwise imported when digits are first read, and an optimizer first made.
@@ -30,7 +32,7 @@ Stop = tuple[int, signal.Signals]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run gets, in bytes: 0 for no limit; memory beyond what it holds once everything is imported."""
+    """Limits in bytes, 0 for none; memory counts beyond what the process has once everything is imported."""
 
     file: int = 0
     memory: int = 0
@@ -44,16 +46,17 @@ def resident(name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
-def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None) -> None:
+def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     for number, path in ((1, said / _OUT), (2, said / _ERR)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
-    held = resident("VmSize") or 0
+    base_memory = resident("VmSize") or 0
     if limits.file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
     if limits.memory:
-        resource.setrlimit(resource.RLIMIT_AS, (held + limits.memory, held + limits.memory))
+        resource.setrlimit(resource.RLIMIT_AS, (base_memory + limits.memory, base_memory + limits.memory))
     # A shell that runs the tests in its background has them ignore it, and their children with them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
@@ -69,10 +72,10 @@ def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None) ->
     try:
         sys.exit(main(words))
     finally:
-        # What comes from here on is not what is tried.
+        # The exit itself is not under test.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        (said / _COUNT).write_text(f"{watch.operations} {(resident('VmPeak') or 0) - held}", encoding="utf-8")
+        (said / _COUNT).write_text(f"{watch.operations} {(resident('VmPeak') or 0) - base_memory}", encoding="utf-8")
 
 
 class _Watch:
@@ -95,21 +98,30 @@ class _Watch:
 class Command:
     """One run of featuregen; `out` and `err` are what it has said so far.
 
-    With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0.
+    With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0. `environment` joins
+    that of this process.
     """
 
-    def __init__(self, folder: Path, *words: str | Path, limits: Limits = Limits(), stop: Stop | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *words: str | Path,
+        limits: Limits = Limits(),
+        stop: Stop | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._said = Path(tempfile.mkdtemp(prefix="said-", dir=folder))
         texts = [str(word) for word in words]
         # No daemon, or it could have no children; joined or killed by whoever starts it.
-        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=(texts, self._said, limits, stop))
+        arguments = (texts, self._said, limits, stop, dict(environment))
+        self.process: BaseProcess = _CONTEXT.Process(target=_command, args=arguments)
         self.process.start()
         # Whether it did not end by itself in all the time that it was given.
         self.hung = False
 
     def stop_when(self, moment: Callable[[], bool], number: int) -> int:
         """The exit code after a signal sent as soon as the moment has come."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _HANG_TIMEOUT
         while not moment():
             assert self.process.is_alive(), f"it ended before the moment came: {self.err}"
             assert time.monotonic() < deadline, "the moment never came"
@@ -129,7 +141,7 @@ class Command:
         return self.wait()
 
     def wait(self) -> int:
-        self.process.join(_PATIENCE)
+        self.process.join(_HANG_TIMEOUT)
         if self.process.exitcode is None:
             self.hung = True
             self.process.kill()

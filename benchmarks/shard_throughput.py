@@ -1,15 +1,17 @@
-"""A set made by two processes of torchrun, against the same set made by one.
+"""Throughput of two processes of torchrun that make one set, beside that of one process.
 
     python -m benchmarks.shard_throughput [--processes 2] [--rows 512] [--steps 40] [--rounds 3] [--threads 1]
         [--out shard_throughput.json]
 
-D_R of drawn images, 32×32, by a ResNet-9 of width 16 (untrained: arithmetic takes as long with any weights), through
-the command as a user types it. Rows per second of the steps: each command's time less that of the same command with no
-steps, which starts, writes, merges and verifies all the same; beside it the ratio of whole times, start included.
-Contenders take turns, `--rounds` times; told are medians, and the smallest and largest ratio of a round. All processes
-take `--threads` threads; a third row is one process with as many threads as all others have together, which is what a
-user would otherwise choose (its sums are rounded differently, so its digest is its own). Exit code 1 if the digests of
-the first two differ. `--out` keeps the seconds of every run.
+Claim: the first two contenders make files of equal digests. The speed-up is reported, not claimed.
+Method: D_R of random 32×32 images, by a ResNet-9 of width 16 (untrained: arithmetic takes as long with any weights),
+through the command as a user types it. Rows per second count the steps alone: each command's time less that of the same
+command with no steps, which starts, writes, merges and verifies as well; beside it the ratio of whole times. Contenders
+take turns, `--rounds` times; medians are reported with the smallest and largest ratio of a round. All processes take
+`--threads` threads. The third row is one process with as many threads as all others together, which is what a user
+would otherwise choose (it rounds sums differently, so its digest differs). `--out` keeps the seconds of every run.
+Needs: as many cores as `--processes` times `--threads`.
+Exit code: 1 if the digests of the first two differ.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""How fast is featuregen beside robustness, Foolbox, torchattacks and ART? The same work for all, round by round.
+"""Speed of featuregen beside robustness, Foolbox, torchattacks and ART, at the same work.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python -m benchmarks.side_by_side [--models resnet18] [--data cifar10.npz] [--weights FOLDER] [--out results.json]
 
-Claim to check: for the same steps from the same weights and images, featuregen needs less time than any of its peers
-and reaches the same loss; what memory that takes is told beside it. Rows: L2 and Linf PGD, the feature inversion of
-D_R, the targeted attack of D_det, and adversarial training. Each contender has a process of its own, and one works at a
-time; a row is one warm-up each, then rounds in which each runs once. A ratio is the median over rounds of the ratio
-within a round. Building a contender (ART's classifier, featuregen's folded copy and its choice of arithmetic) is not
-timed, except that featuregen's training folds its copy in the epoch it times. Losses are those that the plain fp32
-model sees, on the CPU, in the images found in the last round; that of the epoch is the training loss. An untrained net
-turns last bits into other signs, so its Linf losses scatter by some per cent. The hardware is printed first.
-
-Peers are test dependencies: pip install -e ".[test]"
+Claim: for the same steps from the same weights and images, featuregen needs less time than any of its peers and
+reaches the same loss. The memory that this takes is reported beside it.
+Method: the rows are L2 and Linf PGD, the feature inversion of D_R, the targeted attack of D_det, and adversarial
+training. Each contender has a process of its own, and one works at a time. A row is one warm-up each, then rounds in
+which each runs once. A ratio is the median over rounds of the ratio within a round. Building a contender (ART's
+classifier, featuregen's folded copy and its choice of arithmetic) is not timed, except that featuregen's training folds
+its copy in the epoch it times. Losses are those of the unfolded fp32 model on the CPU, on the images of the last round;
+that of the epoch is the training loss. An untrained net turns last bits into other signs, so its Linf losses scatter by
+some per cent. The hardware is printed first.
+Needs: the peers: pip install -e ".[test]".
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""Does memory stay flat when a base set on disk outgrows the memory that a process may take?
+"""Memory of the commands when a base set on disk is larger than the memory that a process may take.
 
     python -m benchmarks.streaming [--gib 0.5,2.5] [--limit 2] [--runs 1] [--folder DIR] [--out streaming.json]
 
-Claim to check: a base set in HDF5 costs its disk and no memory. Drawn images of 64×64 in colour, half of them for
-training and half for testing, so many GiB in all, one set for each size; as float32, as models see them, four times as
-much. On each, `train` (one epoch of a convnet of width 4), `make-dataset` (500 rows of D_det drawn from all, with that
-model), `evaluate` (that set: a fresh model, tested on all test images) and `attack` (200 test images). Every command is
-a process of its own that may take `--limit` GiB of private memory (RLIMIT_DATA), which is too little to read the
-largest set into: that is tried. Told is the peak of the process, with libraries (VmHWM). Exit code 1 if a command
-fails, or its peak grows by more than a tenth of what the set does. Needs as much disk as the largest set, and minutes.
+Claim: a base set in HDF5 costs disk and no memory: a command's peak grows by at most a tenth of what the set does.
+Method: random colour images of 64×64, half for training and half for testing, one set for each size in GiB; as
+float32, which models take, they are four times as large. On each set run `train` (one epoch of a convnet of width 4),
+`make-dataset` (500 rows of D_det drawn from all, with that model), `evaluate` (that set: a fresh model, tested on all
+test images) and `attack` (200 test images). Every command is a process that may take `--limit` GiB of private memory
+(RLIMIT_DATA), too little to read the largest set into memory, which is tried. The reported peak is that of the process,
+with libraries (VmHWM).
+Needs: Linux, as much disk as the largest set, and minutes.
+Exit code: 1 if a command fails, or the claim does not hold.
 """
 
 from __future__ import annotations

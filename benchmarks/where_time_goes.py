@@ -1,13 +1,15 @@
-"""Where does the time of a synthesis run go? Forward pass, gradient, and everything else.
+"""The shares of a synthesis run's time: forward pass, gradient, and everything else.
 
     export GOMP_SPINCOUNT=10000  # as the commands of featuregen do
     python -m benchmarks.where_time_goes [--model resnet18] [--kind robust] [--images 128] [--steps 20] [--out FILE.txt]
 
-Claim: at most 5 % of a run of a ResNet-sized model is spent outside the model's forward and backward passes. Three
-runs on the CPU, of the public path: `synthesize` into the HDF5 writer, measuring and storing included; the model is
-untrained, which changes no time. The clock is read around calls of the network and of `torch.autograd.grad`, so all
-else counts as outside: steps, projection, clamping, rounding, random numbers, files. The operators listed below are
-of a further run, since torch's profiler slows what it watches. Exit code 1 if the claim does not hold.
+Claim: a run of a ResNet-sized model spends at most 5 % of its time outside the model's forward and backward passes.
+Method: three runs on the CPU of the public path: synthesis into the HDF5 writer, measuring and storing included. The
+model is untrained, which changes no time. The clock is read around calls of the network and of `torch.autograd.grad`,
+so everything else counts as outside: steps, projection, clamping, rounding, random numbers, files. The operators are
+listed from a further run, since torch's profiler slows what it watches.
+Needs: nothing.
+Exit code: 1 if the claim does not hold.
 """
 
 from __future__ import annotations

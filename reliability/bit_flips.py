@@ -1,14 +1,15 @@
-"""Flips single bits of a dataset file, one at a time, and asks `verify` each time.
+"""Flips single bits of a dataset file, one at a time, and runs `verify` on each result.
 
     python -m reliability.bit_flips datasets_out/digits-det.h5 [--flips 1000] [--outside] [--out flips.json]
 
-Claim: `verify` reports every flip that changes an array or an attribute as plain h5py reads them, where a file that
-plain h5py can no longer read counts as changed; and a SHA256SUMS beside the file gives away every flip at all. The
-places are drawn by the seed, without repetition. Every flip is judged in a process beside this one, since HDF5 may
-crash on a damaged file or never return from it: that counts as changed for plain h5py, and as missed for `verify`.
-Nearly all of a large file is pixels; with `--outside`, flips are in what lies around the arrays: headers, attributes,
-indexes, names and unused space.
-Exit code 1 if a flip is missed.
+Claim: `verify` reports every flip that changes an array or an attribute as h5py reads them, where a file that h5py can
+no longer read counts as changed; and a SHA256SUMS beside the file reveals every flip.
+Method: the seed draws the bits, without repetition. Every flip is judged in a separate process, since HDF5 may crash on
+a damaged file or never return from it: that counts as changed for h5py, and as missed for `verify`. Nearly all of a
+large file is pixels; with `--outside`, flips are in what lies around the arrays: headers, attributes, indexes, names
+and unused space.
+Needs: Linux, and a dataset that passes `featuregen verify`.
+Exit code: 1 if a flip is missed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import resource
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -34,13 +37,15 @@ from featuregen.errors import UserError
 from featuregen.runtime import atomic_write, log
 from featuregen.storage import SUMS, check_file, check_sums
 
-# Seconds within which a small file is judged many times over.
-PATIENCE = 20.0
+# Seconds of processor time. A small file takes milliseconds, whatever else the machine does meanwhile.
+CPU_LIMIT = 20
+# Seconds on the clock, for a process that waits for something that never comes.
+HANG_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
 class Flip:
-    """One bit, and who noticed; `reported` is None where `verify` gave no answer."""
+    """One bit, and what noticed it; `reported` is None if `verify` gave no answer."""
 
     bit: int
     summed: bool
@@ -84,7 +89,7 @@ def _stored_arrays(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Every array and attribute of a file; None if they cannot be read, or have other shapes than those of `like`."""
+    """Every array and attribute of a file; None if they cannot be read or have other shapes than those of `like`."""
     found: dict[str, Any] = {}
     try:
         with h5py.File(path, "r") as root:
@@ -95,9 +100,9 @@ def what_h5py_reads(path: Path, like: dict[str, Any] | None = None) -> dict[str,
                 return None
             found["shapes"] = shapes
             for name, member in objects.items():
-                found |= {f"{name}@{key}": _plain(member.attrs[key]) for key in member.attrs}
+                found |= {f"{name}@{key}": _bytes_of(member.attrs[key]) for key in member.attrs}
                 if name:
-                    found[name] = _plain(member[()])
+                    found[name] = _bytes_of(member[()])
     # Whatever it is that h5py says of a damaged file, the file cannot be read.
     except Exception:
         return None
@@ -110,7 +115,7 @@ def _shape(member: Any) -> tuple[Any, ...]:
     return (type(member), array, {name: (about.shape, about.dtype.str) for name, about in attributes})
 
 
-def _plain(value: Any) -> tuple[str, bytes]:
+def _bytes_of(value: Any) -> tuple[str, bytes]:
     if isinstance(value, str):
         return "text", value.encode("utf-8", "surrogateescape")
     array = np.asarray(value)
@@ -132,30 +137,32 @@ def _sound(path: Path) -> dict[str, Any]:
     return good
 
 
-def judge(path: Path, bits: Sequence[int], patience: float = PATIENCE) -> list[Flip]:
+def judge(path: Path, bits: Sequence[int], cpu_limit: int = CPU_LIMIT) -> list[Flip]:
     """Flip each bit in a copy of the file; the file itself stays as it is."""
     data, good = path.read_bytes(), _sound(path)
-    found: list[Flip] = []
+    flips: list[Flip] = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n", encoding="utf-8")
-        while len(found) < len(bits):
-            # Again and again, should the process be stopped or die.
-            with _worker(data, good, bits[len(found) :], Path(folder) / path.name) as answers:
-                for bit in bits[len(found) :]:
-                    summed = _answer(answers, patience)
-                    reported = None if summed is None else _answer(answers, patience)
-                    changed = None if reported is None else _answer(answers, patience)
-                    found.append(Flip(bit, bool(summed), reported, changed is not False))
+        while len(flips) < len(bits):
+            # A new process after each one that was stopped or has died.
+            with _worker(data, good, bits[len(flips) :], Path(folder) / path.name, cpu_limit) as answers:
+                for bit in bits[len(flips) :]:
+                    summed = _answer(answers)
+                    reported = None if summed is None else _answer(answers)
+                    changed = None if reported is None else _answer(answers)
+                    flips.append(Flip(bit, bool(summed), reported, changed is not False))
                     if changed is None:
                         break
-    return found
+    return flips
 
 
 @contextmanager
-def _worker(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path) -> Iterator[Connection]:
+def _worker(
+    data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, cpu_limit: int
+) -> Iterator[Connection]:
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(data, good, bits, place, theirs), daemon=True)
+    process = context.Process(target=_work, args=(data, good, bits, place, theirs, cpu_limit), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -166,18 +173,26 @@ def _worker(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path)
         mine.close()
 
 
-def _work(data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, answers: Connection) -> None:
+def _work(
+    data: bytes, good: dict[str, Any], bits: Sequence[int], place: Path, answers: Connection, cpu_limit: int
+) -> None:
+    questions: tuple[Callable[[], bool], ...] = (
+        lambda: not all(check.ok for check in check_sums(place)),
+        lambda: _reported(place),
+        lambda: what_h5py_reads(place, good) != good,
+    )
     for bit in bits:
         place.write_bytes(flipped(data, bit))
-        answers.send(not all(check.ok for check in check_sums(place)))
-        answers.send(_reported(place))
-        answers.send(what_h5py_reads(place, good) != good)
+        for question in questions:
+            # The kernel ends a process that computes for longer.
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_limit, resource.RLIM_INFINITY))
+            answers.send(question())
 
 
-def _answer(answers: Connection, patience: float) -> bool | None:
-    """None where it does not come in time, or the process is gone."""
+def _answer(answers: Connection) -> bool | None:
+    """None if it never comes, or if the process is gone."""
     try:
-        return bool(answers.recv()) if answers.poll(patience) else None
+        return bool(answers.recv()) if answers.poll(HANG_TIMEOUT) else None
     except EOFError:
         return None
 
@@ -211,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flips = judge(options.file, bits)
         missed = [flip.bit for flip in flips if flip.missed]
         if options.out:
-            told = {"bytes": options.file.stat().st_size, "seed": options.seed, "outside": options.outside}
-            record = told | {**counted(flips), "bits": missed}
+            about = {"bytes": options.file.stat().st_size, "seed": options.seed, "outside": options.outside}
+            record = about | {**counted(flips), "bits": missed}
             atomic_write(options.out, json.dumps(record, indent=1) + "\n")
     except UserError as error:
         log(f"error: {error}")

@@ -1,15 +1,17 @@
-"""Does any file from a stranger bring down what opens it?
+"""Opens thousands of broken and malicious files and watches what the readers do.
 
     python -m reliability.fuzz [--targets dataset,checkpoint] [--inputs 5000] [--seed 0] [--out fuzz.json]
 
-Claim to check: whatever is done to a valid file, opening, verifying or importing it runs no code, opens no other file,
-touches little more memory than the file is large, and ends well or in one sentence with exit code 1 or 2. Inputs are
-small valid files of every kind, changed where their format is known (links, types, filters, operations of a pickle,
-members of an archive, nodes of JSON and YAML) and where it is not (bits, numbers, blocks, ends). Each is opened by the
-functions behind the commands, in a process that may crash, hang or be stopped, with traps set (fuzz_traps.py): Python's
-audit events, the kernel's word on files that inputs point to, and peaks of memory. Seed, target and number make an
-input, so `--only` opens one again, in this process. Lines and branches are counted in a run of their own over the
-first inputs. Linux only. Exit code 1 if anything happens that must not.
+Claim: whatever is done to a valid file, opening, verifying or importing it runs no code, opens no other file, touches
+little more memory than the file is large, and ends well or with one sentence and exit code 1 or 2.
+Method: inputs are small valid files of every kind. They are changed where their format is known (links, types, filters,
+operations of a pickle, members of an archive, nodes of JSON and YAML) and where it is not (bits, numbers, blocks,
+ends). The functions behind the commands open each input in a process that may crash, hang or be stopped, with traps set
+(fuzz_traps.py): Python's audit events, the kernel's notices about files that inputs point to, and peaks of memory.
+Seed, target and number determine an input, so `--only dataset:17` opens one again, in this process. Lines and branches
+are counted in a separate run over the first inputs.
+Needs: Linux; `coverage`, unless `--without-coverage` is given.
+Exit code: 1 if anything happens that must not.
 """
 
 from __future__ import annotations
@@ -127,19 +129,19 @@ def line(name: str, record: dict[str, Any]) -> str:
 
 
 def fuzz(options: argparse.Namespace) -> int:
-    known = targets()
-    names = options.targets.split(",") if options.targets else list(known)
-    if odd := [name for name in names if name not in known]:
-        raise UserError(f"There is no target '{odd[0]}'; {did_you_mean(odd[0], known)}")
+    all_targets = targets()
+    names = options.targets.split(",") if options.targets else list(all_targets)
+    if odd := [name for name in names if name not in all_targets]:
+        raise UserError(f"There is no target '{odd[0]}'; {did_you_mean(odd[0], all_targets)}")
     if options.inputs < 1:
         raise UserError(f"--inputs {options.inputs} is no number of inputs; give 1 or more.")
     if options.here:
         for name in names:
-            here(known[name], range(options.inputs), options.seed)
+            here(all_targets[name], range(options.inputs), options.seed)
         return 0
     record: dict[str, Any] = {"seed": options.seed, "hardware": hardware(torch.device("cpu"), ()), "targets": {}}
     for name in names:
-        record["targets"][name] = found = measured(known[name], options)
+        record["targets"][name] = found = measured(all_targets[name], options)
         print(line(name, found), flush=True)
         for number, outcome, words in found["bad"][:20]:
             print(printable(f"  {name}:{number} {outcome}: {words}"))

@@ -1,4 +1,4 @@
-"""Inputs opened one after the other in a process of their own, which may crash, hang or be filled by any of them."""
+"""A pool of worker processes that open inputs; any input may crash a worker, hang it or fill its memory."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from featuregen.cli.errors import with_exit_code
 from reliability.fuzz_targets import Target, input_of
 from reliability.fuzz_traps import ASKED, PER_BYTE, STARVED, TOUCHED, Memory, Traps, limit_memory, return_memory
 
-# Seconds; an input takes milliseconds, and the machine may be busy.
-PATIENCE = 5.0
+# Seconds. An input takes milliseconds: this only ends a hang, however busy the machine is.
+HANG_TIMEOUT = 300.0
 # Letters of a sentence that somebody may still read.
 _LONGEST = 1000
 _CONTEXT = multiprocessing.get_context("fork")
@@ -56,7 +56,7 @@ class Verdict:
 
 
 def judged(target: Target, number: int, files: dict[str, bytes], place: Path, traps: Traps) -> Verdict:
-    """One input, which is laid into a folder that holds nothing else."""
+    """The verdict on one input, alone in a folder."""
     folder = place / "input"
     shutil.rmtree(folder, ignore_errors=True)
     for name, content in files.items():
@@ -81,23 +81,26 @@ def judged(target: Target, number: int, files: dict[str, bytes], place: Path, tr
 
 
 def _opened(target: Target, folder: Path) -> tuple[str, str]:
-    """Through the very function that turns errors into sentences and exit codes for the commands."""
-    told, shown = io.StringIO(), io.StringIO()
+    """Outcome and words, through the function that turns errors into sentences and exit codes for the commands."""
+    stderr, stdout = io.StringIO(), io.StringIO()
 
     def open_it() -> None:
         target.open(folder)
 
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
             with_exit_code(open_it)()
     except typer.Exit as end:
-        lines = [line for line in told.getvalue().split("\n") if line.startswith(("error: ", "failed: "))]
-        return "refused", lines[0] if len(lines) == 1 and end.exit_code in (1, 2) else f"no sentence: {told.getvalue()}"
+        lines = [line for line in stderr.getvalue().split("\n") if line.startswith(("error: ", "failed: "))]
+        return "refused", lines[0] if len(lines) == 1 and end.exit_code in (
+            1,
+            2,
+        ) else f"no sentence: {stderr.getvalue()}"
     except Exception as error:
         places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
         where = next((f"{file}:{line}" for file, line in reversed(places) if "featuregen/" in file), "nowhere")
         return "traceback", f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:200]}"
-    text = shown.getvalue().replace("\n", "")
+    text = stdout.getvalue().replace("\n", "")
     return ("accepted", "") if text.isprintable() else ("unprintable text", repr(text)[:_LONGEST])
 
 
@@ -128,6 +131,7 @@ def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:
     for files in (*target.seeds, {name: b"?" for name in target.seeds[0]}):
         judged(target, -1, files, place, traps)
     limit_memory()
+    orders.send(None)
     while (number := orders.recv()) is not None:
         files = input_of(target, seed, number)
         # HDF5 may crash where a lie is told, which is no fault of who opens it.
@@ -147,8 +151,8 @@ class _Worker:
     made: bool = False
     deadline: float = 0.0
 
-    def order(self, number: int, patience: float) -> None:
-        self.number, self.made, self.deadline = number, False, time.monotonic() + patience
+    def order(self, number: int, timeout: float) -> None:
+        self.number, self.made, self.deadline = number, False, time.monotonic() + timeout
         with contextlib.suppress(BrokenPipeError):
             self.orders.send(number)
 
@@ -159,36 +163,41 @@ class _Worker:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-def _start(target: Target, seed: int, room: Path) -> _Worker:
-    mine, theirs = _CONTEXT.Pipe()
-    place = Path(tempfile.mkdtemp(dir=room))
-    process = _CONTEXT.Process(target=_work, args=(target, seed, theirs, place), daemon=True)
+def _start(target: Target, seed: int, folder: Path) -> _Worker:
+    """A worker that has opened the unchanged inputs, so that an input's time is its own."""
+    parent_end, child_end = _CONTEXT.Pipe()
+    place = Path(tempfile.mkdtemp(dir=folder))
+    process = _CONTEXT.Process(target=_work, args=(target, seed, child_end, place), daemon=True)
     process.start()
-    theirs.close()
-    return _Worker(process, mine, place)
+    child_end.close()
+    # One that has died already is noticed with its first input.
+    with contextlib.suppress(EOFError, ConnectionResetError):
+        if parent_end.poll(HANG_TIMEOUT):
+            parent_end.recv()
+    return _Worker(process, parent_end, place)
 
 
 def verdicts(
-    target: Target, numbers: Sequence[int], seed: int, processes: int = 1, patience: float = PATIENCE
+    target: Target, numbers: Sequence[int], seed: int, processes: int = 1, timeout: float = HANG_TIMEOUT
 ) -> Iterator[Verdict]:
-    """Of every input, in no order; a worker that an input has ended is replaced."""
+    """The verdict on every input, in no order. A worker that an input has ended is replaced."""
     left = list(reversed(numbers))
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as room:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         workers: list[_Worker] = []
         try:
             while left or workers:
                 while left and len(workers) < min(processes, len(numbers)):
-                    workers.append(_start(target, seed, Path(room)))
-                    workers[-1].order(left.pop(), patience + PATIENCE)
+                    workers.append(_start(target, seed, Path(folder)))
+                    workers[-1].order(left.pop(), timeout)
                 ready = wait([worker.orders for worker in workers], timeout=0.5)
                 for worker in list(workers):
-                    found = _heard(worker) if worker.orders in ready else _late(worker)
-                    if found is None:
+                    verdict = _received(worker) if worker.orders in ready else _timed_out(worker)
+                    if verdict is None:
                         continue
-                    yield found
-                    # What an allocation has left behind would hide the next one.
-                    if found.outcome not in ("crash", "hang", "memory", "unmade") and left:
-                        worker.order(left.pop(), patience)
+                    yield verdict
+                    # Memory left by one allocation would hide the next one.
+                    if verdict.outcome not in ("crash", "hang", "memory", "unmade") and left:
+                        worker.order(left.pop(), timeout)
                     else:
                         worker.end()
                         workers.remove(worker)
@@ -197,7 +206,7 @@ def verdicts(
                 worker.end()
 
 
-def _heard(worker: _Worker) -> Verdict | None:
+def _received(worker: _Worker) -> Verdict | None:
     try:
         verdict: Verdict | None = worker.orders.recv()
     except (EOFError, ConnectionResetError):
@@ -209,7 +218,7 @@ def _heard(worker: _Worker) -> Verdict | None:
     return verdict
 
 
-def _late(worker: _Worker) -> Verdict | None:
+def _timed_out(worker: _Worker) -> Verdict | None:
     if time.monotonic() < worker.deadline:
         return None
     return Verdict(worker.number, "hang" if worker.made else "unmade", "no end")

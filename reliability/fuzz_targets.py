@@ -67,9 +67,9 @@ def _decoys() -> Files:
     }  # fmt: skip
 
 
-_STORE = ("store/reader.py", "store/format.py", "heaps.py")
-_TORCH = ("interop/torch_files.py", "interop/pickles.py")
-_CONFIG = ("config/reading.py", "config/settings.py", "config/attacks.py")
+_STORAGE = ("storage/reader.py", "storage/schema.py", "runtime/hdf5_guard.py")
+_TORCH = ("interop/torch_files.py", "interop/unpickle.py")
+_CONFIG = ("config/loader.py", "config/safe_yaml.py", "config/schema.py", "config/attacks.py")
 
 
 @cache
@@ -77,24 +77,36 @@ def targets() -> dict[str, Target]:
     images = others.image_sets()
     pictures = {name: PICTURES if name.endswith(".png") else () for files in images[4:] for name in files}
     all_targets = (
-        Target("dataset", sets.datasets(), {"a.h5": HDF5}, sets.load_dataset,
-        (*_STORE, "store/dataset.py", "store/compare.py"), _decoys),
-        Target("verify", sets.datasets(), {"a.h5": HDF5}, sets.verify_dataset, (*_STORE, "store/checks.py"), _decoys),
-        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge_files, ("store/merging.py",), _decoys),
-        Target("journal", (sets.journal(),), {"a.h5.partial": ()}, sets.go_on, ("store/journal.py",)),
-        Target("sums", ({"a.h5": b"content", "SHA256SUMS": b"0" * 64 + b"  a.h5\n" + b"1" * 64 + b" *b.h5\n"},),
-               {"SHA256SUMS": ()}, sets.look_at_sums, ("store/sums.py",)),
-        Target("checkpoint", others.checkpoints(), {"a.pt": TORCH, "old.pt": OLD_TORCH}, others.open_checkpoint,
-               (*_TORCH, "interop/checkpoints.py"), _decoys),
-        Target("released", others.release(), {"CIFAR_ims": (*TORCH, *OLD_TORCH), "CIFAR_lab": (*TORCH, *OLD_TORCH)},
-        others.import_release,
-               (*_TORCH, "interop/released.py"), _decoys),
-        Target("model", (others.model(),), {"a.safetensors": safetensors("featuregen")}, others.open_model,
-               ("models/checkpoint.py",)),
+        Target(
+            "dataset", sets.datasets(), {"a.h5": HDF5}, sets.load_dataset,
+            (*_STORAGE, "storage/torch_dataset.py", "storage/diff.py"), _decoys,
+        ),
+        Target(
+            "verify", sets.datasets(), {"a.h5": HDF5}, sets.verify_dataset, (*_STORAGE, "storage/verify.py"), _decoys
+        ),
+        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge_files, ("storage/merge.py",), _decoys),
+        Target("journal", (sets.journal(),), {"a.h5.partial": ()}, sets.go_on, ("storage/journal.py",)),
+        Target(
+            "sums", ({"a.h5": b"content", "SHA256SUMS": b"0" * 64 + b"  a.h5\n" + b"1" * 64 + b" *b.h5\n"},),
+            {"SHA256SUMS": ()}, sets.look_at_sums, ("storage/checksums.py",),
+        ),
+        Target(
+            "checkpoint", others.checkpoints(), {"a.pt": TORCH, "old.pt": OLD_TORCH}, others.open_checkpoint,
+            (*_TORCH, "interop/robustness.py"), _decoys,
+        ),
+        Target(
+            "released", others.release(), {"CIFAR_ims": (*TORCH, *OLD_TORCH), "CIFAR_lab": (*TORCH, *OLD_TORCH)},
+            others.import_release, (*_TORCH, "interop/released.py"), _decoys,
+        ),
+        Target(
+            "model", (others.model(),), {"a.safetensors": safetensors("featuregen")}, others.open_model,
+            ("models/io.py",),
+        ),
         Target("halfway", (others.state_file(),), {"a.halfway": TORCH}, others.resume, ("training/resume.py",)),
         Target("config", others.configs(), {"a.yaml": YAML}, others.open_config, _CONFIG),
-        Target("image-set", images, {"a.npz": NPZ, "b.npz": NPZ, "c.h5": HDF5, "d.h5": HDF5} | pictures,
-        others.read_set,
-               ("images/arrays.py", "images/stored.py", "images/sources.py"), _decoys),
+        Target(
+            "image-set", images, {"a.npz": NPZ, "b.npz": NPZ, "c.h5": HDF5, "d.h5": HDF5} | pictures, others.read_set,
+            ("data/npz.py", "data/on_disk.py", "data/sources.py"), _decoys,
+        ),
     )  # fmt: skip
     return {target.name: target for target in all_targets}

@@ -1,4 +1,4 @@
-"""What an input must not bring about while it is opened: code, other files, memory. Linux alone tells all of it."""
+"""Traps for what an input must not cause while it is opened: code that runs, other files, memory. Linux only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class Traps:
-    """Set around every input; `caught` says in words what happened meanwhile that must not.
+    """Set around every input; `caught` lists what happened that must not.
 
     `folder` holds the input, and files inside it may be read and written; `decoys` holds files that inputs point to.
     Python's own files and featuregen's may be read.
@@ -45,27 +45,27 @@ class Traps:
         self.caught: list[str] = []
         self._armed = False
         libc = ctypes.CDLL(None, use_errno=True)
-        # HDF5 opens files without a word to Python, so the kernel is asked.
-        self._looks = libc.inotify_init1(os.O_NONBLOCK)
-        if libc.inotify_add_watch(self._looks, os.fsencode(decoys), _OPENED | _READ) < 0:
+        # HDF5 opens files without Python's audit events, so the kernel is asked.
+        self._inotify = libc.inotify_init1(os.O_NONBLOCK)
+        if libc.inotify_add_watch(self._inotify, os.fsencode(decoys), _OPENED | _READ) < 0:
             raise OSError(ctypes.get_errno(), f"cannot watch {decoys}")
-        sys.addaudithook(self._heard)
+        sys.addaudithook(self._on_audit_event)
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        # What making the input has looked at is not its doing.
-        self._looked_at()
+        # Files opened while the input was made do not count.
+        self._opened_decoys()
         self.caught = []
         self._armed = True
         try:
             yield
         finally:
             self._armed = False
-            self.caught += [f"opened the decoy {name}" for name in self._looked_at()]
+            self.caught += [f"opened the decoy {name}" for name in self._opened_decoys()]
 
-    def _looked_at(self) -> list[str]:
+    def _opened_decoys(self) -> list[str]:
         try:
-            data = os.read(self._looks, 1 << 16)
+            data = os.read(self._inotify, 1 << 16)
         except BlockingIOError:
             return []
         names, at = set(), 0
@@ -75,7 +75,7 @@ class Traps:
             at += _EVENT.size + length
         return sorted(names)
 
-    def _heard(self, event: str, details: tuple[Any, ...]) -> None:
+    def _on_audit_event(self, event: str, details: tuple[Any, ...]) -> None:
         if not self._armed:
             return
         if event.startswith(_RUNS):
@@ -110,7 +110,7 @@ def _shown(details: tuple[Any, ...]) -> str:
 
 
 class Memory:
-    """How much more than before was in use at most, since it was made."""
+    """Peaks of this process since the object was created, beyond what it used before."""
 
     def __init__(self) -> None:
         with open("/proc/self/clear_refs", "wb", buffering=0) as file:
@@ -121,7 +121,7 @@ class Memory:
         return max(0, _status()["VmHWM"] - self._before["VmRSS"])
 
     def asked(self) -> int:
-        """0 where it is no more than at some time before, since the kernel keeps the largest of all."""
+        """0 if it is no more than at some earlier time, since the kernel keeps only the largest value."""
         largest = _status()["VmPeak"]
         return largest - self._before["VmSize"] if largest > self._before["VmPeak"] else 0
 
@@ -133,7 +133,7 @@ def _status() -> dict[str, int]:
 
 
 def return_memory() -> None:
-    """What the process it was forked from had freed and kept, and could be used again without being noticed."""
+    """Memory that was freed and kept before the fork could be used again unnoticed, so it is given back."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,19 +1,20 @@
-"""Is every job, stopped at any moment, finished by the same command to the same result?
+"""Stops every job at random moments, runs the same command again, and compares the results.
 
     python -m reliability.kills [--jobs train,make] [--stops 20] [--seed 0] [--out kills.json]
 
-Claim to check: however often a job is stopped, its results are those of an undisturbed run, and no other file is left.
-Every job is run to its end once. Then it is run in an empty folder again and again, each run stopped in a way drawn by
-lot: in five of seven by a signal (SIGKILL in three, SIGTERM, SIGINT, which is Ctrl-C), half of them right before a file
-operation drawn by lot, so that the first lock, every stage and the last rename come up, half at a moment drawn evenly
-from the time that the undisturbed run took; or by a disk on which no file gets larger than a size drawn by lot, or a
-system that gives no more memory than a share, drawn by lot, of what the undisturbed run took. A run that ends by itself
-is looked at: the same files, and in them the same arrays, weights, records and numbers, whatever time and seconds they
-tell. Then the folder is emptied, and on it goes until so many runs have been stopped; the last one is finished. At last
-two runs are started together in an empty folder, five times: one may refuse, the result is the same. Imports are over
-before the clock starts. All on scikit-learn's digits with tiny recipes, every training saved after every epoch. Exit
-code 1 if any result differs, any file is left, or a run hangs or ends with another exit code than it should (without
-memory it may be any).
+Claim: however often a job is stopped, its results are those of an undisturbed run, and no other file is left.
+Method: every job runs to its end once. Then it runs in an empty folder again and again, and each run is stopped in a
+randomly drawn way. Five of seven ways are signals (SIGKILL in three, SIGTERM, and SIGINT, which is Ctrl-C): half of
+them right before a random file operation, so that the first lock, every stage and the last rename come up, half at a
+random moment of the time that the undisturbed run took. The other two are a disk on which no file gets larger than a
+random size, and a system that gives no more memory than a random share of what the undisturbed run took. When a run
+ends by itself, its files, arrays, weights, records and numbers are compared, except times and seconds. Then the folder
+is emptied, and so on until `--stops` runs have been stopped; the last one is finished. At last two runs start together
+in an empty folder, five times: one may refuse, the result is the same. Imports are over before the clock starts. All
+jobs use scikit-learn's digits with tiny recipes and save every training after every epoch.
+Needs: Linux, and minutes for each job.
+Exit code: 1 if any result differs, any file is left, or a run hangs or ends with another exit code than it should
+(without memory it may be any).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from benchmarks.side_by_side import save
 from featuregen.config import did_you_mean
 from featuregen.errors import UserError
 from featuregen.runtime import log
-from reliability.stoppable import JOBS, Job, differing, finished, given_files, results_of
+from reliability.stoppable import JOBS, Job, differences, make_inputs, results_of, run_to_end
 
 _WAYS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "full disk", "out of memory")
 # Before featuregen answers a signal, typer does.
@@ -68,58 +69,58 @@ class Record:
         return sum(self.stopped.values())
 
 
-def tried(job: Job, given: Path, room: Path, stops: int, draw: Random) -> Record:
-    undisturbed, out, record = room / "undisturbed", room / "out", Record()
+def stop_repeatedly(job: Job, inputs: Path, folder: Path, stops: int, draw: Random) -> Record:
+    undisturbed, out, record = folder / "undisturbed", folder / "out", Record()
     undisturbed.mkdir()
     started = time.perf_counter()
-    run = finished(Command(room, *job.words(undisturbed, given)))
+    run = run_to_end(Command(folder, *job.words(undisturbed, inputs)))
     record.seconds, record.operations, record.memory = time.perf_counter() - started, run.operations, run.memory
     record.largest_file = max(path.stat().st_size for path in undisturbed.rglob("*"))
-    wanted = results_of(undisturbed)
+    expected = results_of(undisturbed)
     while True:
         out.mkdir(exist_ok=True)
         last = record.stops >= stops
-        words = job.words(out, given)
-        if not last and _was_stopped(room, words, record, draw):
+        words = job.words(out, inputs)
+        if not last and _was_stopped(folder, words, record, draw):
             continue
         if last:
-            finished(Command(room, *words))
+            run_to_end(Command(folder, *words))
         record.finished += 1
-        record.wrong += differing(wanted, results_of(out))
+        record.wrong += differences(expected, results_of(out))
         shutil.rmtree(out)
         if last:
             break
     for _ in range(RACES):
         out.mkdir()
-        _race(room, job.words(out, given), record)
-        record.wrong += differing(wanted, results_of(out))
+        _race(folder, job.words(out, inputs), record)
+        record.wrong += differences(expected, results_of(out))
         shutil.rmtree(out)
     return record
 
 
-def _race(room: Path, words: list[str | Path], record: Record) -> None:
-    runs = [Command(room, *words) for _ in range(2)]
+def _race(folder: Path, words: list[str | Path], record: Record) -> None:
+    runs = [Command(folder, *words) for _ in range(2)]
     codes = sorted(run.wait() for run in runs)
     if codes not in ([0, 0], [0, 2]):
         record.wrong.append(f"exit codes {codes} of two at once: {' '.join(run.err for run in runs)}")
     record.refused_of_two += codes == [0, 2]
 
 
-def _was_stopped(room: Path, words: list[str | Path], record: Record, draw: Random) -> bool:
-    """One run that is stopped in a way drawn by lot, unless it ends before."""
+def _was_stopped(folder: Path, words: list[str | Path], record: Record, draw: Random) -> bool:
+    """Whether one run was stopped, in a randomly drawn way, before it ended."""
     way, at_operation = draw.choice(_WAYS), False
     if way == "full disk":
         largest = _SMALLEST_FILE * max(1, record.largest_file / _SMALLEST_FILE) ** draw.random()
-        run = Command(room, *words, limits=Limits(file=int(largest)))
+        run = Command(folder, *words, limits=Limits(file=int(largest)))
         code = run.wait()
     elif way == "out of memory":
-        run = Command(room, *words, limits=Limits(memory=1 + int(draw.random() * record.memory)))
+        run = Command(folder, *words, limits=Limits(memory=1 + int(draw.random() * record.memory)))
         code = run.wait()
     elif at_operation := draw.random() < 0.5:
-        run = Command(room, *words, stop=(draw.randrange(record.operations), signal.Signals[way]))
+        run = Command(folder, *words, stop=(draw.randrange(record.operations), signal.Signals[way]))
         code = run.wait()
     else:
-        run = Command(room, *words)
+        run = Command(folder, *words)
         code = run.stop_after(draw.random() * record.seconds, signal.Signals[way])
     if code == 0:
         return False
@@ -155,20 +156,20 @@ def compare(options: argparse.Namespace) -> int:
     command = (
         f"python -m reliability.kills --jobs {','.join(options.jobs)} --stops {options.stops} --seed {options.seed}"
     )
-    told: dict[str, Any] = {"command": command, "hardware": hardware(device("cpu"), ()), "jobs": {}}
+    report: dict[str, Any] = {"command": command, "hardware": hardware(device("cpu"), ()), "jobs": {}}
     print(f"{'job':10} {'seconds':>8} {'stopped':>8} {'finished':>9}  wrong", flush=True)
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        given = given_files(Path(folder) / "given")
+        inputs = make_inputs(Path(folder) / "given")
         for name in options.jobs:
             log(f"stopping {name}")
-            room = Path(folder) / name
-            room.mkdir()
-            record = tried(JOBS[name], given, room, options.stops, Random(f"{options.seed} {name}"))
-            told["jobs"][name] = asdict(record)
-            save(options.out, told)
+            job_folder = Path(folder) / name
+            job_folder.mkdir()
+            record = stop_repeatedly(JOBS[name], inputs, job_folder, options.stops, Random(f"{options.seed} {name}"))
+            report["jobs"][name] = asdict(record)
+            save(options.out, report)
             wrong = "; ".join(dict.fromkeys(record.wrong)) or "nothing"
             print(f"{name:10} {record.seconds:8.1f} {record.stops:8} {record.finished:9}  {wrong}", flush=True)
-    return 1 if any(job["wrong"] for job in told["jobs"].values()) else 0
+    return 1 if any(job["wrong"] for job in report["jobs"].values()) else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The jobs that are stopped, the files they need, and what any two of their runs have in common."""
+"""The jobs of `kills`, the files they need, and what equal runs of a job have in common."""
 
 from __future__ import annotations
 
@@ -29,79 +29,79 @@ fresh:
 evaluation: {seeds: 2, l2: [0.5], headline: 0.5, linf: [], steps: 2}
 honesty: {eps: [1.0], rows: 50}
 """
-# What a run of the same settings may say otherwise.
-_PASSING = {"seconds", "timings", "software", "created", "file", "config"}
+# Keys of records that differ between runs of the same settings.
+_VARYING = {"seconds", "timings", "software", "created", "file", "config"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command, given the folder for what it makes and one with the files it needs."""
+    """The command, given the folder for its output and the one with the files it needs."""
 
     words: Callable[[Path, Path], list[str | Path]]
 
 
 JOBS: dict[str, Job] = {
-    "train": Job(lambda out, given: ["train", "--robust", *_config(given), "--out", out / "robust.safetensors"]),
-    "make": Job(lambda out, given: ["make-dataset", "det", *_config(given), "--out", out / "det.h5"]),
-    "evaluate": Job(lambda out, given: ["evaluate", given / "det.h5", "--out", out]),
-    "reproduce": Job(lambda out, given: ["reproduce", *_config(given), "--out", out]),
+    "train": Job(lambda out, inputs: ["train", "--robust", *_config(inputs), "--out", out / "robust.safetensors"]),
+    "make": Job(lambda out, inputs: ["make-dataset", "det", *_config(inputs), "--out", out / "det.h5"]),
+    "evaluate": Job(lambda out, inputs: ["evaluate", inputs / "det.h5", "--out", out]),
+    "reproduce": Job(lambda out, inputs: ["reproduce", *_config(inputs), "--out", out]),
     "attack": Job(
-        lambda out, given: [
-            "attack", given / "standard.safetensors", "--attack", "pgd", "--eps", "0.5", "--rows", "300",
+        lambda out, inputs: [
+            "attack", inputs / "standard.safetensors", "--attack", "pgd", "--eps", "0.5", "--rows", "300",
             "--out", out / "pgd.h5",
         ]
     ),
     "flips": Job(
-        lambda out, given: [
-            "flips", given / "standard.safetensors", "--attacks", "fgsm,pgd", "--eps", "0.5", "--rows", "200",
+        lambda out, inputs: [
+            "flips", inputs / "standard.safetensors", "--attacks", "fgsm,pgd", "--eps", "0.5", "--rows", "200",
             "--out", out / "flips",
         ]
     ),
     "transfer": Job(
-        lambda out, given: [
-            "transfer", *_config(given), "--models", "convnet:8,convnet:4", "--seeds", "1", "--out", out,
+        lambda out, inputs: [
+            "transfer", *_config(inputs), "--models", "convnet:8,convnet:4", "--seeds", "1", "--out", out,
         ]
     ),
-    "merge": Job(lambda out, given: ["merge", *sorted(given.glob("shard-*.h5")), "--out", out / "det.h5"]),
-    "share": Job(lambda out, given: ["share", given / "det.h5", "--out", out / "folder"]),
-    "remake": Job(lambda out, given: ["remake", given / "det.h5", "--out", out / "again.h5"]),
+    "merge": Job(lambda out, inputs: ["merge", *sorted(inputs.glob("shard-*.h5")), "--out", out / "det.h5"]),
+    "share": Job(lambda out, inputs: ["share", inputs / "det.h5", "--out", out / "folder"]),
+    "remake": Job(lambda out, inputs: ["remake", inputs / "det.h5", "--out", out / "again.h5"]),
     "import": Job(
-        lambda out, given: [
-            "import", given / "released", "--kind", "det", *_config(given), "--data", "digits", "--within", "1.1",
+        lambda out, inputs: [
+            "import", inputs / "released", "--kind", "det", *_config(inputs), "--data", "digits", "--within", "1.1",
             "--out", out / "det.h5",
         ]
     ),
     "export": Job(
-        lambda out, given: ["export", given / "det.h5", "--format", "imagefolder", "--out", out / "pictures"]
+        lambda out, inputs: ["export", inputs / "det.h5", "--format", "imagefolder", "--out", out / "pictures"]
     ),
 }  # fmt: skip
 
 
-def _config(given: Path) -> list[str | Path]:
-    return ["--config", given / "tiny.yaml"]
+def _config(inputs: Path) -> list[str | Path]:
+    return ["--config", inputs / "tiny.yaml"]
 
 
-def given_files(folder: Path) -> Path:
+def make_inputs(folder: Path) -> Path:
     """The config, a model and a dataset, which several jobs need."""
     folder.mkdir()
     (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
-    finished(Command(folder, "train", *_config(folder), "--out", folder / "standard.safetensors"))
+    run_to_end(Command(folder, "train", *_config(folder), "--out", folder / "standard.safetensors"))
     det = ["make-dataset", "det", *_config(folder), "--source", folder / "standard.safetensors", "--out"]
-    finished(Command(folder, *det, folder / "det.h5"))
+    run_to_end(Command(folder, *det, folder / "det.h5"))
     for number in (1, 2):
-        finished(Command(folder, *det, folder / f"shard-{number}.h5", "--shard", f"{number}/2"))
-    finished(Command(folder, "export", folder / "det.h5", "--format", "madry", "--out", folder / "released"))
+        run_to_end(Command(folder, *det, folder / f"shard-{number}.h5", "--shard", f"{number}/2"))
+    run_to_end(Command(folder, "export", folder / "det.h5", "--format", "madry", "--out", folder / "released"))
     return folder
 
 
-def finished(run: Command) -> Command:
+def run_to_end(run: Command) -> Command:
     if run.wait() != 0:
         raise UserError(f"A run ended with an error of its own: {run.err.strip().splitlines()[-1]}")
     return run
 
 
 def results_of(folder: Path) -> dict[str, str]:
-    """What lies there, by its name: whatever of it two equal runs have in common."""
+    """The content of every file by its name, without what may differ between equal runs."""
     return {path.relative_to(folder).as_posix(): _essence(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -123,11 +123,11 @@ def _lasting(tree: Any) -> str:
 
 def _without(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: _without(value) for key, value in tree.items() if key not in _PASSING}
+        return {key: _without(value) for key, value in tree.items() if key not in _VARYING}
     return [_without(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def differing(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
-    odd = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    odd += [f"{name} is left over" for name in sorted(found.keys() - wanted.keys())]
-    return odd + [f"{name} differs" for name in sorted(wanted) if name in found and wanted[name] != found[name]]
+def differences(expected: dict[str, str], actual: dict[str, str]) -> list[str]:
+    odd = [f"{name} is missing" for name in sorted(expected.keys() - actual.keys())]
+    odd += [f"{name} is left over" for name in sorted(actual.keys() - expected.keys())]
+    return odd + [f"{name} differs" for name in sorted(expected) if name in actual and expected[name] != actual[name]]

@@ -1,4 +1,4 @@
-"""A disk that takes no more, played by a limit on the size of files."""
+"""A full disk, simulated by a limit on the size of files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_broken(tmp_path: Path, w
     names = {"tiny": tiny(), "standard": model("standard"), "det": dataset("det"), "out": tmp_path / "o"}
     command = Command(tmp_path, *(word.format(**names) for word in words.split()), limits=Limits(file=limit))
     assert command.wait() == 2, command.err
-    told = [line for line in command.err.splitlines() if not line.startswith(("training ", "note: "))]
-    assert len(told) == 1 and told[0].startswith("error: ") and "large" in told[0], command.err
+    messages = [line for line in command.err.splitlines() if not line.startswith(("training ", "note: "))]
+    assert len(messages) == 1 and messages[0].startswith("error: ") and "large" in messages[0], command.err
     left = [path.name for path in (tmp_path / "o").rglob("*") if path.is_file()]
     assert left in ([], ["it.h5.partial"])

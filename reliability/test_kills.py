@@ -11,36 +11,38 @@ import pytest
 
 from benchmarks.processes import Command, Limits
 from reliability import kills
-from reliability.stoppable import Job, differing, results_of
+from reliability.stoppable import Job, differences, results_of
 from tests.helpers.cli_runs import dataset
 
-EXPORT = Job(lambda out, given: ["export", given, "--format", "npz", "--out", out / "it.npz"])
+EXPORT = Job(lambda out, inputs: ["export", inputs, "--format", "npz", "--out", out / "it.npz"])
 
 
 def test_other_results_and_files_left_are_told(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"seconds": 1, "rows": [{"correct": 5, "timings": 2}]}))
     (tmp_path / "it.png").write_bytes(b"a")
-    wanted = results_of(tmp_path)
+    expected = results_of(tmp_path)
     (tmp_path / "results.json").write_text(json.dumps({"seconds": 3, "rows": [{"correct": 5, "timings": 4}]}))
-    assert differing(wanted, results_of(tmp_path)) == []
+    assert differences(expected, results_of(tmp_path)) == []
     (tmp_path / "results.json").write_text(json.dumps({"seconds": 3, "rows": [{"correct": 6, "timings": 4}]}))
     (tmp_path / "it.png").rename(tmp_path / "it.png.partial")
-    told = differing(wanted, results_of(tmp_path))
+    told = differences(expected, results_of(tmp_path))
     assert told == ["it.png is missing", "it.png.partial is left over", "results.json differs"]
 
 
-def test_a_job_is_stopped_in_several_ways_and_finished(tmp_path: Path) -> None:
-    record = kills.tried(EXPORT, dataset("det"), tmp_path, 10, Random(2))
-    assert set(record.stopped) <= set(kills._WAYS) and len(record.stopped) > 2 and record.stops == 10
-    assert record.wrong == [] and record.finished > 0 and 0 < record.before_operations <= 10
+def test_a_job_is_stopped_in_several_ways_and_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kills, "RACES", 2)
+    record = kills.stop_repeatedly(EXPORT, dataset("det"), tmp_path, 6, Random(5))
+    assert set(record.stopped) <= set(kills._WAYS) and len(record.stopped) > 1 and record.stops == 6
+    assert record.wrong == [] and record.finished > 0 and 0 < record.before_operations <= 6
     assert 0 <= record.refused_of_two <= kills.RACES and record.largest_file > 1000
 
 
-def test_a_job_that_leaves_something_is_caught(tmp_path: Path) -> None:
+def test_a_job_that_leaves_something_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its second run writes elsewhere, so that the first one's file is left and another is there."""
     names = iter(range(100))
-    wayward = Job(lambda out, given: ["export", given, "--format", "npz", "--out", out / f"{next(names)}.npz"])
-    record = kills.tried(wayward, dataset("det"), tmp_path, 1, Random(0))
+    monkeypatch.setattr(kills, "RACES", 1)
+    wayward = Job(lambda out, inputs: ["export", inputs, "--format", "npz", "--out", out / f"{next(names)}.npz"])
+    record = kills.stop_repeatedly(wayward, dataset("det"), tmp_path, 1, Random(0))
     assert any("is missing" in each for each in record.wrong) and any("is left over" in each for each in record.wrong)
 
 

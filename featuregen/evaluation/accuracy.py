@@ -44,7 +44,7 @@ def evaluate(
         >>> import torch
         >>> import featuregen as fg
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-        >>> images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> images = fg.load_images("digits").test.images_tensor()[:20]
         >>> labels = model(images).argmax(1)
         >>> accuracy = fg.evaluate(model, images, labels, fg.Evaluation(l2=(0, 0.5), steps=2))
         >>> accuracy.clean, accuracy.l2["0"], accuracy.l2["0.5"] <= 1

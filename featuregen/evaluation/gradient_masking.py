@@ -88,7 +88,7 @@ def check_gradient_masking(
         >>> import featuregen as fg
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
-        >>> images = torch.rand(20, 1, 8, 8)
+        >>> images = fg.load_images("digits").test.images_tensor()[:20]
         >>> labels = model(images).argmax(1)
         >>> report = fg.check_gradient_masking(model, images, labels, norm="linf", eps=0.1, steps=2, queries=5)
         >>> report.checks[0].name, report.checks[0].ok

@@ -45,10 +45,12 @@ def audit_labels(
     Example:
         >>> import torch
         >>> import featuregen as fg
-        >>> images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        >>> true, stored = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2, 3, 3])
-        >>> fg.audit_labels(images, true, stored, {"a human": torch.tensor([0, 1, 2, 3])})
-        {'a human': LabelAgreement(true=1.0, stored=0.0, neither=0.0)}
+        >>> test = fg.load_images("digits").test
+        >>> images, true = test.images_tensor()[:20], test.labels_tensor()[:20]
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> agreement = fg.audit_labels(images, true, (true + 1) % 10, {"untrained": model, "human": true})
+        >>> agreement["human"]
+        LabelAgreement(true=1.0, stored=0.0, neither=0.0)
     """
     assigned = {
         name: judge if isinstance(judge, Tensor) else predict(judge, images, batch_size)

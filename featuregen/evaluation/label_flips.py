@@ -59,7 +59,7 @@ def label_flips(
         >>> import featuregen as fg
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
-        >>> images = torch.rand(20, 1, 8, 8)
+        >>> images = fg.load_images("digits").test.images_tensor()[:20]
         >>> flips = fg.label_flips(model, images, model(images).argmax(1), "fgsm", norm="linf", eps=0.5)
         >>> flips.matrix.shape, int(flips.attacked.sum()), bool(flips.flipped.any())
         ((10, 10), 20, True)

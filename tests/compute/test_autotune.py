@@ -126,7 +126,7 @@ def test_what_was_found_before_is_used_again(able: None, measured: Callable[[dic
 def test_every_candidate_is_really_timed() -> None:
     choices = [PLAIN, WINOGRAD] if winograd.available() else [PLAIN]
     found = measure(choices, net())
-    assert list(found) == choices and all(0 < seconds < 60 for seconds in found.values())
+    assert list(found) == choices and min(found.values()) > 0
     assert isinstance(multiplies_bf16(torch.device("cpu")), bool)
 
 

@@ -78,7 +78,7 @@ def make(folder: Path, dtype: str = "uint8", **changes: Any) -> Path:
 
 def ran(words: list[str], folder: Path, **environment: str) -> list[str]:
     done = subprocess.run(
-        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -93,25 +93,27 @@ def python(code: str, folder: Path, *words: str, **environment: str) -> list[str
 
 def command(language: str, folder: Path) -> list[str]:
     """What runs a program in another language; the test is skipped where it or its HDF5 is missing."""
-    wanted = {"r": "Rscript", "octave": "octave-cli", "js": "node"}[language]
+    wanted, package = {
+        "r": ("Rscript", "r-cran-hdf5r"), "octave": ("octave-cli", "octave"), "js": ("node", "nodejs npm"),
+    }[language]  # fmt: skip
     program = shutil.which(wanted)
     if program is None:
-        pytest.skip(f"{wanted} is not installed")
+        pytest.skip(f"{wanted} is not installed: apt-get install --no-install-recommends {package}")
     if (
         language == "r"
         and subprocess.run([program, "-e", "library(hdf5r)"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("R's package hdf5r is not installed")
+        pytest.skip("R's package hdf5r is not installed: apt-get install --no-install-recommends r-cran-hdf5r")
     if language == "octave":
         return [program, "--no-gui", "reader.m"]
     if language == "js":
         # Node looks for packages beside the program, not where it is started.
         found = subprocess.run(["npm", "root", "--global"], capture_output=True, text=True, check=False)
         places = [Path(place) for place in (os.environ.get("NODE_PATH", ""), found.stdout.strip()) if place]
-        package = next((place for place in places if (place / "h5wasm").is_dir()), None)
-        if package is None:
+        modules = next((place for place in places if (place / "h5wasm").is_dir()), None)
+        if modules is None:
             pytest.skip("node's package h5wasm is not installed: npm install --global h5wasm")
-        (folder / "node_modules").symlink_to(package)
+        (folder / "node_modules").symlink_to(modules)
         return [program, "reader.mjs"]
     return [program, "reader.r"]
 

@@ -11,7 +11,7 @@ from benchmarks.processes import has_rows
 from featuregen.experiment.shards import find_shards
 from tests.helpers.cli_runs import done, info, model, refused
 from tests.helpers.shard_runs import digest, shards, three, whole, words
-from tests.helpers.torchrun_runs import in_proc, stopped_at, torchrun
+from tests.helpers.torchrun_runs import in_proc, stopped_at, together, torchrun
 
 
 def begun(folder: Path, *numbers: int) -> Path:
@@ -35,12 +35,13 @@ def test_parts_are_known_by_their_names(tmp_path: Path) -> None:
 
 
 def test_two_processes_go_on_with_three_shards(tmp_path: Path) -> None:
-    out = begun(tmp_path, 2)
-    ran = torchrun("-m", "featuregen", *words("det", out))
-    assert ran.returncode == 0, ran.stderr
-    assert "going on with the 3 shards of an earlier run, 2 of them to make\n" in ran.stderr
+    (tmp_path / "o").mkdir()
+    out = begun(tmp_path / "o", 2)
+    first, second = together(tmp_path, *words("det", out))
+    assert (first.wait(), second.wait()) == (0, 0), first.err + second.err
+    assert "going on with the 3 shards of an earlier run, 2 of them to make\n" in first.err
     assert digest(out) == whole() and info(out)["software"]["shards"] == "3"
-    assert names(tmp_path) == {"it.h5", "it.png"}
+    assert names(tmp_path / "o") == {"it.h5", "it.png"}
 
 
 def test_a_single_process_names_the_parts_that_it_leaves(tmp_path: Path) -> None:
@@ -64,12 +65,13 @@ def test_a_job_of_another_array_names_the_parts_that_it_leaves(tmp_path: Path) -
 def test_parts_of_another_set_are_neither_used_nor_removed(tmp_path: Path) -> None:
     out = tmp_path / "it.h5"
     shards(out, 2, "det", "--steps", "2")
-    ran = torchrun("-m", "featuregen", *words("det", out))
-    assert ran.returncode != 0 and "steps is 2 there and 3 here" in ran.stderr and not out.exists()
+    runs = together(tmp_path, *words("det", out))
+    assert all(run.wait() != 0 for run in runs) and not out.exists()
+    assert "steps is 2 there and 3 here" in "".join(run.err for run in runs)
     # Where the whole is there, made in one piece, they are nobody's to remove.
     done(*words("det", out))
-    ran = torchrun("-m", "featuregen", *words("det", out))
-    assert ran.returncode == 0 and "of a division into 2" in ran.stderr
+    first, second = together(tmp_path, *words("det", out))
+    assert (first.wait(), second.wait()) == (0, 0) and "of a division into 2" in first.err
     assert len(list(tmp_path.glob("*.shard-*"))) == 2
 
 

@@ -23,6 +23,7 @@ from featuregen.experiment.shards import _one_job_at_a_time
 from featuregen.runtime import partial_path
 from featuregen.storage import COLUMNS, Writer, read_columns
 from tests.helpers.cli_runs import ROOM, dataset, done, info, model, refused, run, tiny
+from tests.helpers.counting import calls_of
 from tests.helpers.dataset_files import header, write
 from tests.helpers.shard_runs import BATCH, ROWS, digest, merged, shards, three, whole, words
 
@@ -183,9 +184,9 @@ def test_shards_that_lie_about_their_rows_are_refused(tmp_path: Path) -> None:
     assert "begins at row 9 where row 10 is missing" in refused("merge", one, two, *out)
     alone = lying(tmp_path / "alone.h5", 1, 1, 30, 0)
     assert "hold 10 of 30 rows" in refused("merge", alone, *out)
-    started = time.perf_counter()
-    told = refused("merge", lying(tmp_path / "huge.h5", 1, 2**52, 2**52, 0), *out)
-    assert "2, 3, 4, 5, 6 and" in told and time.perf_counter() - started < 5
+    huge = lying(tmp_path / "huge.h5", 1, 2**52, 2**52, 0)
+    told, calls = calls_of(lambda: refused("merge", huge, *out))
+    assert "2, 3, 4, 5, 6 and" in told and calls < 200_000
 
 
 def test_a_shard_is_not_written_over_by_the_whole(tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_who_waits_says_so_and_then_has_its_turn(tmp_path: Path, capsys: pytest.
         while "waiting" not in (told := capsys.readouterr().err):
             time.sleep(0.01)
         seen.append("first")
-    other.join(10)
+    other.join(600)
     assert seen == ["first", "second"] and told == "waiting for the first\n"
     assert not lock.exists()
 

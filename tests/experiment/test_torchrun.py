@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from featuregen.runtime import SINGLE_PROCESS, DistInfo, connection_errors_as_us
 from featuregen.runtime.distributed import threads_per_process
 from featuregen.training.data_parallel import check_same_epoch, rank_rng, rank_seed, sync_bn_copy
 from tests.helpers.cli_runs import done, info, model, refused, tiny
-from tests.helpers.torchrun_runs import in_proc, stopped_at, torchrun
+from tests.helpers.torchrun_runs import in_proc, stopped_at, together, torchrun
 from tests.helpers.torchrun_training import CASES, trained, untrained
 
 
@@ -31,24 +30,20 @@ def making(out: Path, *more: str | Path) -> list[str | Path]:
     return ["make-dataset", "det", "--config", tiny(), *words]
 
 
-def errors(ran: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in ran.stderr.splitlines() if re.match(r"(process \d+: )?error: ", line)]
-
-
 # Sets ----------------------------------------------------------------------------------------------
 
 
 def test_two_processes_make_the_file_that_one_makes(tmp_path: Path) -> None:
     done(*making(tmp_path / "one" / "it.h5"))
     out = tmp_path / "two" / "it.h5"
-    ran = torchrun("-m", "featuregen", *making(out))
-    assert ran.returncode == 0, ran.stderr
+    first, second = together(tmp_path, *making(out))
+    assert (first.wait(), second.wait()) == (0, 0), first.err + second.err
     assert info(out)["content_sha256"] == info(tmp_path / "one" / "it.h5")["content_sha256"]
     assert {path.name for path in out.parent.iterdir()} == {"it.h5", "it.png", "models"}
     assert len(list((out.parent / "models").iterdir())) == 1
     # Only rank 0 prints.
-    assert ran.stdout.splitlines()[-2:] == [str(out), str(out.with_suffix(".png"))]
-    assert ran.stdout.count(str(out)) == 1 and ran.stderr.count("training standard model") == 1
+    assert first.out.splitlines()[-2:] == [str(out), str(out.with_suffix(".png"))] and second.out == ""
+    assert first.out.count(str(out)) == 1 and (first.err + second.err).count("training standard model") == 1
 
 
 @pytest.mark.slow
@@ -71,11 +66,11 @@ def test_one_killed_ends_the_other_and_the_same_command_resumes(tmp_path: Path, 
 
 
 def test_an_error_is_printed_once(tmp_path: Path) -> None:
-    ran = torchrun("-m", "featuregen", *making(tmp_path / "it.h5", "--set", "synthesis.det.step=3"))
-    assert ran.returncode != 0 and ran.stdout == ""
-    (told,) = errors(ran)
+    out = tmp_path / "o"
+    runs = together(tmp_path, *making(out / "it.h5", "--set", "synthesis.det.step=3"))
+    assert all(run.wait() != 0 and run.out == "" for run in runs) and not out.exists()
+    (told,) = [line for run in runs for line in run.err.splitlines() if re.match(r"(process \d+: )?error: ", line)]
     assert told.startswith("error: ") and "step" in told
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -1,16 +1,20 @@
-"""Commands in several processes that torchrun starts, and one of them killed."""
+"""Commands in several processes that work together: started by torchrun, one of them killed, or forked."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
+
+from benchmarks.processes import Command
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -23,7 +27,29 @@ def environment() -> dict[str, str]:
 
 def torchrun(*words: str | Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
     command = [*TORCHRUN, str(processes), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment())
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment())
+
+
+def together(folder: Path, *words: str | Path, processes: int = 2) -> list[Command]:
+    """A command of featuregen in several processes, as torchrun starts them, without seconds of imports in each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    runs = [
+        Command(folder, *words, environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(processes)
+    ]
+    waiting = [run.process for run in runs]
+    while waiting:
+        wait([process.sentinel for process in waiting])
+        waiting = [process for process in waiting if process.exitcode is None]
+        if any(run.process.exitcode for run in runs):
+            # As torchrun does.
+            for process in waiting:
+                process.terminate()
+    return runs
 
 
 def children(process: int) -> list[int]:
@@ -35,13 +61,13 @@ def stopped_at(moment: Callable[[], bool], victim: int, *words: str | Path) -> N
     """One of the two processes gets SIGKILL as soon as the moment has come; then all have ended, with an error."""
     command = [*TORCHRUN, "2", "-m", "featuregen", *map(str, words)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not moment():
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     dist = children(running.pid)
     os.kill(owner(dist, victim), signal.SIGKILL)
-    running.communicate(timeout=120)
+    running.communicate(timeout=600)
     assert running.returncode != 0
     assert not [each for each in dist if Path(f"/proc/{each}").exists()], "the other one still works"
 

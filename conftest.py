@@ -1,4 +1,4 @@
-"""What the tests of pixels share: the embedded digits, and two small nets trained on them in seconds."""
+"""Fixtures of all test folders: the embedded digits, and two small nets trained on them in seconds."""
 
 from __future__ import annotations
 
