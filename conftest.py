@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from featuregen.config import Attack, Data, Model, Training
+from featuregen.config import PGD, Data, Model, Training
 from featuregen.data import BaseDataset, load_images
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.training import train
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def truth(labels: Tensor) -> Tensor:
 
 
 def trained(digits: BaseDataset, recipe: Training) -> Classifier:
-    model = build_model(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
+    model = build_classifier(Model(width=8), digits.image_shape, 10, [0.3], [0.37], seed=0)
     # In double precision, so that every processor ends at the same weights: tests speak of this model.
     train(model.double(), digits.train.images_tensor(CPU).double(), digits.train.labels_tensor(CPU), recipe, seed=0)
     return model.float()
@@ -67,4 +67,4 @@ def standard(digits: BaseDataset) -> Classifier:
 @pytest.fixture(scope="session")
 def robust(digits: BaseDataset) -> Classifier:
     """Trained adversarially at L2 eps 0.75; not to be changed either."""
-    return trained(digits, Training(epochs=12, batch_size=64, lr=0.1, attack=Attack(eps=0.75, steps=3)))
+    return trained(digits, Training(epochs=12, batch_size=64, lr=0.1, attack=PGD(eps=0.75, steps=3)))

@@ -24,7 +24,7 @@ from benchmarks.attack_peers import (
     by_torchattacks,
     by_torchattacks_ensemble,
 )
-from featuregen.attacks import attack
+from featuregen.attacks import AttackResult, attack
 from featuregen.config import Norm
 from featuregen.models import Classifier
 
@@ -94,7 +94,10 @@ class Pair:
 
     def ours(self, model: Classifier, batch: int, seed: int) -> Run:
         def run(images: Tensor, labels: Tensor) -> Tensor:
-            return attack(model, images, labels, self.attack, seed=seed, batch_size=batch, **self.options).images
+            result: AttackResult = attack(
+                model, images, labels, self.attack, seed=seed, batch_size=batch, **self.options
+            )
+            return result.images
 
         return run
 

@@ -21,7 +21,7 @@ import torch
 import torchattacks
 from torch import Tensor
 
-from featuregen import Attack, Experiment, load_config, pgd
+from featuregen import PGD, Experiment, load_config, pgd
 from featuregen.config import Norm
 from featuregen.models import Classifier
 
@@ -35,7 +35,7 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
 
 
 def ours(model: Classifier, images: Tensor, labels: Tensor, norm: Norm, eps: float, steps: int) -> Tensor:
-    found: Tensor = pgd(model, images, labels, Attack(norm=norm, eps=eps, steps=steps))
+    found: Tensor = pgd(model, images, labels, PGD(norm=norm, eps=eps, steps=steps))
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featuregen.attacks import pgd
 from featuregen.compute import Ball, folded_copy, frozen_eval, move_pixels, step_sizes
-from featuregen.config import Attack, Norm, Runtime, Training
+from featuregen.config import PGD, Norm, Runtime, Training
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec
 from featuregen.runtime.device import tune_malloc
@@ -127,8 +127,8 @@ class Featuregen(Contender):
         return train(self.model, images, labels, recipe, seed=SEED, compute=self.compute).epochs[-1].loss
 
 
-def _attack(row: Row) -> Attack:
-    return Attack(norm=row.norm, eps=row.eps, steps=row.steps, step_size=row.step_size)
+def _attack(row: Row) -> PGD:
+    return PGD(norm=row.norm, eps=row.eps, steps=row.steps, step_size=row.step_size)
 
 
 # The arithmetic that `settle` chooses; among the fp32 ones; and plain fp32, which shows what kernels and bf16 bring.

@@ -34,7 +34,7 @@ from benchmarks.scoreboard import hardware
 from benchmarks.where_time_goes import noise_set
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
 from featuregen.experiment import Experiment
-from featuregen.models import TrainedModel, build_model
+from featuregen.models import TrainedModel, build_classifier
 from featuregen.report.canvas import BLUE, FAINT, drawing
 from featuregen.runtime import ComputeSpec, log
 
@@ -79,7 +79,7 @@ AXES = (
 def cost(point: Point) -> tuple[float, float]:
     """Seconds and peak MiB of one set, in this process."""
     shape = (3, point.side, point.side)
-    net = build_model(Model("convnet", 16), shape, 10, [0.5] * 3, [0.25] * 3, 0).eval()
+    net = build_classifier(Model("convnet", 16), shape, 10, [0.5] * 3, [0.25] * 3, 0).eval()
     # What libraries load at their first use is no part of the growth.
     torch.autograd.grad(net(torch.rand((2, *shape), requires_grad=True)).sum(), list(net.parameters()))
     before = resident("VmRSS") or 0

@@ -42,7 +42,6 @@ from featuregen.errors import UserError
 from featuregen.experiment import Experiment
 from featuregen.models import TrainedModel
 from featuregen.storage import read_columns
-from featuregen.synthesis import RULES
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -89,11 +88,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def _rows(options: argparse.Namespace, shops: dict[tuple[str, str], Experiment]) -> Iterator[dict[str, Any]]:
     for (recipe, kind), experiment in shops.items():
         path = options.folder / f"{kind}-{recipe}.h5"
-        experiment.source_model(RULES[kind].source)
+        experiment.source_model(KINDS[kind].source)
         found, started = path.exists(), time.perf_counter()
         data = experiment.make_dataset(kind, path)
         seconds = None if found else time.perf_counter() - started
-        features = RULES[kind].pull == "features"
+        features = KINDS[kind].objective == "features"
         reached = float(read_columns(path, ["objective"])["objective"].mean()) if features else data.info.success_rate
         models = experiment.train_fresh(data, options.seeds, title=f"{kind} {recipe}")
         known = {"what": kind, "recipe": recipe, "steps": experiment.synthesis_recipe(kind).steps, "reached": reached}

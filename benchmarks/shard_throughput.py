@@ -36,7 +36,7 @@ from benchmarks.scoreboard import exit_code, hardware, processor
 from benchmarks.side_by_side import save
 from featuregen.config import Model
 from featuregen.errors import UserError
-from featuregen.models import build_model, save_model
+from featuregen.models import build_classifier, save_model
 from featuregen.storage import read_info
 
 CONFIG = """
@@ -69,7 +69,7 @@ def prepared(folder: Path, rows: int, batch: int) -> None:
     labels = np.arange(rows) % 10
     few = min(rows, 10)
     np.savez(folder / "drawn.npz", x_train=pixels, y_train=labels, x_test=pixels[:few], y_test=labels[:few])
-    model = build_model(Model("resnet9", 16), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0)
+    model = build_classifier(Model("resnet9", 16), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0)
     subjects.take_statistics(model, torch.from_numpy(images[:64]))
     save_model(model.eval(), folder / "source.safetensors")
     config = CONFIG.format(data=json.dumps(str(folder / "drawn.npz")), batch=batch)

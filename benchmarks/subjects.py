@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from featuregen.config import Data, Model
 from featuregen.data import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model, find_architecture, load_model, read_model_record
+from featuregen.models import Classifier, build_classifier, find_architecture, load_model, read_model_record
 from featuregen.runtime import RowRandom
 
 _CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def ready_model(folder: Path | None, name: str, images: NDArray[np.float32], cla
         return load_model(file), f"weights of {file.name}"
     channels, height, width = images.shape[1:]
     mean, std = (_MEAN, _STD) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
-    model = build_model(Model(name), (channels, height, width), classes, mean, std, seed=0)
+    model = build_classifier(Model(name), (channels, height, width), classes, mean, std, seed=0)
     take_statistics(model, torch.from_numpy(images[:256]))
     return model, "untrained weights, batch norm statistics of the images"
 

@@ -16,7 +16,7 @@ from benchmarks.processes import resident
 from featuregen.config import Model, Synthesis
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model, save_model
+from featuregen.models import Classifier, build_classifier, save_model
 
 STEEP = Synthesis(steps=24, step_size=1.0, schedule="polyak", momentum=0.9, batch_size=8)
 
@@ -28,7 +28,7 @@ def base() -> BaseDataset:
 
 @pytest.fixture(scope="module")
 def model() -> Classifier:
-    return build_model(Model("convnet", 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0).eval()
+    return build_classifier(Model("convnet", 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0).eval()
 
 
 @pytest.fixture

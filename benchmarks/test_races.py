@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import peers, racing, scoreboard, side_by_side, subjects
 from benchmarks.contenders import OURS, Contender, Featuregen, Row, rows
 from featuregen.config import Model
-from featuregen.models import Classifier, build_model, save_model
+from featuregen.models import Classifier, build_classifier, save_model
 from featuregen.runtime import ComputeSpec
 
 COUNT = 8
@@ -33,7 +33,7 @@ def labels() -> Tensor:
 
 
 def small(architecture: str = "resnet9") -> Classifier:
-    model = build_model(Model(architecture, 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0)
+    model = build_classifier(Model(architecture, 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0)
     subjects.take_statistics(model, images())
     return model
 
@@ -262,7 +262,7 @@ def test_statistics_are_those_of_the_images() -> None:
 
 
 def test_the_flop_of_a_step_are_those_of_its_convolutions() -> None:
-    model = build_model(Model("cw-convnet"), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0).eval()
+    model = build_classifier(Model("cw-convnet"), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, seed=0).eval()
     sides: list[int] = []
     layers = [layer for layer in model.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
     for layer in layers:

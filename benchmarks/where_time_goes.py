@@ -34,7 +34,7 @@ from featuregen.compute import pick_compute_spec
 from featuregen.config import Config, Data, Model, Runtime, Synthesis
 from featuregen.data import BaseDataset, ImageSplit
 from featuregen.experiment import Experiment
-from featuregen.models import Classifier, TrainedModel, build_model
+from featuregen.models import Classifier, TrainedModel, build_classifier
 from featuregen.runtime import ComputeSpec
 
 CLAIM = 0.05
@@ -98,7 +98,7 @@ def synthesis_run(options: argparse.Namespace, folder: Path) -> tuple[Callable[[
     """One run of the public path with a model that is there already."""
     ball: dict[str, Any] = {} if options.kind == "robust" else {"norm": "l2", "eps": 0.5}
     recipe = Synthesis(steps=options.steps, step_size=0.1, batch_size=options.batch, **ball)
-    net = build_model(Model(options.model), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0).eval()
+    net = build_classifier(Model(options.model), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0).eval()
     compute, _ = pick_compute_spec(Runtime(device="cpu"), lambda: net)
     config = Config(data=Data("noise"), model=Model(options.model), synthesis={options.kind: recipe})
     experiment = Experiment(config, folder, base=noise_set(options.images), compute=compute)

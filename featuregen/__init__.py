@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featuregen.attacks.api import attack
     from featuregen.attacks.pgd import pgd
+    from featuregen.attacks.registry import list_attacks, register_attack
     from featuregen.attacks.result import AttackResult
     from featuregen.config.loader import load_config
-    from featuregen.config.schema import Attack, Config, Data, Evaluation, Synthesis, Training
+    from featuregen.config.schema import PGD, Config, Data, Evaluation, Synthesis, Training
     from featuregen.data.base_dataset import BaseDataset
     from featuregen.data.sources import load_images
     from featuregen.errors import CheckFailed, UserError
@@ -25,19 +26,21 @@ if TYPE_CHECKING:
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.reproduce import reproduce
     from featuregen.experiment.transfer import transfer
+    from featuregen.experiment.verify import verify
     from featuregen.interop.export import export_dataset
     from featuregen.interop.load import load_model
     from featuregen.interop.released import import_released
     from featuregen.interop.robustness import load_checkpoint, save_checkpoint
     from featuregen.models.classifier import Classifier
     from featuregen.models.io import save_model
-    from featuregen.models.registry import build_model
+    from featuregen.models.registry import build_model, list_models, register_architecture
     from featuregen.models.trained import Accuracy, TrainedModel
     from featuregen.storage.diff import DatasetDiff, diff
     from featuregen.storage.merge import merge
     from featuregen.storage.reader import DatasetInfo
     from featuregen.storage.torch_dataset import FeatureDataset
     from featuregen.synthesis.generate import synthesize
+    from featuregen.synthesis.kinds import register_kind
     from featuregen.training.loop import train
 
 __version__ = "0.1.0"
@@ -45,10 +48,14 @@ __version__ = "0.1.0"
 _MODULES = {
     "featuregen.attacks.api": ("attack",),
     "featuregen.attacks.pgd": ("pgd",),
+    "featuregen.attacks.registry": (
+        "list_attacks",
+        "register_attack",
+    ),
     "featuregen.attacks.result": ("AttackResult",),
     "featuregen.config.loader": ("load_config",),
     "featuregen.config.schema": (
-        "Attack",
+        "PGD",
         "Config",
         "Data",
         "Evaluation",
@@ -75,6 +82,7 @@ _MODULES = {
     "featuregen.experiment.experiment": ("Experiment",),
     "featuregen.experiment.reproduce": ("reproduce",),
     "featuregen.experiment.transfer": ("transfer",),
+    "featuregen.experiment.verify": ("verify",),
     "featuregen.interop.export": ("export_dataset",),
     "featuregen.interop.load": ("load_model",),
     "featuregen.interop.released": ("import_released",),
@@ -84,7 +92,11 @@ _MODULES = {
     ),
     "featuregen.models.classifier": ("Classifier",),
     "featuregen.models.io": ("save_model",),
-    "featuregen.models.registry": ("build_model",),
+    "featuregen.models.registry": (
+        "build_model",
+        "list_models",
+        "register_architecture",
+    ),
     "featuregen.models.trained": (
         "Accuracy",
         "TrainedModel",
@@ -97,13 +109,14 @@ _MODULES = {
     "featuregen.storage.reader": ("DatasetInfo",),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
     "featuregen.synthesis.generate": ("synthesize",),
+    "featuregen.synthesis.kinds": ("register_kind",),
     "featuregen.training.loop": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "PGD",
     "Accuracy",
-    "Attack",
     "AttackResult",
     "BaseDataset",
     "CheckFailed",
@@ -131,18 +144,24 @@ __all__ = [
     "export_dataset",
     "import_released",
     "label_flips",
+    "list_attacks",
+    "list_models",
     "load_checkpoint",
     "load_config",
     "load_images",
     "load_model",
     "merge",
     "pgd",
+    "register_architecture",
+    "register_attack",
+    "register_kind",
     "reproduce",
     "save_checkpoint",
     "save_model",
     "synthesize",
     "train",
     "transfer",
+    "verify",
 ]
 
 

@@ -28,7 +28,7 @@ from featuregen.config import (
 from featuregen.data import BaseDataset, ImageSplit, load_images
 from featuregen.experiment import recorded_config
 from featuregen.interop import released
-from featuregen.models import build_model, load_model, read_model_record, save_model
+from featuregen.models import build_classifier, load_model, read_model_record, save_model
 from featuregen.training import TrainingState
 from featuregen.training.loop import TrainingRun
 from reliability.fuzz_datasets import Files, written
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 def _tiny() -> Any:
-    return build_model(Model("convnet", 2), (1, 8, 8), 3, [0.3], [0.4], seed=0)
+    return build_classifier(Model("convnet", 2), (1, 8, 8), 3, [0.3], [0.4], seed=0)
 
 
 def model() -> Files:

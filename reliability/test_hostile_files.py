@@ -18,7 +18,7 @@ from featuregen.config import Config, Data, Model, Training, load_config, to_dic
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment import recorded_config
 from featuregen.interop.torch_files import read_torch_file
-from featuregen.models import build_model
+from featuregen.models import build_classifier
 from featuregen.storage import FeatureDataset, check_file, read_info
 from featuregen.storage.schema import CorruptFile
 from featuregen.training import TrainingState
@@ -251,7 +251,7 @@ def test_filters_that_hdf5_would_look_for_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [None, 3, [], "", {"0": 1}, [[{"loss": 1.0}]]])
 def test_training_does_not_resume_from_odd_content(tmp_path: Path, epochs: Any) -> None:
-    model = build_model(Model("convnet", 2), (1, 8, 8), 3, [0.3], [0.4], seed=0)
+    model = build_classifier(Model("convnet", 2), (1, 8, 8), 3, [0.3], [0.4], seed=0)
     training = TrainingRun([model], torch.rand(6, 1, 8, 8), torch.arange(6) % 3, Training(), [0])
     state, path = training.state_dict(), tmp_path / "a.halfway"
     contents: list[Any] = [state | {"epochs": epochs}, {"epochs": [[]]}, epochs]

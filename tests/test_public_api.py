@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import featuregen
 from featuregen import Experiment, FeatureDataset, UserError, evaluate, load_config, load_model, pgd, reproduce
-from featuregen.config import Attack, Evaluation
+from featuregen.config import PGD, Evaluation
 from tests.helpers.cli_runs import dataset, info, model, tiny
 
 
@@ -59,7 +59,7 @@ def test_a_saved_model_is_attacked() -> None:
     net = load_model(model("standard"))
     experiment = Experiment(load_config(str(tiny())), Path("unused"))
     images, labels = experiment.test_set.images[:100], experiment.test_set.labels[:100]
-    moved = pgd(net, images, labels, Attack(eps=0.5, steps=5))
+    moved = pgd(net, images, labels, PGD(eps=0.5, steps=5))
     assert float((moved - images).flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
     found = evaluate(net, images, labels, Evaluation(l2=(0.5,), steps=5))
     assert found.l2["0.5"] == pytest.approx(float((net(moved).argmax(1) == labels).float().mean()))

@@ -1,4 +1,4 @@
-"""What an attack is after: any other class than an image's own, or a given one."""
+"""What an attack tries to reach: any class but the label, or a target class."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from featuregen.compute import TINY
 from featuregen.errors import UserError
 
-# What lies nearer to the decision than this share of the logits, another batch size may decide the other way.
-_LAST_BITS = 1e-5
+# Logits closer than this share of their size may compare the other way at another batch size.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """`classes` are those to leave, or with `targeted` those to reach; one per image.
+    """Misclassification of `classes`, one label per image, or with `targeted` classification as them.
 
-    `towards` are classes to leave them for. Any other will do as well: they only lead the search.
+    `towards` names one class per image that an untargeted search heads for; any other wrong class counts as well.
     """
 
     classes: Tensor
@@ -34,45 +34,45 @@ class Criterion:
         """For batches that hold each image `times` times in a row."""
         return self[torch.arange(len(self.classes), device=self.classes.device).repeat_interleave(times)]
 
-    def reached(self, logits: Tensor) -> Tensor:
-        return self.met(logits.argmax(1))
+    def is_met(self, logits: Tensor) -> Tensor:
+        return self.is_met_by(logits.argmax(1))
 
-    def met(self, seen: Tensor) -> Tensor:
-        """Reached, as the class that is seen tells."""
-        own = seen == self.classes
-        return own if self.targeted else ~own
+    def is_met_by(self, predicted: Tensor) -> Tensor:
+        """The same from predicted classes."""
+        same = predicted == self.classes
+        return same if self.targeted else ~same
 
-    def clearly_reached(self, logits: Tensor) -> Tensor:
-        """Reached by more than the last bits of the logits, for searches that end at the decision's border."""
+    def clearly_met(self, logits: Tensor) -> Tensor:
+        """Met by more than rounding errors, for searches that end at the decision boundary."""
         ahead, behind = self._sides(logits)
-        return behind - ahead > _LAST_BITS * torch.maximum(ahead.abs(), behind.abs())
+        return behind - ahead > _ROUNDING * torch.maximum(ahead.abs(), behind.abs())
 
     def margin(self, logits: Tensor) -> Tensor:
-        """Below zero where the goal is reached: how far the wanted side of the decision lies behind the other."""
+        """Difference of the two logits that decide; negative where the criterion is met."""
         ahead, behind = self._sides(logits)
         return ahead - behind
 
     def _sides(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The logit that has to sink below the other, and that other."""
-        own, best = _of(logits, self.classes), runner_up(logits, self.classes).values
-        return (best, own) if self.targeted else (own, best)
+        of_class, best = _of(logits, self.classes), runner_up(logits, self.classes).values
+        return (best, of_class) if self.targeted else (of_class, best)
 
     def soft_margin(self, logits: Tensor, softness: float) -> Tensor:
-        """The margin with all other classes in it, the likelier the more; at softness 1 it points as cross-entropy."""
-        own = _of(logits, self.classes)
+        """The margin with a soft maximum over all other classes; at softness 1 its gradient points as cross-entropy."""
+        of_class = _of(logits, self.classes)
         others = logits.scatter(1, self.classes.view(-1, 1), -torch.inf).div(softness).logsumexp(1).mul(softness)
-        return others - own if self.targeted else own - others
+        return others - of_class if self.targeted else of_class - others
 
     def loss(self, logits: Tensor) -> Tensor:
-        """Cross-entropy, larger the nearer the goal."""
+        """Cross-entropy, with the sign that makes it grow towards the criterion."""
         # Taken from the softmax, it is zero in fp32 from 17 nats on, and a search could not tell near from far.
         margin = self.soft_margin(logits, 1)
         return -F.softplus(margin) if self.targeted else F.softplus(-margin)
 
-    def ratio(self, logits: Tensor) -> Tensor:
-        """The difference of logits ratio (Croce & Hein 2020), larger the nearer the goal; their scale cancels out.
+    def dlr(self, logits: Tensor) -> Tensor:
+        """Difference of logits ratio (Croce & Hein 2020), which does not depend on the scale of the logits.
 
-        With a class to reach or to go towards, in its targeted form.
+        It is the targeted ratio where the criterion is targeted or has classes to go `towards`.
         """
         if logits.shape[1] < 3:
             raise UserError("the difference of logits ratio needs at least three classes; take the loss ce instead.")

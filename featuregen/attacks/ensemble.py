@@ -1,69 +1,80 @@
-"""Four attacks one after the other, each on the images that are left, as AutoAttack does it (Croce & Hein 2020)."""
+"""Four attacks in a row, each on the images that are left: modelled on AutoAttack, and not the same as it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from featuregen.attacks.apgd import apgd
-from featuregen.attacks.fmn import fmn
+from featuregen.attacks.apgd import APGD, apgd
+from featuregen.attacks.fmn import FMN, fmn
 from featuregen.attacks.problem import AttackProblem
+from featuregen.attacks.registry import register_attack
 from featuregen.attacks.result import clip_exact
-from featuregen.attacks.square import square
+from featuregen.attacks.square import Square, square
 from featuregen.compute import Ball
-from featuregen.config import APGD, FMN, Ensemble, Square
-
-Part = Callable[[AttackProblem, Ensemble], Tensor]
+from featuregen.config import Norm, bounded
 
 
-def ensemble(task: AttackProblem, settings: Ensemble) -> Tensor:
-    """An image that no part moves over the decision within the ball stays as it is."""
-    found, rows = task.images.clone(), task.unsolved()
-    for part in (_entropy, _ratio, _shortest, _squares):
+@dataclass(frozen=True)
+class Ensemble:
+    """Auto-PGD on cross-entropy, auto-PGD towards `classes` likely classes, FMN, and Square with `queries` queries."""
+
+    norm: Norm = "linf"
+    eps: float = bounded(8 / 255, low=0)
+    steps: int = bounded(100, low=1)
+    classes: int = bounded(9, low=1)
+    queries: int = bounded(5000, low=1)
+
+
+@register_attack("ensemble", settings=Ensemble, meaning="auto-PGD on two losses, FMN, then Square; not AutoAttack")
+def ensemble(problem: AttackProblem, settings: Ensemble) -> Tensor:
+    """After AutoAttack (Croce & Hein 2020), with FMN in place of FAB. An unsolved image stays unchanged."""
+    best, rows = problem.images.clone(), problem.unsolved()
+    members: tuple[Callable[[AttackProblem, Ensemble], Tensor], ...] = (_apgd_ce, _apgd_dlr, _fmn, _square)
+    for member in members:
         if not len(rows):
             break
-        left = task[rows]
-        ball = Ball(settings.norm, settings.eps, left.images)
-        tried = clip_exact(part(left, settings), ball)
-        lost = left.goal.reached(left.logits(tried))
-        found[rows[lost]] = tried[lost]
-        rows = rows[~lost]
-    return found
+        left = problem[rows]
+        x = clip_exact(member(left, settings), Ball(settings.norm, settings.eps, left.images))
+        met = left.criterion.is_met(left.logits(x))
+        best[rows[met]] = x[met]
+        rows = rows[~met]
+    return best
 
 
-def _entropy(task: AttackProblem, settings: Ensemble) -> Tensor:
-    return apgd(task, APGD(settings.norm, settings.eps, settings.steps))
+def _apgd_ce(problem: AttackProblem, settings: Ensemble) -> Tensor:
+    return apgd(problem, APGD(settings.norm, settings.eps, settings.steps))
 
 
-def _ratio(task: AttackProblem, settings: Ensemble) -> Tensor:
-    """Towards the class that is wanted, or each of the likeliest others in turn.
+def _apgd_dlr(problem: AttackProblem, settings: Ensemble) -> Tensor:
+    """Towards the target class, or each of the likeliest other classes in turn.
 
-    Two classes have no ratio of differences, and the other parts do without it.
+    Two classes have no difference of logits ratio, and the other members do without it.
     """
-    logits = task.logits(task.images)
-    found, rows = task.images.clone(), torch.arange(len(task), device=logits.device)
+    logits = problem.logits(problem.images)
+    best, rows = problem.images.clone(), torch.arange(len(problem), device=logits.device)
     if logits.shape[1] < 3:
-        return found
-    chosen = APGD(settings.norm, settings.eps, settings.steps, loss="dlr")
-    if task.goal.targeted:
-        return apgd(task, chosen)
-    others = logits.scatter(1, task.goal.classes.view(-1, 1), -torch.inf).argsort(1, descending=True)
+        return best
+    on_dlr = APGD(settings.norm, settings.eps, settings.steps, loss="dlr")
+    if problem.criterion.targeted:
+        return apgd(problem, on_dlr)
+    others = logits.scatter(1, problem.criterion.classes.view(-1, 1), -torch.inf).argsort(1, descending=True)
     for towards in others[:, : min(settings.classes, logits.shape[1] - 1)].unbind(1):
-        left = task[rows]
-        found[rows] = apgd(replace(left, goal=replace(left.goal, towards=towards[rows])), chosen)
-        rows = rows[~left.goal.reached(left.logits(found[rows]))]
+        left = problem[rows]
+        best[rows] = apgd(replace(left, criterion=replace(left.criterion, towards=towards[rows])), on_dlr)
+        rows = rows[~left.criterion.is_met(left.logits(best[rows]))]
         if not len(rows):
             break
-    return found
+    return best
 
 
-def _shortest(task: AttackProblem, settings: Ensemble) -> Tensor:
-    """What lies beyond the ball is drawn back into it, and may well hold there."""
-    return fmn(task, FMN(settings.norm, settings.steps))
+def _fmn(problem: AttackProblem, settings: Ensemble) -> Tensor:
+    """What ends beyond the ball is clipped to it, and may still meet the criterion there."""
+    return fmn(problem, FMN(settings.norm, settings.steps))
 
 
-def _squares(task: AttackProblem, settings: Ensemble) -> Tensor:
-    return square(task, Square(settings.norm, settings.eps, settings.queries))
+def _square(problem: AttackProblem, settings: Ensemble) -> Tensor:
+    return square(problem, Square(settings.norm, settings.eps, settings.queries))

@@ -1,109 +1,123 @@
-"""Change one pixel, or a few: differential evolution over a whole batch of images at once (Su et al. 2019)."""
+"""The one-pixel attack (Su et al. 2019): differential evolution of a few pixels, over a whole batch at once."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem
-from featuregen.config import Pixels
+from featuregen.attacks.registry import register_attack
+from featuregen.config import bounded
 from featuregen.runtime import RowDraws
 
 # Of Storn and Price's scheme rand/1 without crossover, as the paper takes it.
-_STRIDE = 0.5
-# Of the mean cost, and of a pixel: nothing comes of a population with so small a spread.
-_ALIKE, _TOGETHER = 0.01, 0.5
+_WEIGHT = 0.5
+# A population has converged once its costs differ by this share of their mean, and its places by these pixels.
+_COST_SPREAD, _PLACE_SPREAD = 0.01, 0.5
 
 
-def few_pixel(task: AttackProblem, settings: Pixels) -> Tensor:
-    """Images with at most `settings.pixels` changed pixels, lost or as near to it as the search came.
+@dataclass(frozen=True)
+class Pixels:
+    """Differential evolution of the places and colours of `pixels` pixels."""
 
-    An image leaves the search once it is lost, or once its population has gathered so closely that the costs hardly
-    differ. What is bred against is the margin between classes.
+    pixels: int = bounded(1, low=1, high=1000)
+    population: int = bounded(100, low=4)
+    generations: int = bounded(100, low=0)
+
+
+@register_attack("pixels", settings=Pixels, meaning="one pixel, or a few (Su et al. 2019)", threat="query")
+def few_pixel(problem: AttackProblem, settings: Pixels) -> Tensor:
+    """At most `settings.pixels` changed pixels per image: the best member of its population.
+
+    The cost of a member is the margin between classes. An image leaves the search once it is solved, or once its
+    population has converged.
     """
-    found, rows = task.images.clone(), task.unsolved()
+    best, rows = problem.images.clone(), problem.unsolved()
     if not len(rows):
-        return found
-    part = task[rows]
-    people = _first(part, settings)
-    costs = _costs(part, people, torch.ones(people.shape[:2], dtype=torch.bool, device=people.device))
+        return best
+    left = problem[rows]
+    population = _first_population(left, settings)
+    costs = _costs(left, population, torch.ones(population.shape[:2], dtype=torch.bool, device=population.device))
     for generation in range(settings.generations + 1):
-        leaving = (costs < 0).any(1) | _gathered(part, people, costs) | (generation == settings.generations)
-        if leaving.any():
-            best = people[leaving, costs[leaving].argmin(1)]
-            found[rows[leaving]] = _painted(part.images[leaving], best)
-            staying = ~leaving
-            rows, part, people, costs = rows[staying], part[staying], people[staying], costs[staying]
+        done = (costs < 0).any(1) | _converged(left, population, costs) | (generation == settings.generations)
+        if done.any():
+            fittest = population[done, costs[done].argmin(1)]
+            best[rows[done]] = _paint(left.images[done], fittest)
+            going = ~done
+            rows, left, population, costs = rows[going], left[going], population[going], costs[going]
         if not len(rows):
             break
-        people, costs = _next(part, people, costs)
-    return found
+        population, costs = _next_generation(left, population, costs)
+    return best
 
 
-def _gathered(task: AttackProblem, people: Tensor, costs: Tensor) -> Tensor:
-    """In one place each, at one cost; a flat stretch of costs alone is none."""
-    size = torch.tensor(task.images.shape[2:], device=people.device)
-    together = ((people[..., :2] * size).std(1) <= _TOGETHER).flatten(1).all(1)
-    return together & (costs.std(1) <= _ALIKE * costs.mean(1).abs())
+def _converged(problem: AttackProblem, population: Tensor, costs: Tensor) -> Tensor:
+    """All members at one place and at one cost: equal costs alone may be a plateau."""
+    size = torch.tensor(problem.images.shape[2:], device=population.device)
+    together = ((population[..., :2] * size).std(1) <= _PLACE_SPREAD).flatten(1).all(1)
+    return together & (costs.std(1) <= _COST_SPREAD * costs.mean(1).abs())
 
 
-def _first(task: AttackProblem, settings: Pixels) -> Tensor:
-    """(images, members, pixels, 2 + channels): places evenly, colours normally around grey, all in [0, 1]."""
+def _first_population(problem: AttackProblem, settings: Pixels) -> Tensor:
+    """(images, members, pixels, 2 + channels) in [0, 1]: uniform places, normal colours around grey."""
     shape = (settings.population, settings.pixels)
-    colours = 0.5 + 0.5 * task.draws.normal(*shape, task.images.shape[1])
-    return torch.cat([task.draws.uniform(*shape, 2), colours.clamp(0, 1)], -1).to(task.images.dtype)
+    colours = 0.5 + 0.5 * problem.draws.normal(*shape, problem.images.shape[1])
+    return torch.cat([problem.draws.uniform(*shape, 2), colours.clamp(0, 1)], -1).to(problem.images.dtype)
 
 
-def _next(task: AttackProblem, people: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
-    """For each member itself or its child a + (b - c) / 2, of three others, whichever costs less.
+def _next_generation(problem: AttackProblem, population: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Each member or its child a + (b - c) / 2, of three other members, whichever costs less.
 
-    A place beyond the image comes back in as from a mirror, since it would else end up at the border, where
-    pixels matter least; a colour stops at black or white, where it does most.
+    A place outside the image is reflected into it: clipped to the border, it would end where pixels matter least. A
+    colour is clipped to black or white, where it matters most.
     """
-    others = _others(people.shape[1], task.draws)
-    a, b, c = (people.gather(1, other[:, :, None, None].expand_as(people)) for other in others)
-    children = a + _STRIDE * (b - c)
+    others = _others(population.shape[1], problem.draws)
+    a, b, c = (population.gather(1, other[:, :, None, None].expand_as(population)) for other in others)
+    children = a + _WEIGHT * (b - c)
     places = 1 - (1 - children[..., :2].abs()).abs()
     children = torch.cat([places, children[..., 2:].clamp(0, 1)], -1)
-    # As a population gathers, most children paint what a paints, whose cost is known.
-    new = (_cells(children, task.images) != _cells(a, task.images)).any(3).any(2)
-    tried = torch.where(new, _costs(task, children, new), costs.gather(1, others[0]))
-    return torch.where((tried < costs)[:, :, None, None], children, people), torch.minimum(tried, costs)
+    # As a population converges, most children paint what a paints, whose cost is known.
+    new = (_cells(children, problem.images) != _cells(a, problem.images)).any(3).any(2)
+    tried = torch.where(new, _costs(problem, children, new), costs.gather(1, others[0]))
+    return torch.where((tried < costs)[:, :, None, None], children, population), torch.minimum(tried, costs)
 
 
 def _others(members: int, draws: RowDraws) -> list[Tensor]:
-    """Three for every member of every row, neither itself nor one another: that far around the circle of members."""
+    """Three distinct other members for every member of every image."""
     first, second, third = (draws.integers(members - taken, members) + 1 for taken in (1, 2, 3))
     second = second + (second >= first)
     low, high = torch.minimum(first, second), torch.maximum(first, second)
     third = third + (third >= low)
     third = third + (third >= high)
-    own = torch.arange(members, device=first.device)
-    return [(own + steps) % members for steps in (first, second, third)]
+    member = torch.arange(members, device=first.device)
+    return [(member + steps) % members for steps in (first, second, third)]
 
 
-def _costs(task: AttackProblem, people: Tensor, asked: Tensor) -> Tensor:
-    """(images, members): the margin of those asked for, below zero where the goal is reached; passes are full."""
-    costs = torch.zeros_like(people[:, :, 0, 0])
-    image, member = asked.nonzero(as_tuple=True)
-    for owners, numbers in zip(torch.split(image, task.max_batch), torch.split(member, task.max_batch), strict=True):
-        logits = task.logits(_painted(task.images[owners], people[owners, numbers]))
-        costs[owners, numbers] = task.goal[owners].margin(logits).to(costs.dtype)
+def _costs(problem: AttackProblem, population: Tensor, mask: Tensor) -> Tensor:
+    """The margins of the members in `mask`, (images, members); negative where the criterion is met."""
+    costs = torch.zeros_like(population[:, :, 0, 0])
+    image, member = mask.nonzero(as_tuple=True)
+    batches = zip(torch.split(image, problem.max_batch), torch.split(member, problem.max_batch), strict=True)
+    for images, members in batches:
+        logits = problem.logits(_paint(problem.images[images], population[images, members]))
+        costs[images, members] = problem.criterion[images].margin(logits).to(costs.dtype)
     return costs
 
 
-def _cells(people: Tensor, images: Tensor) -> Tensor:
-    """Places as the row and column of a pixel."""
-    size = torch.tensor(images.shape[2:], device=people.device)
-    places = torch.minimum((people[..., :2] * size).floor(), size - 1)
-    return torch.cat([places, people[..., 2:]], -1)
+def _cells(population: Tensor, images: Tensor) -> Tensor:
+    """Members with places as the row and column of a pixel."""
+    size = torch.tensor(images.shape[2:], device=population.device)
+    places = torch.minimum((population[..., :2] * size).floor(), size - 1)
+    return torch.cat([places, population[..., 2:]], -1)
 
 
-def _painted(images: Tensor, people: Tensor) -> Tensor:
-    """These images, which are changed, with the pixels (N, pixels, 2 + channels) of each on it."""
-    cells, each = _cells(people, images), torch.arange(len(images), device=images.device)
+def _paint(images: Tensor, population: Tensor) -> Tensor:
+    """The images, changed in place, with the pixels of one member each, (N, pixels, 2 + channels)."""
+    cells, image = _cells(population, images), torch.arange(len(images), device=images.device)
     # One after the other, so that of two at the same place the later counts on every device.
-    for number in range(people.shape[1]):
+    for number in range(population.shape[1]):
         row, column = cells[:, number, :2].long().unbind(1)
-        images[each, :, row, column] = people[:, number, 2:]
+        images[image, :, row, column] = population[:, number, 2:]
     return images

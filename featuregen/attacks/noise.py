@@ -1,23 +1,38 @@
-"""Random changes of the same size: what an attack has to beat."""
+"""Random noise of the full radius: the baseline that every attack has to beat."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem, first_success
+from featuregen.attacks.registry import register_attack
 from featuregen.compute import Ball, image_norms, project
-from featuregen.config import Noise
+from featuregen.config import Norm, bounded
 
 
-def noise(task: AttackProblem, settings: Noise) -> Tensor:
-    """The first of `tries` changes of the full radius (in Linf, corners) that reaches the goal, else the worst."""
+@dataclass(frozen=True)
+class Noise:
+    """`tries` random perturbations of the full radius; in Linf, corners of the ball."""
 
-    def change(part: AttackProblem, _: int, count: int) -> Tensor:
-        shape = (count, *part.images.shape[1:])
-        drawn = part.draws.signs(*shape) if settings.norm == "linf" else part.draws.normal(*shape)
-        centre = part.images.repeat_interleave(count, 0)
+    norm: Norm = "linf"
+    eps: float = bounded(8 / 255, low=0)
+    tries: int = bounded(10, low=1)
+
+
+@register_attack(
+    "noise", settings=Noise, meaning="random noise of the full radius: the baseline of every attack", threat="query"
+)
+def noise(problem: AttackProblem, settings: Noise) -> Tensor:
+    """The first of `tries` perturbations that meets the criterion, else the one of highest loss."""
+
+    def propose(left: AttackProblem, _: int, count: int) -> Tensor:
+        shape = (count, *left.images.shape[1:])
+        drawn = left.draws.signs(*shape) if settings.norm == "linf" else left.draws.normal(*shape)
+        centre = left.images.repeat_interleave(count, 0)
         offset = drawn.flatten(0, 1).to(centre.dtype)
-        size = settings.eps if settings.norm == "linf" else settings.eps / image_norms(offset)
-        return project(centre + offset * size, Ball(settings.norm, settings.eps, centre))
+        scale = settings.eps if settings.norm == "linf" else settings.eps / image_norms(offset)
+        return project(centre + offset * scale, Ball(settings.norm, settings.eps, centre))
 
-    return first_success(task, settings.tries, change)
+    return first_success(problem, settings.tries, propose)

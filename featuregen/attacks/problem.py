@@ -1,4 +1,4 @@
-"""What every attack of the table is given, and what several of them do alike."""
+"""What an attack works on, and the steps that several attacks share."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from torch import Tensor, nn
 from featuregen.attacks.criterion import Criterion
 from featuregen.runtime import RowDraws
 
-# Images, image after image: what so many further tries make of these rows.
-Change = Callable[["AttackProblem", int, int], Tensor]
+# Of a problem, the number of tries so far and the number wanted: that many candidates of each image, image by image.
+Propose = Callable[["AttackProblem", int, int], Tensor]
 
 
 @dataclass(frozen=True)
 class AttackProblem:
-    """Images with their goals, a model in eval mode, and random numbers; `at_once` images fit into one pass."""
+    """A frozen model in eval mode, images in [0, 1], a criterion for each, and random numbers keyed by image.
+
+    `problem[rows]` is the same problem for some images. At most `max_batch` images should go through the model at once.
+    """
 
     model: nn.Module
     images: Tensor
-    goal: Criterion
+    criterion: Criterion
     draws: RowDraws
     max_batch: int
 
@@ -29,56 +32,56 @@ class AttackProblem:
         return len(self.images)
 
     def __getitem__(self, rows: Tensor) -> AttackProblem:
-        return replace(self, images=self.images[rows], goal=self.goal[rows], draws=self.draws[rows])
+        return replace(self, images=self.images[rows], criterion=self.criterion[rows], draws=self.draws[rows])
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
-        return at_least_single(self.model(x))
+        return at_least_float32(self.model(x))
 
     def unsolved(self) -> Tensor:
-        """The rows whose goal is not reached by the image itself."""
-        return (~self.goal.reached(self.logits(self.images))).nonzero().flatten()
+        """The rows whose image itself does not meet the criterion."""
+        return (~self.criterion.is_met(self.logits(self.images))).nonzero().flatten()
 
     def value_and_grad(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """An objective of the logits, its gradient, and the logits."""
+        """An objective of the logits, one value per image, its gradient with respect to `x`, and the logits."""
         with torch.enable_grad():
             pixels = x.detach().requires_grad_(True)
-            logits = at_least_single(self.model(pixels))
+            logits = at_least_float32(self.model(pixels))
             values = objective(logits)
             (gradient,) = torch.autograd.grad(values.sum(), pixels)
         return values.detach(), gradient, logits.detach()
 
 
-def at_least_single(logits: Tensor) -> Tensor:
-    """Sums of halves are too coarse."""
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Sums of half-precision numbers are too coarse."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Whole images by one flag each."""
-    return torch.where(rows.view(-1, 1, 1, 1), yes, no)
+def where_images(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """torch.where with one flag per image."""
+    return torch.where(mask.view(-1, 1, 1, 1), yes, no)
 
 
-def first_success(task: AttackProblem, tries: int, change: Change) -> Tensor:
-    """For every image the first of `tries` changes that reaches its goal, else the one of highest loss.
+def first_success(problem: AttackProblem, tries: int, propose: Propose) -> Tensor:
+    """For every image the first of `tries` candidates that meets the criterion, else the one of highest loss.
 
-    An image whose goal is reached is left alone from then on, and the passes are filled with more tries of the others.
+    A solved image is not tried again, and batches are filled with more tries of the others.
     """
-    rows, done = task.unsolved(), 0
-    found = task.images.clone()
-    gain = torch.full((len(task),), -torch.inf, device=found.device)
+    rows, done = problem.unsolved(), 0
+    best = problem.images.clone()
+    best_loss = torch.full((len(problem),), -torch.inf, device=best.device)
     while len(rows) and done < tries:
-        part, count = task[rows], min(tries - done, max(1, task.max_batch // len(rows)))
-        moved = change(part, done, count)
-        logits, goals = task.logits(moved), part.goal.repeat(count)
-        there = goals.reached(logits).view(-1, count)
-        loss, best = goals.loss(logits).view(-1, count).float().max(1)
-        lost = there.any(1)
+        left, count = problem[rows], min(tries - done, max(1, problem.max_batch // len(rows)))
+        candidates = propose(left, done, count)
+        logits, criterion = problem.logits(candidates), left.criterion.repeat(count)
+        met = criterion.is_met(logits).view(-1, count)
+        loss, worst = criterion.loss(logits).view(-1, count).float().max(1)
+        solved = met.any(1)
         # argmax of bytes: the first True.
-        chosen = torch.where(lost, there.byte().argmax(1), best)
-        better = lost | (loss > gain[rows])
-        picked = moved.view(len(rows), count, *moved.shape[1:])[better, chosen[better]]
-        found[rows[better]] = picked
-        gain[rows] = torch.maximum(gain[rows], loss)
-        rows, done = rows[~lost], done + count
-    return found
+        chosen = torch.where(solved, met.byte().argmax(1), worst)
+        better = solved | (loss > best_loss[rows])
+        picked = candidates.view(len(rows), count, *candidates.shape[1:])[better, chosen[better]]
+        best[rows[better]] = picked
+        best_loss[rows] = torch.maximum(best_loss[rows], loss)
+        rows, done = rows[~solved], done + count
+    return best

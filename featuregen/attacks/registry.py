@@ -1,102 +1,158 @@
-"""Every attack by name: its settings, what it knows of the model, and whether a class can be asked for."""
+"""The attacks by name: their settings, the threat model of each, and whether it can be targeted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from featuregen.attacks.apgd import apgd
-from featuregen.attacks.ensemble import ensemble
-from featuregen.attacks.few_pixel import few_pixel
-from featuregen.attacks.fmn import fmn
-from featuregen.attacks.foolbox import SUITE, run_foolbox
-from featuregen.attacks.lbfgs import boxed_lbfgs
-from featuregen.attacks.noise import noise
-from featuregen.attacks.pgd import pgd
 from featuregen.attacks.problem import AttackProblem
-from featuregen.attacks.spatial import rotate_translate
-from featuregen.attacks.square import square
-from featuregen.config import Attack, did_you_mean
-from featuregen.config import attacks as settings
+from featuregen.config import did_you_mean, from_dict
 from featuregen.errors import UserError
 from featuregen.runtime import format_columns
+
+Threat = Literal["white-box", "query"]
+_Run = TypeVar("_Run", bound=Callable[[AttackProblem, Any], Tensor])
 
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """One row of the table. A white-box attack is given gradients, one by queries the logits or classes alone."""
+    """One row of the table. A white-box attack follows gradients; one by queries sees logits or classes alone."""
 
+    name: str
     run: Callable[[AttackProblem, Any], Tensor]
     settings: type
     meaning: str
-    threat: Literal["white-box", "query"] = "white-box"
+    threat: Threat = "white-box"
     targeted: bool = True
 
 
-def _pgd(task: AttackProblem, chosen: settings.PGD) -> Tensor:
-    attack = Attack(
-        chosen.norm, chosen.eps, chosen.steps, chosen.step_size, chosen.random_start, restarts=chosen.restarts
-    )
-    classes = task.goal.classes
-    return pgd(
-        task.model,
-        task.images,
-        classes,
-        attack,
-        targets=classes if task.goal.targeted else None,
-        generator=task.draws,
-        momentum=chosen.momentum,
-    )
+ATTACKS: dict[str, AttackInfo] = {}
 
-
-def _fgsm(task: AttackProblem, chosen: settings.FGSM) -> Tensor:
-    return _pgd(task, settings.PGD(chosen.norm, chosen.eps, steps=1, step_size=chosen.eps))
-
-
-ATTACKS: dict[str, AttackInfo] = {
-    "fgsm": AttackInfo(
-        _fgsm, settings.FGSM, "one step along the gradient, of its sign in Linf (Goodfellow et al. 2015)"
-    ),
-    "pgd": AttackInfo(_pgd, settings.PGD, "projected gradient steps (Madry et al. 2018)"),
-    "auto-pgd": AttackInfo(apgd, settings.APGD, "steps that halve themselves (Croce & Hein 2020)"),
-    "smallest": AttackInfo(fmn, settings.FMN, "the smallest change, L2 or Linf (Pintor et al. 2021)"),
-    "lbfgs": AttackInfo(boxed_lbfgs, settings.BoxedLBFGS, "the smallest change in L2 (Szegedy et al. 2014)"),
-    "pixels": AttackInfo(few_pixel, settings.Pixels, "one pixel or a few (Su et al. 2019)", threat="query"),
-    "spatial": AttackInfo(
-        rotate_translate, settings.Spatial, "rotations and shifts (Engstrom et al. 2019)", threat="query"
-    ),
-    "square": AttackInfo(square, settings.Square, "random squares (Andriushchenko et al. 2020)", threat="query"),
-    "noise": AttackInfo(
-        noise, settings.Noise, "random changes of the same size: what an attack has to beat", threat="query"
-    ),
-    "ensemble": AttackInfo(ensemble, settings.Ensemble, "auto-PGD on two losses, the smallest change, then squares"),
-} | {
-    f"foolbox-{name}": AttackInfo(
-        run_foolbox(name),
-        theirs.settings,
-        theirs.meaning,
-        threat="query" if theirs.queries else "white-box",
-        targeted=theirs.targeted,
-    )
-    for name, theirs in SUITE.items()
+# What other packages call an attack. Random numbers and records go by the registered name.
+_ALIASES = {"apgd": "auto-pgd", "autopgd": "auto-pgd", "fmn": "smallest"}
+# Where the registered name says the norm: the first is taken unless a norm is asked for.
+_ALIASES_BY_NORM = {
+    "cw": {"l2": "foolbox-carlini-wagner"},
+    "carlini-wagner": {"l2": "foolbox-carlini-wagner"},
+    "deepfool": {"l2": "foolbox-deepfool-l2", "linf": "foolbox-deepfool-linf"},
 }
+_NORMS = {"2": "l2", "l2": "l2", "inf": "linf", "linf": "linf", "l∞": "linf"}
 
 
-def find_attack(name: str) -> AttackInfo:
-    if name not in ATTACKS:
-        raise UserError(f"'{name}' is no attack; {did_you_mean(name, ATTACKS)}")
-    return ATTACKS[name]
+def register_attack(
+    name: str, *, settings: type, meaning: str, threat: Threat = "white-box", targeted: bool = True
+) -> Callable[[_Run], _Run]:
+    """Add an attack to the table, so that `attack`, the command line and every check know it by its name.
+
+    The decorated function takes an `AttackProblem` and its settings and returns images of the same shape. Settings
+    named `norm` and `eps` describe an L2 or Linf ball, to which the images are then clipped. Registering a name again
+    replaces it, except the name of an attack that comes with featuregen.
+
+    Args:
+        name: The name to call it by: lower case, with hyphens. Its random numbers are keyed by it.
+        settings: A frozen dataclass whose fields have defaults.
+        meaning: What it does, in half a line.
+        threat: "white-box" if it needs gradients, "query" if logits or classes are enough.
+        targeted: Whether it can reach a class that the caller names.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import featuregen as fg
+        >>> @dataclass(frozen=True)
+        ... class Darker:
+        ...     eps: float = 0.1
+        >>> @fg.register_attack("darker", settings=Darker, meaning="every pixel darker by eps", threat="query")
+        ... def darker(problem, settings):
+        ...     return (problem.images - settings.eps).clamp(0, 1)
+        >>> fg.list_attacks("dark*")
+        ['darker']
+    """
+    if name != _spelled(name):
+        raise UserError(f"'{name}' cannot name an attack; use lower case and hyphens, such as {_spelled(name)}.")
+    if not (is_dataclass(settings) and isinstance(settings, type)):
+        raise UserError(f"attack {name}: settings is {settings!r}; give a frozen dataclass.")
+
+    def add(run: _Run) -> _Run:
+        taken = name in _ALIASES or name in _ALIASES_BY_NORM
+        if taken or (name in ATTACKS and ours(ATTACKS[name].run) and not ours(run)):
+            raise UserError(f"'{name}' is an attack of featuregen's; register yours by another name.")
+        ATTACKS[name] = AttackInfo(name, run, settings, meaning, threat, targeted)
+        return run
+
+    def ours(run: object) -> bool:
+        return getattr(run, "__module__", "").startswith("featuregen.")
+
+    return add
+
+
+def list_attacks(pattern: str = "*") -> list[str]:
+    """The names of all attacks, or of those that match a pattern.
+
+    Args:
+        pattern: A pattern as in file names; `*` stands for anything.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.list_attacks("*pgd")
+        ['pgd', 'auto-pgd', 'foolbox-adam-pgd']
+    """
+    return [name for name in ATTACKS if fnmatchcase(name, pattern.lower())]
+
+
+def find_attack(name: str, norm: object = None) -> AttackInfo:
+    """The attack of this name or alias; `norm` decides where an alias stands for one attack per norm."""
+    spelled = _spelled(name)
+    if spelled in _ALIASES_BY_NORM:
+        by_norm = _ALIASES_BY_NORM[spelled]
+        chosen = next(iter(by_norm)) if norm is None else _spelled_norm(norm)
+        if chosen not in by_norm:
+            raise UserError(f"attack {name}: norm is '{norm}'; {did_you_mean(norm, by_norm)}")
+        spelled = by_norm[chosen]
+    spelled = _ALIASES.get(spelled, spelled)
+    if spelled in ("autoattack", "auto-attack", "aa"):
+        raise UserError(
+            f"'{name}' is not part of featuregen: its 'ensemble' runs auto-PGD on cross-entropy and on the targeted "
+            "difference of logits ratio, then minimal perturbation (FMN) in place of FAB, then Square, and is not "
+            "AutoAttack; call it by that name, or install pyautoattack for the original."
+        )
+    if spelled not in ATTACKS:
+        names = [*ATTACKS, *_ALIASES, *_ALIASES_BY_NORM]
+        hint = did_you_mean(spelled, names)
+        # A list of all names is a list of attacks, without their aliases.
+        raise UserError(f"'{name}' is no attack; {hint if hint.endswith('?') else did_you_mean('', ATTACKS)}")
+    return ATTACKS[spelled]
+
+
+def settings_for(name: str, options: Mapping[str, Any]) -> Any:
+    """The attack's settings with these options, checked; texts such as 8/255 are read as a config's are."""
+    info, options = find_attack(name, options.get("norm")), dict(options)
+    if "norm" in options:
+        options["norm"] = _spelled_norm(options["norm"])
+        if _spelled(name) in _ALIASES_BY_NORM:
+            # It has chosen the attack.
+            del options["norm"]
+    return from_dict(info.settings, options, f"attack {info.name}")
+
+
+def _spelled(name: object) -> str:
+    return str(name).strip().lower().replace("_", "-")
+
+
+def _spelled_norm(norm: object) -> object:
+    """Linf, L_2 or inf as settings spell them; what is no norm stays as it is, and is refused as such."""
+    return _NORMS.get(norm.lower().replace("_", "").replace("-", ""), norm) if isinstance(norm, str) else norm
 
 
 def attack_table() -> str:
     """The table, ready to print."""
-    rows = [("name", "knows", "targeted", "settings and their defaults", "what it does")]
-    for name, known in ATTACKS.items():
-        options = ", ".join(f"{field.name} {_short(field.default)}" for field in fields(known.settings))
-        rows.append((name, known.threat, "yes" if known.targeted else "no", options, known.meaning))
+    rows = [("name", "threat model", "targeted", "settings and their defaults", "what it does")]
+    for name, info in ATTACKS.items():
+        options = ", ".join(f"{field.name} {_short(field.default)}" for field in fields(info.settings))
+        rows.append((name, info.threat, "yes" if info.targeted else "no", options, info.meaning))
     return "\n".join(format_columns(rows))
 
 

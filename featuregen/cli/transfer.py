@@ -22,7 +22,7 @@ from featuregen.cli.options import (
     common_values,
     load_settings,
 )
-from featuregen.config import Attack, Model, Norm, from_dict
+from featuregen.config import PGD, Model, Norm, from_dict
 from featuregen.errors import UserError
 
 
@@ -69,7 +69,7 @@ def transfer(
         tree = {"architecture": find_architecture(name).name, "width": width or 0}
         networks.append(from_dict(Model, tree, f"--models {text.strip()}"))
     radius = settings.evaluation.headline if eps is None else eps
-    attack = from_dict(Attack, {"norm": norm, "eps": radius, "steps": steps}, "--eps and --steps")
+    attack = from_dict(PGD, {"norm": norm, "eps": radius, "steps": steps}, "--eps and --steps")
     results = run(Experiment(settings, out), networks, attack, out, force)
     atomic_write(out / "transfer.json", json.dumps(results, indent=1))
     picture = transfer_scatter(results, out / "transfer.png")

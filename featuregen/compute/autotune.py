@@ -15,7 +15,7 @@ from featuregen.compute import winograd
 from featuregen.compute.folding import folded_copy
 from featuregen.config import Config, Runtime
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec, atomic_write, free_memory, log, resolve_device
 
 _FILE = "arithmetic.json"
@@ -46,7 +46,7 @@ def load_or_autotune(
 def untrained_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> Classifier:
     """A model of the config, to measure with."""
     channels = image_shape[0]
-    return build_model(config.model, image_shape, classes, [0.5] * channels, [0.25] * channels, seed=0)
+    return build_classifier(config.model, image_shape, classes, [0.5] * channels, [0.25] * channels, seed=0)
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

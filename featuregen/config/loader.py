@@ -8,16 +8,17 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from featuregen.config.kinds import ATTACKED, KINDS
 from featuregen.config.recipes import NamedRecipe, attack_values, recipe_values
 from featuregen.config.safe_yaml import parse_yaml
-from featuregen.config.schema import ATTACKED, KINDS, Config, Sources, check_consistency, to_dict
+from featuregen.config.schema import Config, Sources, check_consistency, to_dict
 from featuregen.errors import UserError
 
 _T = typing.TypeVar("_T")
@@ -72,7 +73,9 @@ def load_config(
 
 def with_overrides(config: Config, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Config:
     """The same settings with some of them replaced, checked again."""
-    return _build_config(to_dict(config), "the settings", overrides, values or {})
+    # A file may record kinds that are registered elsewhere only.
+    recorded = {*config.synthesis, *config.fresh}
+    return _build_config(to_dict(config), "the settings", overrides, values or {}, recorded=recorded)
 
 
 def assignments(
@@ -102,11 +105,17 @@ def _build_config(
     overrides: Iterable[str],
     values: Mapping[str, Any],
     recipe: NamedRecipe | None = None,
+    recorded: Collection[str] = (),
 ) -> Config:
     changes = [*values.items(), *((key, _parse_value(text)) for key, text in assignments(overrides))]
     if recipe:
         changes = [*_recipe_values(recipe, _with_keys(tree, changes), where).items(), *changes]
     config = from_dict(Config, _with_keys(tree, changes), where)
+    # Models can be trained on adversarial examples, but no synthesis recipe makes them.
+    for key, recipes, kinds in (("synthesis", config.synthesis, [*KINDS]), ("fresh", config.fresh, [*KINDS, ATTACKED])):
+        for kind in recipes:
+            if kind not in kinds and kind not in recorded:
+                raise UserError(f"{where}: {key}.{kind} is no kind of dataset; {did_you_mean(kind, kinds)}")
     check_consistency(config)
     return config
 
@@ -190,11 +199,6 @@ def _convert(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, f
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{label} must map kinds of dataset to settings.")
-        # Models can be trained on adversarial examples, but no synthesis recipe makes them.
-        kinds = (*KINDS, ATTACKED) if key == "fresh" else KINDS
-        for kind in value:
-            if kind not in kinds:
-                raise UserError(f"{label}.{kind} is no kind of dataset; {did_you_mean(kind, kinds)}")
         return {k: _convert(args[1], v, f"{key}.{k}", where) for k, v in value.items()}
     return _convert_scalar(hint, value, label, limits or {})
 

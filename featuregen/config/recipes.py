@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from featuregen.config.schema import MISLABELLED
+from featuregen.config.kinds import KINDS
 
 RecipeName = Literal["paper", "fast"]
 RECIPES: tuple[str, ...] = get_args(RecipeName)
@@ -32,7 +32,8 @@ class NamedRecipe:
 
 def recipe_values(name: str, kind: str) -> dict[str, Any]:
     """The synthesis settings of a named recipe, by their keys in a config."""
-    table = _CLASSES if kind in MISLABELLED else _FEATURES
+    features = kind not in KINDS or KINDS[kind].objective == "features"
+    table = _FEATURES if features else _CLASSES
     return {f"synthesis.{kind}.{key}": value for key, value in table[name].items()}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from featuregen.attacks import pgd
 from featuregen.compute import folded_copy
-from featuregen.config import Attack, Evaluation, Norm
+from featuregen.config import PGD, Evaluation, Norm
 from featuregen.data import ImageSource
 from featuregen.models import Accuracy, Classifier
 from featuregen.runtime import ComputeSpec, RowRandom
@@ -63,7 +63,7 @@ def evaluate(
         remaining = correct.nonzero().flatten()
         accuracy: dict[str, float] = {}
         for eps in sorted(radii):
-            attack = Attack(norm=norm, eps=eps, steps=chosen.steps, restarts=chosen.restarts)
+            attack = PGD(norm=norm, eps=eps, steps=chosen.steps, restarts=chosen.restarts)
             generator = RowRandom(seed, f"restarts {norm} {eps:g}").torch_generator(0, device)
             survived = torch.empty_like(remaining, dtype=torch.bool)
             for batch in batch_slices(len(remaining), chosen.batch_size):

@@ -54,7 +54,8 @@ class AttackRun:
 
     @property
     def record(self) -> dict[str, Any]:
-        return {"name": self.name, "target": self.target_class, **to_dict(self.settings)}
+        name = find_attack(self.name, self.options.get("norm")).name
+        return {"name": name, "target": self.target_class, **to_dict(self.settings)}
 
     def as_stored(self, images: Tensor) -> Tensor:
         """The pixels of these images, one for each input, once they are stored, still inside the attack's ball."""
@@ -128,7 +129,7 @@ def _recipe(run: AttackRun, seed: int, compute: ComputeSpec) -> dict[str, Any]:
 def _run(run: AttackRun, seed: int, batch_size: int, compute: ComputeSpec) -> AttackRunResult:
     """Images misclassified already (or in the target class already) stay as they are and are not counted."""
     inputs, criterion = run.inputs, run.criterion
-    eligible = ~criterion.met(predict(run.target.model, inputs.images, batch_size))
+    eligible = ~criterion.is_met_by(predict(run.target.model, inputs.images, batch_size))
     if criterion.targeted:
         # A misclassified image of the target class could only be corrected.
         eligible &= criterion.classes != inputs.labels

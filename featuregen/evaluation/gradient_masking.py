@@ -14,10 +14,17 @@ from torch import Tensor, nn
 
 from featuregen.attacks import attack
 from featuregen.compute import frozen_eval
-from featuregen.config import GradientMasking, from_dict
+from featuregen.config import from_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.attack_inputs import AttackInputs
-from featuregen.evaluation.masking_checks import SIGNIFICANCE, MaskingCheck, MaskingTrial, run_checks, unbounded_radius
+from featuregen.evaluation.masking_checks import (
+    SIGNIFICANCE,
+    MaskingCheck,
+    MaskingSettings,
+    MaskingTrial,
+    run_checks,
+    unbounded_radius,
+)
 from featuregen.models import TrainedModel, model_summary
 from featuregen.runtime import ComputeSpec, atomic_write, check_writable, versions
 
@@ -32,7 +39,7 @@ class MaskingReport:
     `accuracy` is that of all `images`; `attacked` counts those that the model classifies correctly, which are attacked.
     """
 
-    settings: GradientMasking
+    settings: MaskingSettings
     images: int
     attacked: int
     accuracy: float
@@ -112,9 +119,9 @@ def check_gradient_masking(
     return MaskingReport(settings, len(images), count, count / len(images), checks)
 
 
-def masking_settings(options: Mapping[str, Any]) -> GradientMasking:
+def masking_settings(options: Mapping[str, Any]) -> MaskingSettings:
     """The settings with these options, checked; texts such as 8/255 are read as a config's are."""
-    return from_dict(GradientMasking, options, "gradient masking")
+    return from_dict(MaskingSettings, options, "gradient masking")
 
 
 class _ZeroGrad(nn.Module):

@@ -100,14 +100,14 @@ def expand_grid(
         raise UserError(f"settings are given for the attack '{unused[0]}', which is not run; run it, or drop them.")
     specs: list[AttackSpec] = []
     for name in names:
-        schema = find_attack(name).settings
-        accepted = {field.name for field in fields(schema)}
+        info = find_attack(name, norm)
+        accepted = {field.name for field in fields(info.settings)}
         if "eps" in accepted and not radii:
             raise UserError(f"attack {name} needs a radius; give at least one eps, such as 0.1 or 8/255.")
         for eps in radii if "eps" in accepted else [None]:
             ball = {key: value for key, value in (("norm", norm), ("eps", eps)) if key in accepted}
-            settings: Any = from_dict(schema, {**ball, **by_attack.get(name, {})}, f"attack {name}")
-            spec = _spec(name, settings)
+            settings: Any = from_dict(info.settings, {**ball, **by_attack.get(name, {})}, f"attack {info.name}")
+            spec = _spec(info.name, settings)
             if any((spec.attack, spec.eps) == (other.attack, other.eps) for other in specs):
                 at = "" if spec.eps is None else f" at eps {spec.eps:g}"
                 raise UserError(f"attack {name}{at} is given twice; name it once.")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from featuregen.attacks import attack
 from featuregen.compute import frozen_eval
-from featuregen.config import GradientMasking
+from featuregen.config import Norm, bounded
 from featuregen.evaluation.accuracy import predict
 from featuregen.runtime import ComputeSpec
 
@@ -29,6 +29,16 @@ RESTARTS, STEPS_FACTOR = 5, 10
 Threat = Literal["white-box", "transfer", "query"]
 # An attack's name and threat model, and which images it loses.
 Attacked = tuple[str, Threat, Tensor]
+
+
+@dataclass(frozen=True)
+class MaskingSettings:
+    """The ball, the steps of the white-box attack, and the queries of the black-box attack."""
+
+    norm: Norm = "linf"
+    eps: float = bounded(8 / 255, above=0)
+    steps: int = bounded(40, low=1)
+    queries: int = bounded(1000, low=1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class MaskingTrial:
     model: nn.Module
     images: Tensor
     labels: Tensor
-    settings: GradientMasking
+    settings: MaskingSettings
     seed: int
     batch_size: int
     compute: ComputeSpec | None
@@ -89,7 +99,7 @@ class MaskingTrial:
             return torch.cat([rows_where(*batch) for batch in zip(images, labels, strict=True)])
 
 
-def unbounded_radius(settings: GradientMasking, images: Tensor) -> float:
+def unbounded_radius(settings: MaskingSettings, images: Tensor) -> float:
     """The radius of a ball that contains every image: 1 in Linf, the cube's diagonal in L2."""
     return 1.0 if settings.norm == "linf" else float(images[0].numel() ** 0.5)
 

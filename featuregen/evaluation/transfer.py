@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featuregen.attacks import pgd
 from featuregen.compute import folded_copy
-from featuregen.config import Attack
+from featuregen.config import PGD
 from featuregen.evaluation.accuracy import fraction, predict
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, log
@@ -31,7 +31,7 @@ class AdversarialExamples:
 
 
 def adversarial_examples(
-    source: Classifier, images: Tensor, labels: Tensor, attack: Attack, *, batch_size: int, compute: ComputeSpec
+    source: Classifier, images: Tensor, labels: Tensor, attack: PGD, *, batch_size: int, compute: ComputeSpec
 ) -> AdversarialExamples:
     """Attack the images that the source classifies correctly, and keep those that it then misclassifies."""
     correct = predict(source, images, batch_size) == labels

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.compute import fitting_batch, folded_copy
-from featuregen.config import Config, Synthesis, to_dict
+from featuregen.config import KINDS, Config, Synthesis, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.models import TrainedModel, describe_model
 from featuregen.runtime import ComputeSpec, versions
 from featuregen.storage import PAPER, DatasetInfo, Header, Writer, check_compatible, read_info
-from featuregen.synthesis import RULES, RowPlan, synthesize
+from featuregen.synthesis import RowPlan, synthesize
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DatasetJob:
     @property
     def source(self) -> str:
         """Which source model makes it: robust or standard."""
-        return RULES[self.kind].source
+        return KINDS[self.kind].source
 
     def header(self, source: TrainedModel | None) -> Header:
         """The file's attributes; without a source model, those that any would have."""

@@ -30,7 +30,7 @@ from featuregen.interop import load_model
 from featuregen.models import Accuracy, Classifier, TrainedModel
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
 from featuregen.storage import DatasetInfo, FeatureDataset
-from featuregen.synthesis import RULES, RowPlan, make_plan
+from featuregen.synthesis import RowPlan, find_kind, make_plan
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000
@@ -135,8 +135,7 @@ class Experiment:
 
     def synthesis_recipe(self, kind: str) -> Synthesis:
         """How datasets of this kind are made."""
-        if kind not in RULES:
-            raise UserError(f"'{kind}' is no kind of dataset; {did_you_mean(kind, RULES)}")
+        find_kind(kind)
         if kind not in self.config.synthesis:
             raise UserError(f"config '{self.config.name}' has no recipe for {kind}; add one under synthesis.{kind}.")
         return self.config.synthesis[kind]

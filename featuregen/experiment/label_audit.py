@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from featuregen.config import MISLABELLED, Config, canonical_json, source_models
+from featuregen.config import KINDS, MISLABELLED, Config, canonical_json, source_models
 from featuregen.evaluation import audit_labels, nearest_neighbour
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.paths import dataset_path
@@ -21,7 +21,7 @@ from featuregen.experiment.records import LabelledImages
 from featuregen.models import TrainedModel
 from featuregen.runtime import atomic_write, log
 from featuregen.storage import FeatureDataset, read_columns
-from featuregen.synthesis import RULES, synthesize, to_unit_range
+from featuregen.synthesis import synthesize, to_unit_range
 
 
 def audit_experiment(
@@ -88,7 +88,7 @@ def _sampled(experiment: Experiment, kind: str, eps: float) -> tuple[LabelledIma
     recipe = dataclasses.replace(experiment.config.synthesis[kind], eps=eps)
     rows = min(experiment.config.honesty.rows, len(experiment.base.train))
     plan, device = experiment.row_plan(kind, rows), experiment.device
-    source = experiment.source_model(RULES[kind].source).model
+    source = experiment.source_model(KINDS[kind].source).model
     batches = synthesize(
         kind, recipe, source, experiment.base.train, plan, seed=experiment.config.seed, compute=experiment.compute
     )

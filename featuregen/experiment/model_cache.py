@@ -20,7 +20,7 @@ from featuregen.models import (
     Accuracy,
     Classifier,
     TrainedModel,
-    build_model,
+    build_classifier,
     load_model,
     read_model_record,
     save_model,
@@ -179,7 +179,7 @@ def _init_models(chosen: Model, data: LabelledImages, classes: int, seeds: list[
     mean, std = (chosen.mean, chosen.std) if chosen.mean else channel_statistics(data.images)
     channels, height, width = data.images.shape[1:]
     shape, device = (channels, height, width), data.images.device
-    return [build_model(chosen, shape, classes, mean, std, seed).to(device) for seed in seeds]
+    return [build_classifier(chosen, shape, classes, mean, std, seed).to(device) for seed in seeds]
 
 
 def channel_statistics(images: ImageSource) -> tuple[list[float], list[float]]:

@@ -85,7 +85,7 @@ def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -
         plan = plans[kind]
         rows = np.array([int(np.flatnonzero(plan.index == row)[0]) for row in shown])
         labels = [experiment.base.classes[label] for label in plan.labels[rows]]
-        grid.append(Row(TITLES[kind], FeatureDataset(path).fetch(rows).numpy(), labels))
+        grid.append(Row(TITLES.get(kind, kind), FeatureDataset(path).fetch(rows).numpy(), labels))
     return draw_grid(picture, grid)
 
 

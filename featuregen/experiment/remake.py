@@ -18,7 +18,7 @@ from featuregen.models import TrainedModel, weights_sha256
 from featuregen.runtime import log, resolve_device
 from featuregen.storage import DatasetDiff, DatasetInfo, read_info
 from featuregen.storage.diff import diff
-from featuregen.synthesis import RULES
+from featuregen.synthesis import find_kind
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _recorded_settings(info: DatasetInfo, data: str | None, device: str | None) 
 
 
 def _synthesize_again(info: DatasetInfo, experiment: Experiment, out: Path, source: Path | None, force: bool) -> None:
-    role, config = RULES[info.kind].source, experiment.config
+    role, config = find_kind(info.kind).source, experiment.config
     recipe = config.sources.robust if role == "robust" else config.sources.standard
     trained = info.source_model.get("settings", {})
     model = _find_model(info, info.source_model.get("weights_sha256"), experiment, out, source)

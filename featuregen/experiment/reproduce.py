@@ -47,7 +47,7 @@ def reproduce(experiment: Experiment, folder: Path, force: bool = False) -> Resu
     for kind in kinds:
         datasets.append(_describe_dataset(*make_timed(experiment, folder, kind)))
         data = FeatureDataset(dataset_path(folder, experiment.base.name, kind))
-        models.append(_row(kind, experiment.train_fresh(data, title=TITLES[kind])))
+        models.append(_row(kind, experiment.train_fresh(data, title=TITLES.get(kind, kind))))
     honesty, audit_timings = audit_experiment(experiment, folder, kinds)
     return {
         "format": "featuregen-results",
@@ -63,7 +63,7 @@ def reproduce(experiment: Experiment, folder: Path, force: bool = False) -> Resu
 
 
 def _row(key: str, models: list[TrainedModel]) -> dict[str, Any]:
-    return {"key": key, "title": TITLES[key], "runs": [run_record(trained) for trained in models]}
+    return {"key": key, "title": TITLES.get(key, key), "runs": [run_record(trained) for trained in models]}
 
 
 def _describe_dataset(info: DatasetInfo, seconds: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
+from featuregen.config import KINDS, MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
 from featuregen.data import DatasetSize, ImageSplit
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import audited_radii, load_or_audit
@@ -18,7 +18,6 @@ from featuregen.experiment.records import LabelledImages
 from featuregen.report import KIND_NAMES
 from featuregen.runtime import atomic_write
 from featuregen.storage import DatasetInfo, FeatureDataset
-from featuregen.synthesis import RULES
 
 TITLES = {"standard": "D, standard", "adversarial": "D, adversarial", "sample": "D, same rows", **KIND_NAMES}
 
@@ -77,7 +76,7 @@ def stages(config: Config, size: DatasetSize, folder: Path, force: bool = False)
 
 def kinds_of(config: Config) -> list[str]:
     """The kinds of dataset that a config has recipes for, in the order of the paper's table."""
-    return [kind for kind in RULES if kind in config.synthesis]
+    return [kind for kind in KINDS if kind in config.synthesis]
 
 
 # One stage -----------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ def _dataset_stage(config: Config, size: DatasetSize, kind: str, folder: Path, f
 def _make_and_train(experiment: Experiment, folder: Path, kind: str, force: bool) -> None:
     make_timed(experiment, folder, kind, force)
     data = FeatureDataset(dataset_path(folder, experiment.base.name, kind))
-    experiment.train_fresh(data, title=TITLES[kind])
+    experiment.train_fresh(data, title=TITLES.get(kind, kind))
 
 
 def make_timed(experiment: Experiment, folder: Path, kind: str, force: bool = False) -> tuple[DatasetInfo, float]:

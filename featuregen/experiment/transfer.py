@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import Attack, Model, to_dict
+from featuregen.config import PGD, Model, to_dict
 from featuregen.evaluation import adversarial_examples, transfer_correlation, transfer_rate
 from featuregen.evaluation.transfer import AdversarialExamples
 from featuregen.experiment.evaluate_files import run_record
@@ -19,7 +19,7 @@ from featuregen.runtime import versions
 
 
 def transfer(
-    experiment: Experiment, architectures: Sequence[Model], attack: Attack, folder: Path, force: bool = False
+    experiment: Experiment, architectures: Sequence[Model], attack: PGD, folder: Path, force: bool = False
 ) -> dict[str, Any]:
     """For each architecture, the transfer rate to a standard model of it, and the accuracy of fresh models on D_det.
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.config import Config, config_names, did_you_mean, load_config, to_dict
+from featuregen.config import KINDS, Config, Kind, config_names, load_config, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
@@ -30,7 +30,7 @@ from featuregen.storage import (
     read_info,
     row_blocks,
 )
-from featuregen.synthesis import RULES, quantize, to_unit_range
+from featuregen.synthesis import find_kind, quantize, to_unit_range
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 # The radius of the authors' ball, 0.5, plus what rounding to uint8 adds to it on CIFAR-10.
@@ -72,8 +72,7 @@ def import_released(
         UserError: The folder holds no such files, they do not fit the base set, or `out` is another file.
     """
     folder, out = Path(folder), Path(out)
-    if kind not in RULES:
-        raise UserError(f"'{kind}' is no kind of dataset; {did_you_mean(kind, RULES)}")
+    find_kind(kind)
     if not (math.isfinite(within) and within > 0):
         raise UserError(f"within is {within:g}; give the largest L2 distance from a base image, such as {WITHIN:g}.")
     check_folder(folder)
@@ -196,7 +195,7 @@ def fitting_config(data: str) -> str | None:
 def _header(folder: Path, kind: str, release: _Release, within: float, config: Config) -> Header:
     base = release.base
     digests = {name: file_sha256(folder / name) for name in (IMAGES, LABELS)}
-    radius = {"within": within} if RULES[kind].start == "self" else {}
+    radius = {"within": within} if KINDS[kind].start == "self" else {}
     return Header(
         kind=kind,
         rows=len(release),
@@ -222,7 +221,7 @@ def _columns(kind: str, release: _Release, index: NDArray[np.int64], rows: slice
         "labels": release.labels[rows],
         "source_labels": np.where(matched, release.base.train.labels[base_rows], -1),
         "index": base_rows,
-        "start_index": base_rows if RULES[kind].start == "self" else np.full_like(base_rows, -1),
+        "start_index": base_rows if KINDS[kind].start == "self" else np.full_like(base_rows, -1),
         "norm": norm.astype(np.float32),
         "objective": np.full(len(base_rows), np.nan, dtype=np.float32),
         "source_pred": np.full_like(base_rows, -1),
@@ -234,11 +233,11 @@ def _columns(kind: str, release: _Release, index: NDArray[np.int64], rows: slice
 
 def _match_base_rows(kind: str, release: _Release, within: float) -> NDArray[np.int64]:
     """The base row of each row, -1 where there is none: in order if every row fits that, else by distance."""
-    rule, base, rows = RULES[kind], release.base, len(release)
+    rule, base, rows = KINDS[kind], release.base, len(release)
     in_order = np.arange(rows)
     # Labels in order prove nothing where the base set is sorted by them.
     mixed = rule.start == "self" or (np.diff(base.train.labels) != 0).mean() > 0.5
-    if mixed and rows == len(base.train) and _fits_labels(rule.label, release, in_order).all():
+    if mixed and rows == len(base.train) and _fits_labels(rule, release, in_order).all():
         parts = (release.distances(part, in_order[part]) for part in release.blocks())
         if rule.start != "self" or all((part <= within).all() for part in parts):
             log(f"{rows} of {rows} rows are matched to {base.name}, in order")
@@ -248,19 +247,19 @@ def _match_base_rows(kind: str, release: _Release, within: float) -> NDArray[np.
         return np.full(rows, -1)
     nearest = _nearest_base_rows(release)
     distances = np.concatenate([release.distances(part, nearest[part]) for part in release.blocks()])
-    index = np.where((distances <= within) & _fits_labels(rule.label, release, nearest), nearest, -1)
+    index = np.where((distances <= within) & _fits_labels(rule, release, nearest), nearest, -1)
     first = np.unique(index, return_index=True)[1]
     index[np.setdiff1d(in_order, first)] = -1
     log(f"{int((index >= 0).sum())} of {rows} rows are matched to {base.name}, by an L2 distance up to {within:g}")
     return index
 
 
-def _fits_labels(rule: str, release: _Release, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _fits_labels(kind: Kind, release: _Release, index: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which rows carry the label that the kind gives to these base rows."""
-    if rule == "random":
+    if kind.label == "random":
         return np.ones(len(index), dtype=bool)
-    shift = 1 if rule == "next" else 0
-    return np.asarray(release.labels == (release.base.train.labels[index] + shift) % len(release.base.classes))
+    base = release.base
+    return np.asarray(release.labels == kind.labels_of(base.train.labels[index], len(base.classes)))
 
 
 def _nearest_base_rows(release: _Release) -> NDArray[np.int64]:

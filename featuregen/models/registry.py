@@ -1,4 +1,4 @@
-"""The architectures by name, what each takes, and how a model is built from settings."""
+"""The architectures by name, the images each takes, and how a model is built."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import math
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 
 from featuregen.config import Model, did_you_mean
 from featuregen.errors import UserError
-from featuregen.models.architectures.convnets import CarliniWagner, ConvNet
-from featuregen.models.architectures.resnets import PreActResNet18, ResNet9
-from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.backbone import Backbone
 from featuregen.models.classifier import Classifier
 from featuregen.runtime import format_columns, seeded
 
 ImageShape = tuple[int, int, int]
+Builder = Callable[[ImageShape, int, int], Backbone]
+_Builder = TypeVar("_Builder", bound=Builder)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table. `channels` none takes any, `max_size` none has no limit, `width` 0 is not adjustable."""
+    """One row of the table. `channels` None takes any, `max_size` None has no limit, `width` 0 is not adjustable."""
 
     name: str
     description: str
-    builder: Callable[[ImageShape, int, int], Backbone]
+    builder: Builder
     channels: tuple[int, ...] | None = None
     min_size: int = 1
     max_size: int | None = None
     width: int = 0
-    fake_relu: bool = True
+    fake_relu: bool = False
 
     def takes(self, image_shape: ImageShape) -> bool:
         channels, *sides = image_shape
@@ -52,65 +53,80 @@ class Architecture:
         return low if low == high else f"{low} to {high}"
 
 
-def _robustness(
-    name: str,
-    description: str,
-    constructor: str,
-    min_size: int = 32,
-    max_size: int | None = 32,
-    fake_relu: bool = True,
-) -> Architecture:
-    return Architecture(
-        name,
-        f"{description} (robustness package)",
-        lambda shape, classes, width: RobustnessNet(constructor, classes),
-        channels=(3,),
-        min_size=min_size,
-        max_size=max_size,
-        fake_relu=fake_relu,
-    )
-
-
-# Sizes are those whose last feature map is used whole: ResNets also run on 33 to 56 pixels, VGG and DenseNet on
-# 33 to 63, but drop the border without a word.
-_TABLE = (
-    Architecture(
-        "convnet",
-        "3 convolutions with batch norm, trains in seconds",
-        lambda shape, classes, width: ConvNet(shape[0], classes, width),
-        min_size=6,
-        width=16,
-    ),
-    Architecture(
-        "cw-convnet",
-        "Carlini & Wagner 2017, Table 1: the MNIST net for 1 channel, the CIFAR net for 3",
-        lambda shape, classes, width: CarliniWagner(shape, classes),
-        channels=(1, 3),
-        min_size=16,
-    ),
-    Architecture(
-        "resnet9",
-        "the DAWNBench ResNet-9, 94 % on CIFAR-10 in a few epochs",
-        lambda shape, classes, width: ResNet9(shape[0], classes, width),
-        min_size=16,
-        width=64,
-    ),
-    Architecture(
-        "preactresnet18",
-        "pre-activation ResNet-18, He et al. 2016",
-        lambda shape, classes, width: PreActResNet18(shape[0], classes, width),
-        min_size=16,
-        width=64,
-    ),
-    _robustness("resnet18", "ResNet-18", "resnet18", min_size=25),
-    _robustness("resnet50", "ResNet-50, the paper's source model", "resnet50", min_size=25),
-    _robustness("vgg16", "VGG-16 with batch norm", "vgg16", fake_relu=False),
-    _robustness("densenet121", "DenseNet-121, also by the name densenet", "densenet121"),
-    _robustness("inception-v3", "Inception-v3", "InceptionV3", min_size=9, max_size=None, fake_relu=False),
-)
-
-ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _TABLE}
+ARCHITECTURES: dict[str, Architecture] = {}
 _ALIASES = {"densenet": "densenet121"}
+
+
+def register_architecture(
+    name: str,
+    *,
+    description: str,
+    channels: tuple[int, ...] | None = None,
+    min_size: int = 1,
+    max_size: int | None = None,
+    width: int = 0,
+    fake_relu: bool = False,
+) -> Callable[[_Builder], _Builder]:
+    """Add an architecture, so that models of it can be built, trained, saved and loaded by its name.
+
+    The decorated function takes (image_shape, classes, width) and returns a `featuregen.models.Backbone`: a module with
+    `features(x, fake_relu)` and a last layer `linear`. It draws its weights from torch's global generator, which
+    `build_model` seeds. A file of such a model can be loaded wherever the architecture is registered. Registering a
+    name again replaces it, except the name of an architecture that comes with featuregen.
+
+    Args:
+        name: The name to call it by.
+        description: What it is, in half a line.
+        channels: The numbers of channels it takes. Default: any.
+        min_size: The smallest height and width.
+        max_size: The largest height and width. Default: any.
+        width: The default width; 0 if the width is fixed.
+        fake_relu: Whether `features` heeds its second argument, for which the last ReLU passes every gradient.
+
+    Example:
+        >>> from torch import nn
+        >>> import featuregen as fg
+        >>> from featuregen.models import Backbone
+        >>> class Linear(Backbone):
+        ...     def __init__(self, inputs, classes):
+        ...         super().__init__()
+        ...         self.linear = nn.Linear(inputs, classes)
+        ...     def features(self, x, fake_relu=False):
+        ...         return x.flatten(1)
+        >>> @fg.register_architecture("linear", description="one linear layer")
+        ... def linear(image_shape, classes, width):
+        ...     channels, height, rows = image_shape
+        ...     return Linear(channels * height * rows, classes)
+        >>> fg.list_models("lin*")
+        ['linear']
+    """
+
+    def add(builder: _Builder) -> _Builder:
+        known = ARCHITECTURES.get(name)
+        if name in _ALIASES or (known and _ours(known.builder) and not _ours(builder)):
+            raise UserError(f"'{name}' is an architecture of featuregen's; register yours by another name.")
+        ARCHITECTURES[name] = Architecture(name, description, builder, channels, min_size, max_size, width, fake_relu)
+        return builder
+
+    return add
+
+
+def _ours(builder: Builder) -> bool:
+    return getattr(builder, "__module__", "").startswith("featuregen.")
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of all architectures, or of those that match a pattern.
+
+    Args:
+        pattern: A pattern as in file names; `*` stands for anything.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.list_models("resnet*")
+        ['resnet9', 'resnet18', 'resnet50']
+    """
+    return [name for name in ARCHITECTURES if fnmatchcase(name, pattern)]
 
 
 def find_architecture(name: str) -> Architecture:
@@ -131,6 +147,44 @@ def architecture_table() -> str:
 
 
 def build_model(
+    architecture: str,
+    image_shape: ImageShape = (3, 32, 32),
+    classes: int = 10,
+    *,
+    width: int = 0,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Classifier:
+    """Build a classifier with fresh weights, on the CPU and in training mode.
+
+    Args:
+        architecture: One of `list_models()`.
+        image_shape: Channels, height and width of the images.
+        classes: The number of classes.
+        width: The width of the network; 0 is the architecture's own.
+        seed: Decides the weights; torch's global generator stays as it is.
+        mean: What is subtracted from each channel of the images in [0, 1]. Default: 0, no normalisation.
+        std: What each channel is then divided by. Default: 1, no normalisation.
+
+    Returns:
+        A torch.nn.Module that maps images in [0, 1] to logits. Call `.eval()` before you attack it.
+
+    Raises:
+        UserError: The architecture is unknown or does not take such images.
+
+    Example:
+        >>> import torch, featuregen as fg
+        >>> model = fg.build_model("resnet9", image_shape=(3, 32, 32), classes=10, width=8, seed=0)
+        >>> model(torch.zeros(4, 3, 32, 32)).shape
+        torch.Size([4, 10])
+    """
+    channels = image_shape[0]
+    mean, std = [0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std
+    return build_classifier(Model(architecture, width), image_shape, classes, mean, std, seed)
+
+
+def build_classifier(
     settings: Model,
     image_shape: ImageShape,
     classes: int,
@@ -138,14 +192,21 @@ def build_model(
     std: Sequence[float],
     seed: int,
 ) -> Classifier:
-    """A fresh classifier on the CPU, in training mode; the seed alone decides its weights."""
+    """The same from the settings of a config; the normaliser is that of the arguments, not of the settings."""
     _check_normaliser(image_shape[0], mean, std)
     cpu = torch.device("cpu")
     with seeded(seed, cpu), cpu:
-        return assemble(settings, image_shape, classes, mean, std)
+        return _assemble(settings, image_shape, classes, mean, std)
 
 
-def assemble(
+def skeleton(settings: Model, image_shape: ImageShape, classes: int) -> Classifier:
+    """The modules without their weights: costs no memory, and says whether such a classifier can be built."""
+    channels = image_shape[0]
+    with torch.device("meta"):
+        return _assemble(settings, image_shape, classes, [0.0] * channels, [1.0] * channels)
+
+
+def _assemble(
     settings: Model, image_shape: ImageShape, classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> Classifier:
     """The modules of a classifier, on torch's current device and from its current random state."""
@@ -166,13 +227,6 @@ def assemble(
         mean=mean,
         std=std,
     )
-
-
-def skeleton(settings: Model, image_shape: ImageShape, classes: int) -> Classifier:
-    """The modules without their numbers: costs no memory, and says whether such a classifier can be had."""
-    channels = image_shape[0]
-    with torch.device("meta"):
-        return assemble(settings, image_shape, classes, [0.0] * channels, [1.0] * channels)
 
 
 def _check_shape(architecture: Architecture, image_shape: ImageShape) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from featuregen.config import KINDS
 from featuregen.publish.facts import can_be_remade, facts, limits
 from featuregen.publish.layout import BIBTEX, CROISSANT, MEANINGS, Contents, title_of, unique_classes
 from featuregen.publish.results_section import evaluation_section
 from featuregen.report import markdown_escape
 from featuregen.storage import COLUMNS, PAPER, SUMS, DatasetInfo, column_dtype
-from featuregen.synthesis import RULES, meaning_of
+from featuregen.synthesis import meaning_of
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _CLASS_COLUMNS = ("labels", "source_labels", "source_pred")
@@ -42,7 +43,7 @@ def write_card(path: Path, info: DatasetInfo, contents: Contents, results: Mappi
         info=info,
         contents=contents,
         facts=facts(info),
-        meaning=meaning_of(info.kind) + ("; x is the base image" if info.kind in RULES else ""),
+        meaning=meaning_of(info.kind) + ("; x is the base image" if info.kind in KINDS else ""),
         evaluation=_Markdown(evaluation_section(info, results)) if results else "",
         limits=limits(info, bool(contents.weights)),
         columns=_columns(info),

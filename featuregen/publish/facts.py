@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import ATTACKED, MISLABELLED
+from featuregen.config import ATTACKED, KINDS, MISLABELLED
 from featuregen.report import NORMS, describe_attack, percent
 from featuregen.storage import DatasetInfo, read_columns
-from featuregen.synthesis import RULES
 
 _STARTS = {
     "image": "another training image",
     "noise": "noise around mid-grey",
     "self": "the base image itself",
 }
-_PULLS = {
+_OBJECTIVES: dict[object, str] = {
     "features": "towards the base image's penultimate features in the source model",
     "class": "until the source model predicts the stored label",
 }
-_LABELS = {
+_LABELS: dict[object, str] = {
     "true": "that of the base image",
     "random": "drawn at random",
     "next": "the class after that of the base image",
@@ -32,7 +31,7 @@ _SOFTWARE = ("featuregen", "torch", "device", "precision")
 
 def facts(info: DatasetInfo) -> list[tuple[str, str]]:
     """Rows of the table at the top of the card; what is not recorded in a known form is left out."""
-    base, rule = info.base, RULES.get(info.kind)
+    base, rule = info.base, KINDS.get(info.kind)
     base_rows = base.get("rows")
     count = f"{base_rows:,}" if isinstance(base_rows, int) else base_rows
     shape = "×".join(str(side) for side in info.image_shape)
@@ -41,7 +40,7 @@ def facts(info: DatasetInfo) -> list[tuple[str, str]]:
         ("rows", f"{info.rows:,}, made from the {count} of {base.get('name')}, {base.get('split')}"),
         ("images", f"{shape}, {info.dtype}, {len(info.classes)} classes"),
         ("made", _made(info)),
-        ("stored label", _LABELS[rule.label] if rule else "that of the base image"),
+        ("stored label", _LABELS.get(rule.label, "by a rule of the kind") if rule else "that of the base image"),
         ("threat model", _threat_model(info)),
         ("source model", _source(info.source_model)),
         ("accuracy left" if info.kind == ATTACKED else "success", _success(info)),
@@ -90,12 +89,13 @@ def _made(info: DatasetInfo) -> str:
         return "elsewhere, imported from the layout of the paper's authors"
     if isinstance(attack := info.recipe.get("attack"), Mapping):
         return f"by an attack on the source model, {describe_attack(attack)}"
-    settings, rule = info.recipe.get("synthesis"), RULES.get(info.kind)
+    settings, rule = info.recipe.get("synthesis"), KINDS.get(info.kind)
     if not isinstance(settings, Mapping) or rule is None:
         return ""
+    objective = _OBJECTIVES.get(rule.objective, "by an objective that the kind defines")
     return (
         f"from {_STARTS[rule.start]}, in {settings.get('steps')} steps of {settings.get('step_size')} "
-        f"({settings.get('schedule')}, momentum {settings.get('momentum')}), {_PULLS[rule.pull]}"
+        f"({settings.get('schedule')}, momentum {settings.get('momentum')}), {objective}"
     )
 
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import ATTACKED, MISLABELLED
+from featuregen.config import registered_kind
 from featuregen.data import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
 from featuregen.runtime import RowRandom
@@ -37,8 +37,6 @@ from featuregen.storage.schema import (
     value_range,
 )
 
-TRUE_LABEL_KINDS = ("robust", "nonrobust", "robust-noise", "nonrobust-noise", ATTACKED)
-START_KINDS = ("robust", "nonrobust")
 NUMBERS = tuple(name for name in COLUMNS if name != "images")
 
 
@@ -151,15 +149,16 @@ def _has_base_row(info: DatasetInfo, index: Array) -> Array:
 def _labels(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     labels, true = columns["labels"], columns["source_labels"]
     classes = len(info.classes)
-    if info.kind in (*TRUE_LABEL_KINDS, "det"):
+    kind = registered_kind(info.kind)
+    if kind and kind.label != "random":
         if _is_unrecorded(true):
             return [Check("labels", True, "source labels are not recorded, so the rule cannot be checked")]
-        shift = 1 if info.kind == "det" else 0
-        rule = f"(source label + 1) mod {classes}" if shift else "the source label"
-        wrong = _has_base_row(info, columns["index"]) & (labels != (true + shift) % classes)
+        words = {"true": "the source label", "next": f"(source label + 1) mod {classes}"}
+        rule = words.get(str(kind.label), f"what the rule of {kind.name} makes of the source label")
+        wrong = _has_base_row(info, columns["index"]) & (labels != kind.labels_of(true, classes))
         return [_row_check("labels", wrong, f"each is {rule}", f"are not {rule}")]
     seed = _integer(info.recipe.get("seed"), 0)
-    if info.kind != "rand" or seed is None or (columns["index"] < 0).any():
+    if kind is None or seed is None or (columns["index"] < 0).any():
         return [Check("labels", True, f"within the {classes} classes; no further rule to check")]
     wanted = RowRandom(seed, "target").integers(columns["index"], classes)
     return [_row_check("labels", labels != wanted, "as drawn by the seed", "are not what the seed draws")]
@@ -177,11 +176,12 @@ def _rows(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     passed = "unique base rows" + ("" if recorded.all() else f", recorded for {int(recorded.sum())} of {len(index)}")
     checks = [_row_check("index", outside | repeated, passed, "are repeated or outside the base set")]
     seed = _integer(info.recipe.get("seed"), 0)
-    if info.kind in (*MISLABELLED, ATTACKED):
+    kind = registered_kind(info.kind)
+    if kind and kind.start == "self":
         checks.append(_row_check("start_index", start != index, "the base image itself", "start elsewhere"))
-    elif info.kind.endswith("-noise"):
+    elif kind and kind.start == "noise":
         checks.append(_row_check("start_index", start != -1, "noise", "do not start from noise"))
-    elif info.kind in START_KINDS and seed is not None and base_rows and recorded.all() and not outside.any():
+    elif kind and seed is not None and base_rows and recorded.all() and not outside.any():
         wanted = RowRandom(seed, "start").integers(index, base_rows)
         checks.append(_row_check("start_index", start != wanted, "as drawn by the seed", "are not what the seed draws"))
     else:

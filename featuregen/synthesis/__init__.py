@@ -1,17 +1,18 @@
 """Synthesis of datasets: kinds, plans, and the optimisation of pixels."""
 
 from featuregen.synthesis.generate import class_loss, synthesize
-from featuregen.synthesis.kinds import RULES, meaning_of
+from featuregen.synthesis.kinds import find_kind, meaning_of, register_kind
 from featuregen.synthesis.plan import RowPlan, make_plan, start_images
 from featuregen.synthesis.quantize import quantize, to_unit_range
 
 __all__ = [
-    "RULES",
     "RowPlan",
     "class_loss",
+    "find_kind",
     "make_plan",
     "meaning_of",
     "quantize",
+    "register_kind",
     "start_images",
     "synthesize",
     "to_unit_range",

@@ -21,12 +21,11 @@ from featuregen.compute import (
     move_pixels,
     step_sizes,
 )
-from featuregen.config import Synthesis
+from featuregen.config import KINDS, Synthesis
 from featuregen.data import ImageSplit, balanced_rows
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, log, out_of_memory, progress
-from featuregen.synthesis.kinds import RULES
 from featuregen.synthesis.plan import RowPlan, make_plan, start_images
 from featuregen.synthesis.quantize import quantize, to_unit_range
 
@@ -125,15 +124,9 @@ def _synthesize_batch(
     start = start_images(split, plan, batch, recipe.noise, seed).to(device)
     labels = torch.from_numpy(plan.labels[batch]).to(device)
     ball = None if recipe.norm == "none" else Ball(recipe.norm, recipe.eps, base)
-    if RULES[kind].pull == "features":
-        with torch.no_grad():
-            target = folded.features(base).float()
-        objective = feature_distance(folded, target, recipe.fake_relu)
-    else:
-        objective = class_loss(folded, labels)
     moved = move_pixels(
         start,
-        objective,
+        _objective(kind, folded, base, labels, recipe.fake_relu),
         sizes=step_sizes(recipe.step_size, recipe.steps, recipe.schedule),
         norm="linf" if recipe.norm == "linf" else "l2",
         ball=ball,
@@ -151,6 +144,29 @@ def _synthesize_batch(
     }
 
 
+def _objective(kind: str, model: Classifier, base: Tensor, labels: Tensor, fake_relu: bool = False) -> Objective:
+    """What the pixels of these base images minimise."""
+    rule = KINDS[kind].objective
+    if rule == "features":
+        with torch.no_grad():
+            target = model.features(base).float()
+        return feature_distance(model, target, fake_relu)
+    if rule == "class":
+        return class_loss(model, labels)
+    function: Objective = rule(model, base, labels)
+
+    def objective(x: Tensor) -> Tensor:
+        values = function(x)
+        if values.shape != labels.shape:
+            raise UserError(
+                f"kind {kind}: its objective gives the shape {tuple(values.shape)} for {len(labels)} images; it must "
+                "give one number for each."
+            )
+        return values
+
+    return objective
+
+
 def feature_distance(model: Classifier, target: Tensor, fake_relu: bool = False) -> Objective:
     """Squared distance in feature space: only the gradient's direction counts, and the distance has none at zero."""
     return lambda x: (model.features(x, fake_relu=fake_relu).float() - target).square().sum(1)
@@ -166,11 +182,13 @@ def _measure(kind: str, model: Classifier, base: Tensor, stored: Tensor, labels:
     """Distance, objective and prediction, in fp32 on the images as stored."""
     features = model.features(stored)
     logits = model.head(features)
-    if RULES[kind].pull == "features":
+    if KINDS[kind].objective == "features":
         target = model.features(base)
         objective = (features - target).norm(dim=1) / target.norm(dim=1)
-    else:
+    elif KINDS[kind].objective == "class":
         objective = F.cross_entropy(logits, labels, reduction="none")
+    else:
+        objective = _objective(kind, model, base, labels)(stored)
     return {
         "norm": image_norms(stored - base).flatten().cpu().numpy(),
         "objective": objective.cpu().numpy(),

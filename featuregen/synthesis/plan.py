@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featuregen.config import Kind
 from featuregen.data import ImageSplit
+from featuregen.errors import UserError
 from featuregen.runtime import RowRandom
-from featuregen.synthesis.kinds import RULES
+from featuregen.synthesis.kinds import find_kind
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,12 @@ class RowPlan:
 
 def make_plan(kind: str, labels: NDArray[np.int64], index: NDArray[np.int64], classes: int, seed: int) -> RowPlan:
     """The plan of a dataset made from these base rows; `labels` are those of the whole base split."""
-    rule = RULES[kind]
+    rule = find_kind(kind)
     source_labels = labels[index]
     if rule.label == "random":
         stored = RowRandom(seed, "target").integers(index, classes)
-    elif rule.label == "next":
-        stored = (source_labels + 1) % classes
     else:
-        stored = source_labels
+        stored = _checked_labels(rule, rule.labels_of(source_labels, classes), source_labels, classes)
     if rule.start == "image":
         start = RowRandom(seed, "start").integers(index, len(labels))
     elif rule.start == "self":
@@ -45,6 +46,17 @@ def make_plan(kind: str, labels: NDArray[np.int64], index: NDArray[np.int64], cl
     else:
         start = np.full_like(index, -1)
     return RowPlan(index, source_labels, stored, start)
+
+
+def _checked_labels(kind: Kind, stored: Any, true: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """A user's rule may give anything."""
+    labels = np.asarray(stored)
+    if labels.shape != true.shape or labels.dtype.kind not in "iu" or ((labels < 0) | (labels >= classes)).any():
+        raise UserError(
+            f"kind {kind.name}: its label rule gives {labels.dtype} of shape {labels.shape} for {len(true)} labels; it "
+            f"must give one whole number from 0 to {classes - 1} for each."
+        )
+    return labels.astype(np.int64)
 
 
 def start_images(split: ImageSplit, plan: RowPlan, rows: NDArray[np.int64], noise: float, seed: int) -> Tensor:

@@ -52,7 +52,7 @@ def check(case: Case, model: Classifier, images: Tensor, goal: Tensor, targeted:
         torch.testing.assert_close(getattr(outcome, norm).double(), distance(found, images, norm), rtol=1e-5, atol=1e-7)
     changed = (found != images).any(1).flatten(1).sum(1)
     assert torch.equal(outcome.l0, changed)
-    assert outcome.rate == pytest.approx(won(outcome).sum().item() / (~outcome.initially_met).sum().item())
+    assert outcome.success_rate == pytest.approx(won(outcome).sum().item() / (~outcome.initially_met).sum().item())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -63,7 +63,7 @@ def test_an_outcome_is_what_the_model_sees(case: Case, standard: Classifier, few
     assert torch.equal(few, before) and torch.equal(torch.random.get_rng_state(), state)
     assert not standard.training and all(each.requires_grad for each in standard.parameters())
     assert outcome.initially_met.any() and not outcome.initially_met.all()
-    assert outcome.rate >= case.wins
+    assert outcome.success_rate >= case.wins
     again = attack(standard, few, truth, case.name, **case.options)
     assert torch.equal(outcome.images, again.images)
 
@@ -74,7 +74,7 @@ def test_a_class_that_is_asked_for_is_reached(case: Case, standard: Classifier, 
     far = Case(case.name, options=case.far)
     outcome = attack(standard, few, truth, case.name, targets=targets, **far.options)
     check(far, standard, few, targets, True, outcome)
-    assert outcome.rate >= case.aimed
+    assert outcome.success_rate >= case.aimed
     assert (outcome.after == targets).sum() > (outcome.before == targets).sum() or case.aimed == 0
 
 
@@ -98,7 +98,7 @@ def test_gradient_steps_leave_what_is_wrong_wrong(case: Case, standard: Classifi
 def test_a_radius_of_zero_gives_the_images_back(case: Case, standard: Classifier, few: Tensor, truth: Tensor) -> None:
     outcome = attack(standard, few, truth, case.name, **{**case.options, "eps": 0})
     assert torch.equal(outcome.images, few) and outcome.images.data_ptr() != few.data_ptr()
-    assert torch.equal(outcome.success, outcome.initially_met) and outcome.rate == 0
+    assert torch.equal(outcome.success, outcome.initially_met) and outcome.success_rate == 0
     assert not outcome.l0.any() and torch.equal(outcome.confidence_before, outcome.confidence_after)
 
 
@@ -143,7 +143,7 @@ def test_rows_draw_apart(standard: Classifier, few: Tensor, truth: Tensor) -> No
 def test_attacks_beat_noise_of_their_size(case: Case, standard: Classifier, images: Tensor, labels: Tensor) -> None:
     x, y, norm = images[:60], labels[:60], case.options["norm"]
     noise = attack(standard, x, y, "noise", norm=norm, eps=RADII[norm], tries=10)
-    assert attack(standard, x, y, case.name, **case.options).rate > noise.rate + 0.1
+    assert attack(standard, x, y, case.name, **case.options).success_rate > noise.success_rate + 0.1
 
 
 @pytest.mark.parametrize("norm", RADII)
@@ -155,7 +155,7 @@ def test_a_larger_radius_wins_no_fewer(
 ) -> None:
     """But for one image of sixty: the walks differ."""
     rates = [
-        attack(standard, images[:60], labels[:60], name, norm=norm, eps=share * RADII[norm], **options).rate
+        attack(standard, images[:60], labels[:60], name, norm=norm, eps=share * RADII[norm], **options).success_rate
         for share in (0.3, 0.6, 1, 1.5, 2.5)
     ]
     assert all(more >= less - 1 / 50 for less, more in pairwise(rates))
@@ -168,7 +168,7 @@ def test_the_ensemble_wins_what_its_parts_win(standard: Classifier, images: Tens
     ball: dict[str, Any] = {"norm": norm, "eps": 0.6 * RADII[norm]}
     whole = attack(standard, x, y, "ensemble", steps=10, classes=2, queries=50, **ball)
     parts = [attack(standard, x, y, "auto-pgd", steps=10, **ball), attack(standard, x, y, "pgd", steps=10, **ball)]
-    assert 0.1 < whole.rate < 1 and all(whole.rate >= part.rate for part in parts)
+    assert 0.1 < whole.success_rate < 1 and all(whole.success_rate >= part.success_rate for part in parts)
     # What no part moves over the decision is not moved at all.
     assert torch.equal(whole.images[~whole.success], x[~whole.success])
 
@@ -181,5 +181,5 @@ def test_restarts_and_momentum_reach_gradient_steps(standard: Classifier, images
             for extra in ({}, {"restarts": 3}, {"momentum": 0.75})
         )
         assert (thrice.success >= once.success).all() and not torch.equal(thrice.images, once.images)
-        assert not torch.equal(heavy.images, once.images) and heavy.rate > 0.2
+        assert not torch.equal(heavy.images, once.images) and heavy.success_rate > 0.2
         assert (distance(heavy.images, x, norm) <= 0.7 * eps).all()

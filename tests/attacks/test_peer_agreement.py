@@ -18,7 +18,7 @@ from benchmarks.attack_race import weaker
 from featuregen.attacks import pgd
 from featuregen.attacks.apgd import checkpoints
 from featuregen.compute import frozen_eval
-from featuregen.config import Attack, Norm
+from featuregen.config import PGD, Norm
 from featuregen.models import Classifier
 
 # Radii at which success is neither 0 nor 1, so that a weaker attack would show.
@@ -160,8 +160,8 @@ def test_steps_are_reconsidered_when_the_paper_says() -> None:
 
 def test_an_image_outside_its_ball_is_no_success(standard: Classifier, images: Tensor, labels: Tensor) -> None:
     pair = BY_NAME["pgd-l2"]
-    inside = pgd(standard, images, labels, Attack("l2", 0.4, 20))
-    beyond = pgd(standard, images, labels, Attack("l2", 2.0, 20))
+    inside = pgd(standard, images, labels, PGD("l2", 0.4, 20))
+    beyond = pgd(standard, images, labels, PGD("l2", 2.0, 20))
     kept, lost = (judged(standard, pair, images, labels, found) for found in (inside, beyond))
     assert 0.3 < kept.success < 0.7 and kept.outside == 0
     assert lost.success == 0 and lost.outside == len(images)
@@ -171,7 +171,7 @@ def test_an_image_outside_its_ball_is_no_success(standard: Classifier, images: T
 
 def test_what_was_not_misled_counts_as_far_away(standard: Classifier, images: Tensor, labels: Tensor) -> None:
     pair = BY_NAME["smallest-l2"]
-    beyond = pgd(standard, images, labels, Attack("l2", 2.0, 20))
+    beyond = pgd(standard, images, labels, PGD("l2", 2.0, 20))
     some = torch.where((torch.arange(len(images)) % 3 == 0).view(-1, 1, 1, 1), beyond, images)
     every, few = (judged(standard, pair, images, labels, found).median for found in (beyond, some))
     assert every is not None and 1.5 < every < 2.01 and few == float("inf")

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from featuregen.attacks import pgd
 from featuregen.attacks.pgd import random_in_ball
 from featuregen.compute import Ball, steepest
-from featuregen.config import Attack, Norm
+from featuregen.config import PGD, Norm
 from featuregen.evaluation import predict
 from featuregen.models import Classifier
 
@@ -57,19 +57,19 @@ def reach(norm: Norm, offset: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("attack", "at_most"),
     [
-        (Attack("l2", 0.5, steps=1), 0.60),
-        (Attack("l2", 0.5, steps=10), 0.40),
-        (Attack("l2", 0.5, steps=10, step_size=0.05), 0.45),
-        (Attack("l2", 0.5, steps=10, random_start=True), 0.40),
-        (Attack("l2", 0.5, steps=5, restarts=3), 0.40),
-        (Attack("l2", 2.0, steps=10), 0.01),
-        (Attack("linf", 0.1, steps=1), 0.50),
-        (Attack("linf", 0.1, steps=10), 0.30),
-        (Attack("linf", 0.1, steps=10, random_start=True), 0.30),
-        (Attack("linf", 0.1, steps=5, restarts=3, random_start=True), 0.30),
+        (PGD("l2", 0.5, steps=1), 0.60),
+        (PGD("l2", 0.5, steps=10), 0.40),
+        (PGD("l2", 0.5, steps=10, step_size=0.05), 0.45),
+        (PGD("l2", 0.5, steps=10, random_start=True), 0.40),
+        (PGD("l2", 0.5, steps=5, restarts=3), 0.40),
+        (PGD("l2", 2.0, steps=10), 0.01),
+        (PGD("linf", 0.1, steps=1), 0.50),
+        (PGD("linf", 0.1, steps=10), 0.30),
+        (PGD("linf", 0.1, steps=10, random_start=True), 0.30),
+        (PGD("linf", 0.1, steps=5, restarts=3, random_start=True), 0.30),
     ],
 )
-def test_attack(standard: Classifier, images: Tensor, labels: Tensor, attack: Attack, at_most: float) -> None:
+def test_attack(standard: Classifier, images: Tensor, labels: Tensor, attack: PGD, at_most: float) -> None:
     before, weights = images.clone(), copy.deepcopy(standard.state_dict())
     gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in standard.parameters()]
     found = pgd(standard, images, labels, attack, generator=seeded())
@@ -94,20 +94,20 @@ def test_one_step_is_fgsm(standard: Classifier, images: Tensor, labels: Tensor, 
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(F.cross_entropy(standard(leaf), y, reduction="sum"), leaf)
     plain = gradient.sign() if norm == "linf" else gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    found = pgd(standard, x, y, Attack(norm, 0.1, steps=1, step_size=step_size))
+    found = pgd(standard, x, y, PGD(norm, 0.1, steps=1, step_size=step_size))
     assert (found - (x + 0.1 * plain).clamp(0, 1)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_eps_zero_returns_a_copy(standard: Classifier, images: Tensor, labels: Tensor, norm: Norm) -> None:
-    found = pgd(standard, images, labels, Attack(norm, 0.0, random_start=True, restarts=2), generator=seeded())
+    found = pgd(standard, images, labels, PGD(norm, 0.0, random_start=True, restarts=2), generator=seeded())
     assert torch.equal(found, images) and found.data_ptr() != images.data_ptr()
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 1.25), ("linf", 0.25)])
 def test_targets_are_reached(standard: Classifier, images: Tensor, labels: Tensor, norm: Norm, eps: float) -> None:
     targets = (labels + 1) % 10
-    attack = Attack(norm, eps, steps=20)
+    attack = PGD(norm, eps, steps=20)
     aimed = pgd(standard, images, labels, attack, targets=targets)
     free = pgd(standard, images, labels, attack)
     assert accuracy(standard, images, targets) < 0.05
@@ -125,7 +125,7 @@ def test_restarts_only_add_strength(
     goal = (labels + 1) % 10 if targeted else labels
     lost, gains = [], []
     for restarts in (1, 2, 5):
-        attack = Attack(norm, eps, steps=3, restarts=restarts)
+        attack = PGD(norm, eps, steps=3, restarts=restarts)
         found = pgd(standard, images, labels, attack, targets=goal if targeted else None, generator=seeded())
         lost.append((predict(standard, found) == goal) == targeted)
         gains.append(losses(standard, found, goal) * (-1 if targeted else 1))
@@ -138,13 +138,13 @@ def test_restarts_only_add_strength(
 
 
 def test_random_starts_are_drawn_by_the_generator(standard: Classifier, images: Tensor, labels: Tensor) -> None:
-    attack = Attack("l2", 0.5, steps=2, random_start=True)
+    attack = PGD("l2", 0.5, steps=2, random_start=True)
     first, again, other = (pgd(standard, images, labels, attack, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_model_in_training_is_attacked_in_eval_mode(standard: Classifier, images: Tensor, labels: Tensor) -> None:
-    attack = Attack("l2", 0.5, steps=3)
+    attack = PGD("l2", 0.5, steps=3)
     model = copy.deepcopy(standard).train()
     statistics = {name: value.clone() for name, value in model.named_buffers()}
     found = pgd(model, images[:64], labels[:64], attack)
@@ -160,7 +160,7 @@ def test_images_of_a_batch_do_not_touch_each_other(
     # In float64, since the sign of a gradient near zero turns with float32's last bit.
     model = copy.deepcopy(standard).double()
     x, y = images[:8].double(), labels[:8]
-    attack = Attack(norm, 0.1 if norm == "linf" else 0.5, steps=5)
+    attack = PGD(norm, 0.1 if norm == "linf" else 0.5, steps=5)
     together = pgd(model, x, y, attack)
     for row in range(len(x)):
         alone = pgd(model, x[row : row + 1], y[row : row + 1], attack)
@@ -236,7 +236,7 @@ def test_as_strong_as_peers(nets: Nets, images: Tensor, labels: Tensor, net: str
     """Within a point, which on 359 images is three of them."""
     model, eps = nets[net], RADII[net, norm]
     size = 2.5 * eps / STEPS
-    ours = accuracy(model, pgd(model, images, labels, Attack(norm, eps, STEPS, size)), labels)
+    ours = accuracy(model, pgd(model, images, labels, PGD(norm, eps, STEPS, size)), labels)
     found = peer(model, images, labels, norm, eps, size)
     assert (reach(norm, found - images) <= eps * (1 + 1e-5)).all()
     assert 0.05 < ours < 0.8
@@ -248,7 +248,7 @@ def test_ten_times_the_default_steps_find_little_more(
     nets: Nets, images: Tensor, labels: Tensor, net: str, norm: Norm
 ) -> None:
     """On every second image, to save time: two points of 180 images are three of them."""
-    model, attack = nets[net], Attack(norm, RADII[net, norm])
+    model, attack = nets[net], PGD(norm, RADII[net, norm])
     x, y = images[::2], labels[::2]
     held = predict(model, pgd(model, x, y, attack)) == y
     # Only images that held are tried again, which can but favour the longer attack.

@@ -118,7 +118,7 @@ def check(
         assert (outcome.l0 <= chosen["pixels"]).all()
     with torch.no_grad():
         logits = model(found).float()
-    assert torch.equal(outcome.success, goal.reached(logits)) and torch.equal(outcome.after, logits.argmax(1))
+    assert torch.equal(outcome.success, goal.is_met(logits)) and torch.equal(outcome.after, logits.argmax(1))
     for values in (outcome.confidence_before, outcome.confidence_after, outcome.l1, outcome.l2, outcome.linf):
         assert values.isfinite().all()
 

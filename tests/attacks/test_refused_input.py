@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from featuregen.attacks import attack, settings_for
+from featuregen.attacks.foolbox import FoolboxL2, FoolboxLinf
 from featuregen.attacks.registry import ATTACKS
-from featuregen.config import FoolboxL2, FoolboxLinf
 from featuregen.errors import UserError
 
 OWN = [name for name in ATTACKS if not name.startswith("foolbox-")]
@@ -306,4 +306,4 @@ def test_a_model_without_a_gradient_is_refused_by_what_follows_one(name: str) ->
 def test_a_model_without_a_gradient_can_still_be_asked() -> None:
     images = torch.rand(16, 1, 8, 8)
     model = Silent().eval()
-    assert attack(model, images, model(images).argmax(1), "square", eps=0.3, queries=50).rate > 0.5
+    assert attack(model, images, model(images).argmax(1), "square", eps=0.3, queries=50).success_rate > 0.5

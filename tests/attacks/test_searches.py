@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featuregen.attacks import Criterion, attack
-from featuregen.attacks.spatial import grid, turned
-from featuregen.config import Norm, Spatial
+from featuregen.attacks.spatial import Spatial, grid, transform
+from featuregen.config import Norm
 from featuregen.models import Classifier
 from tests.helpers.attack_cases import CASES, RADII, Case, seen, won
 
@@ -86,7 +86,7 @@ def test_a_very_sure_model_is_searched_as_well(standard: Classifier, few: Tensor
             return logits
 
     plain, sure = (
-        attack(model, few, truth, "auto-pgd", norm="linf", eps=0.12, steps=20).rate
+        attack(model, few, truth, "auto-pgd", norm="linf", eps=0.12, steps=20).success_rate
         for model in (standard, Sure().eval())
     )
     assert plain > 0.5 and sure >= plain - 0.1
@@ -105,7 +105,7 @@ def test_no_more_pixels_change_than_allowed(standard: Classifier, few: Tensor, t
         assert (outcome.l0 <= count).all() and outcome.l0.max() == count
     # A longer search begins with the shorter one.
     assert (none.success <= some.success).all() and (some.success <= more.success).all()
-    assert none.rate < more.rate
+    assert none.success_rate < more.success_rate
     # What is lost leaves the search.
     assert torch.equal(more.images[some.success], some.images[some.success])
 
@@ -121,7 +121,7 @@ def test_a_flat_stretch_does_not_end_the_search() -> None:
 
     images = torch.zeros(12, 1, 32, 32)
     outcome = attack(Hill().eval(), images, torch.zeros(12, dtype=torch.int64), "pixels", generations=60)
-    assert outcome.rate > 0.9
+    assert outcome.success_rate > 0.9
 
 
 def test_all_channels_of_a_pixel_count_as_one() -> None:
@@ -145,10 +145,10 @@ def test_the_whole_grid_is_tried_and_the_worst_kept(standard: Classifier, images
     assert grid(settings)[0].tolist() == [0, 0, 0]
     worst, lost = torch.full((40,), -torch.inf), outcome.initially_met.clone()
     for angle, *shift in moves:
-        moved = turned(x, torch.full((40,), float(angle)), torch.tensor([shift] * 40, dtype=torch.float32))
+        moved = transform(x, torch.full((40,), float(angle)), torch.tensor([shift] * 40, dtype=torch.float32))
         logits = seen(standard, moved)
         worst, lost = torch.maximum(worst, F.cross_entropy(logits, y, reduction="none")), lost | (logits.argmax(1) != y)
-    assert torch.equal(outcome.success, lost) and 0 < outcome.rate < 1
+    assert torch.equal(outcome.success, lost) and 0 < outcome.success_rate < 1
     held = ~lost
     kept = F.cross_entropy(seen(standard, outcome.images[held]), y[held], reduction="none")
     torch.testing.assert_close(kept, worst[held], rtol=1e-4, atol=1e-6)
@@ -156,16 +156,16 @@ def test_the_whole_grid_is_tried_and_the_worst_kept(standard: Classifier, images
 
 def test_more_random_moves_win_no_fewer(standard: Classifier, few: Tensor, truth: Tensor) -> None:
     few_tries, many = (attack(standard, few, truth, "spatial", degrees=15, pixels=1, tries=n) for n in (2, 20))
-    assert (few_tries.success <= many.success).all() and few_tries.rate < many.rate
+    assert (few_tries.success <= many.success).all() and few_tries.success_rate < many.success_rate
     still = attack(standard, few, truth, "spatial", degrees=0, pixels=0, tries=5)
-    assert still.rate == 0 and (still.images - few).abs().max() < 1e-6
+    assert still.success_rate == 0 and (still.images - few).abs().max() < 1e-6
 
 
 def test_moves_go_where_they_say() -> None:
     image = torch.rand(1, 2, 5, 5)
-    right = turned(image, torch.zeros(1), torch.tensor([[1.0, 0.0]]))
+    right = transform(image, torch.zeros(1), torch.tensor([[1.0, 0.0]]))
     assert (right[..., 1:] - image[..., :-1]).abs().max() < 1e-5 and right[..., 0].abs().max() < 1e-5
-    down = turned(image, torch.zeros(1), torch.tensor([[0.0, 2.0]]))
+    down = transform(image, torch.zeros(1), torch.tensor([[0.0, 2.0]]))
     assert (down[:, :, 2:] - image[:, :, :-2]).abs().max() < 1e-5 and down[:, :, :2].abs().max() < 1e-5
-    clockwise = turned(image, torch.tensor([90.0]), torch.zeros(1, 2))
+    clockwise = transform(image, torch.tensor([90.0]), torch.zeros(1, 2))
     assert (clockwise - image.rot90(-1, (2, 3))).abs().max() < 1e-5

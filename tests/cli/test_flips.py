@@ -14,7 +14,7 @@ from PIL import Image
 
 from featuregen.config import Model
 from featuregen.evaluation.label_flips import CSV_HEADER
-from featuregen.models import build_model, save_model
+from featuregen.models import build_classifier, save_model
 from featuregen.report import flip_maps, flips_table
 from featuregen.report.canvas import MAX_BYTES
 from tests.helpers.cli_runs import ROOM, Ran, done, model, refused, tiny
@@ -220,7 +220,7 @@ def test_what_is_refused(tmp_path: Path, words: str, why: str) -> None:
 def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     words = ("--attacks", "pgd", "--eps", "0.1", "--out", tmp_path / "o")
     two = tmp_path / "two.safetensors"
-    save_model(build_model(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), two)
+    save_model(build_classifier(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), two)
     assert "2 classes" in refused("flips", model("standard"), two, *words)
     assert "records no settings" in refused("flips", two, *words)
     assert "nowhere.safetensors" in refused("flips", tmp_path / "nowhere.safetensors", *words)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from featuregen.config import Model
-from featuregen.models import build_model, save_model
+from featuregen.models import build_classifier, save_model
 from tests.helpers.cli_runs import dataset, model, refused, tiny
 
 Change = Callable[[dict[str, Any]], Any]
@@ -163,7 +163,7 @@ def test_a_model_of_other_images(tmp_path: Path, words: str) -> None:
 
 
 def test_a_source_of_other_classes(tmp_path: Path) -> None:
-    save_model(build_model(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), tmp_path / "two.safetensors")
+    save_model(build_classifier(Model(width=8), (1, 8, 8), 2, [0.0], [1.0], 0), tmp_path / "two.safetensors")
     assert "2 classes" in refused("make-dataset", "det", "--source", tmp_path / "two.safetensors")
 
 

@@ -18,7 +18,7 @@ from featuregen.compute.autotune import candidate_specs, measure, multiplies_bf1
 from featuregen.config import Config, Model, Runtime
 from featuregen.config.schema import Convolution, Precision
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec
 
 PLAIN = ComputeSpec()
@@ -27,7 +27,7 @@ BF16 = ComputeSpec(precision="bf16")
 
 
 def net() -> Classifier:
-    return build_model(Model("resnet9", 32), (3, 16, 16), 10, [0.5] * 3, [0.25] * 3, 0)
+    return build_classifier(Model("resnet9", 32), (3, 16, 16), 10, [0.5] * 3, [0.25] * 3, 0)
 
 
 def never() -> Classifier:

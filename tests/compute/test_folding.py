@@ -8,8 +8,8 @@ from torch import nn
 
 from featuregen.attacks import pgd
 from featuregen.compute import FoldedModel, folded_copy, winograd
-from featuregen.config import Attack, Model
-from featuregen.models import Classifier, build_model
+from featuregen.config import PGD, Model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec
 
 
@@ -31,7 +31,7 @@ def with_random_norms(architecture: str, shape: tuple[int, int, int], wide: bool
     """`wide` enough for Winograd's kernels."""
     narrow = 8 if architecture in ("convnet", "resnet9", "preactresnet18") else 0
     settings = Model(architecture, 16 if wide else narrow)
-    return randomize_norms(build_model(settings, shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0))
+    return randomize_norms(build_classifier(settings, shape, 10, [0.4] * shape[0], [0.3] * shape[0], 0))
 
 
 def norms(model: nn.Module) -> int:
@@ -62,7 +62,7 @@ def test_same_logits_and_features(architecture: str, shape: tuple[int, int, int]
 
 
 def test_attacks_on_both_agree(standard: Classifier, images: torch.Tensor, labels: torch.Tensor) -> None:
-    attack = Attack(norm="l2", eps=0.5, steps=20)
+    attack = PGD(norm="l2", eps=0.5, steps=20)
     folded = folded_copy(standard, ComputeSpec())
     with torch.no_grad():
         right = [
@@ -112,7 +112,7 @@ def test_pixels_get_the_same_gradient(
 def test_sync_weights_copies_weights_and_statistics(
     architecture: str, shape: tuple[int, int, int], compute: ComputeSpec, near: float
 ) -> None:
-    model = build_model(
+    model = build_classifier(
         Model(architecture, 16 if architecture != "preactresnet18" else 8),
         shape,
         10,
@@ -135,7 +135,7 @@ def test_sync_weights_copies_weights_and_statistics(
 
 def test_an_untrained_net_is_folded_like_a_trained_one() -> None:
     """Its batch norms are identities, so that leaving one out would change nothing."""
-    new = build_model(Model("preactresnet18", 8), (3, 32, 32), 10, [0.4] * 3, [0.3] * 3, 0).eval()
+    new = build_classifier(Model("preactresnet18", 8), (3, 32, 32), 10, [0.4] * 3, [0.3] * 3, 0).eval()
     assert norms(folded_copy(new, ComputeSpec())) == 9
     assert (
         FoldedModel(new, ComputeSpec())._pairs

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from featuregen.attacks import pgd
 from featuregen.compute import Ball, folded_copy, frozen_eval, move_pixels, step_sizes, winograd
-from featuregen.config import Attack, Model, Synthesis, Training
+from featuregen.config import PGD, Model, Synthesis, Training
 from featuregen.data import BaseDataset, ImageSplit
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec
 from featuregen.synthesis import class_loss, make_plan, quantize, synthesize, to_unit_range
 from featuregen.synthesis.generate import feature_distance
@@ -29,9 +29,9 @@ FP32 = [pytest.param(FOLDED, id="folded"), pytest.param(WINOGRAD, id="winograd",
 
 ROWS = 320
 STANDARD = Training(epochs=4, batch_size=128, lr=0.1)
-ROBUST = Training(epochs=4, batch_size=128, lr=0.1, attack=Attack(eps=1.0, steps=3))
+ROBUST = Training(epochs=4, batch_size=128, lr=0.1, attack=PGD(eps=1.0, steps=3))
 FRESH = Training(epochs=12, batch_size=32, lr=0.1)
-ATTACKS = [Attack(norm="l2", eps=1.0, steps=10), Attack(norm="linf", eps=0.1, steps=10)]
+ATTACKS = [PGD(norm="l2", eps=1.0, steps=10), PGD(norm="linf", eps=0.1, steps=10)]
 RECIPES = {
     "paper's steps": Synthesis(steps=40, step_size=0.1, batch_size=ROWS),
     "polyak": Synthesis(steps=20, step_size=1.0, schedule="polyak", momentum=0.9, batch_size=ROWS),
@@ -68,7 +68,7 @@ def attacked(split: ImageSplit, unseen: Examples) -> Examples:
 
 def learnt(split: ImageSplit, recipe: Training, compute: ComputeSpec = FOLDED) -> Classifier:
     """Wide enough for Winograd's kernels to take six of its eight convolutions."""
-    model = build_model(Model("resnet9", 16), (1, 16, 16), 10, [0.3], [0.37], seed=0)
+    model = build_classifier(Model("resnet9", 16), (1, 16, 16), 10, [0.3], [0.37], seed=0)
     train(model, split.images_tensor(CPU), split.labels_tensor(CPU), recipe, seed=0, compute=compute)
     return model
 
@@ -83,7 +83,7 @@ def wide_robust(split: ImageSplit) -> Classifier:
     return learnt(split, ROBUST)
 
 
-def fooled(judge: Classifier, net: Classifier, examples: Examples, attack: Attack) -> float:
+def fooled(judge: Classifier, net: Classifier, examples: Examples, attack: PGD) -> float:
     """The share, in points, that attacked images of `net` take from the plain model."""
     images, labels = examples
     return 100 * (predict(judge, pgd(net, images, labels, attack)) != labels).float().mean().item()
@@ -114,7 +114,7 @@ def test_bf16_is_what_it_says(standard: Classifier, images: Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def plainly_fooled(wide_standard: Classifier, attacked: Examples) -> dict[Attack, float]:
+def plainly_fooled(wide_standard: Classifier, attacked: Examples) -> dict[PGD, float]:
     return {attack: fooled(wide_standard, wide_standard, attacked, attack) for attack in ATTACKS}
 
 
@@ -123,9 +123,9 @@ def plainly_fooled(wide_standard: Classifier, attacked: Examples) -> dict[Attack
 def test_attacks_are_as_strong(
     wide_standard: Classifier,
     attacked: Examples,
-    plainly_fooled: dict[Attack, float],
+    plainly_fooled: dict[PGD, float],
     compute: ComputeSpec,
-    attack: Attack,
+    attack: PGD,
 ) -> None:
     assert len(attacked[1]) >= 400 and 10 < plainly_fooled[attack] < 90
     lost = fooled(wide_standard, folded_copy(wide_standard, compute), attacked, attack)
@@ -135,9 +135,9 @@ def test_attacks_are_as_strong(
 # Emulated bf16 is slow, hence the small net, but on all 1797 digits: roundings move images both ways across the
 # boundary, and on the 359 test images alone two of them more or less are already beyond half a point.
 @pytest.mark.parametrize(
-    "attack", [Attack(norm="l2", eps=0.4, steps=20), Attack(norm="linf", eps=0.1, steps=20)], ids=["l2", "linf"]
+    "attack", [PGD(norm="l2", eps=0.4, steps=20), PGD(norm="linf", eps=0.1, steps=20)], ids=["l2", "linf"]
 )
-def test_attacks_in_bf16_are_as_strong(standard: Classifier, digits: BaseDataset, attack: Attack) -> None:
+def test_attacks_in_bf16_are_as_strong(standard: Classifier, digits: BaseDataset, attack: PGD) -> None:
     parts = (digits.test, digits.train)
     examples = (
         torch.cat([part.images_tensor(CPU) for part in parts]),
@@ -192,7 +192,7 @@ def taught(stored: Tensor, labels: Tensor, unseen: Examples) -> list[float]:
     """Accuracies, in points, of three models trained on nothing else."""
     images, true = unseen
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    models = [build_model(Model("convnet", 8), shape, 10, [0.3], [0.37], seed) for seed in range(3)]
+    models = [build_classifier(Model("convnet", 8), shape, 10, [0.3], [0.37], seed) for seed in range(3)]
     train_many(models, to_unit_range(stored), labels, FRESH, seeds=range(3))
     return [100 * (predict(model, images) == true).float().mean().item() for model in models]
 
@@ -286,11 +286,11 @@ def test_success_in_bf16_is_the_same(standard: Classifier, digits: BaseDataset, 
 def test_models_trained_against_attacks_of_the_stand_in_are_as_robust(
     digits: BaseDataset, images: Tensor, labels: Tensor
 ) -> None:
-    recipe = Training(epochs=3, batch_size=64, lr=0.1, attack=Attack(eps=0.75, steps=2))
+    recipe = Training(epochs=3, batch_size=64, lr=0.1, attack=PGD(eps=0.75, steps=2))
     held: dict[ComputeSpec, list[float]] = {}
     for compute in (FOLDED, WINOGRAD):
         for seed in range(3):
-            model = build_model(Model("convnet", 16), (1, 8, 8), 10, [0.3], [0.37], seed)
+            model = build_classifier(Model("convnet", 16), (1, 8, 8), 10, [0.3], [0.37], seed)
             assert kernels(folded_copy(model.eval(), compute)) == (compute == WINOGRAD)
             train(
                 model,

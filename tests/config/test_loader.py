@@ -12,7 +12,7 @@ import yaml
 
 from featuregen.config import (
     KINDS,
-    Attack,
+    PGD,
     Config,
     Synthesis,
     Training,
@@ -24,7 +24,6 @@ from featuregen.config import (
     to_dict,
     with_overrides,
 )
-from featuregen.config.attacks import PGD
 from featuregen.errors import UserError
 
 ROBUST = "sources: {robust: {attack: {eps: 0.5}}}\n"
@@ -277,14 +276,14 @@ def test_round_trip_through_containers(full: Config) -> None:
     assert from_dict(Config, yaml.safe_load(yaml.safe_dump(tree)), "a file") == full
 
 
-@pytest.mark.parametrize("settings", [Attack(), Training(attack=Attack(eps=8 / 255)), Synthesis(), Config()])
+@pytest.mark.parametrize("settings", [PGD(), Training(attack=PGD(eps=8 / 255)), Synthesis(), Config()])
 def test_round_trip_of_parts(settings: Any) -> None:
     assert from_dict(type(settings), to_dict(settings), "a file") == settings
 
 
 def test_recorded_settings_are_checked_when_read() -> None:
     with pytest.raises(UserError, match=r"a\.h5: eps is -1; it must be at least 0\."):
-        from_dict(Attack, {"eps": -1}, "a.h5")
+        from_dict(PGD, {"eps": -1}, "a.h5")
 
 
 def test_canonical_json_has_one_spelling(tmp_path: Path, full: Config) -> None:

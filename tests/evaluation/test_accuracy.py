@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featuregen.attacks import pgd
-from featuregen.config import Attack, Evaluation
+from featuregen.config import PGD, Evaluation
 from featuregen.evaluation import evaluate, predict
 from featuregen.models import Accuracy, Classifier
 
@@ -47,10 +47,10 @@ def test_accuracy_falls_with_eps(scores: Accuracy) -> None:
 def test_an_attacked_accuracy_is_that_of_the_attack(
     scores: Accuracy, standard: Classifier, images: Tensor, labels: Tensor
 ) -> None:
-    found = pgd(standard, images, labels, Attack("linf", 0.05, steps=5))
+    found = pgd(standard, images, labels, PGD("linf", 0.05, steps=5))
     assert scores.linf["0.05"] == pytest.approx(by_hand(standard, found, labels), abs=1 / len(images))
     # Images once lost stay lost, so a larger eps is never below its own attack alone by more than those.
-    alone = by_hand(standard, pgd(standard, images, labels, Attack("linf", 0.1, steps=5)), labels)
+    alone = by_hand(standard, pgd(standard, images, labels, PGD("linf", 0.1, steps=5)), labels)
     assert scores.linf["0.1"] <= alone + 1 / len(images)
 
 

@@ -17,7 +17,7 @@ from featuregen.config import Model
 from featuregen.errors import UserError
 from featuregen.evaluation.gradient_masking import MIN_IMAGES, MaskingReport
 from featuregen.evaluation.masking_checks import MIN_LEAD, MaskingCheck, significantly_more
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 
 # So few, since a mask shows in most images.
 COUNT = 60
@@ -152,7 +152,7 @@ class Decoy(Mask):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
-        self.other = build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=9).eval()
+        self.other = build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=9).eval()
 
     def forward(self, x: Tensor) -> Tensor:
         own, decoy = self.net(x).detach(), self.other(x)
@@ -236,7 +236,7 @@ def test_below_the_fewest_images_not_even_a_win_on_all_is_significant() -> None:
 
 @cache
 def untrained() -> Classifier:
-    return build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).eval()
+    return build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).eval()
 
 
 def test_a_report_is_reproducible_and_survives_json(images: Tensor) -> None:
@@ -295,5 +295,5 @@ def test_what_cannot_be_attacked_is_refused(standard: Classifier, images: Tensor
         check_gradient_masking(standard, images[:20], labels[:19])
     with pytest.raises(UserError, match="eval mode"):
         check_gradient_masking(
-            build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).train(), images[:20], labels[:20]
+            build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0).train(), images[:20], labels[:20]
         )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.config import Attack, Data, load_config
+from featuregen.config import PGD, Data, load_config
 from featuregen.data import load_images
 from featuregen.evaluation import adversarial_examples, predict
 from featuregen.experiment import Experiment
@@ -45,7 +45,7 @@ def test_adversarial_examples_fool_the_source(results: Any, out: Path) -> None:
     experiment = Experiment(load_config(str(tiny())), out)
     source, test = experiment.source_model("standard").model, experiment.test_set
     found = adversarial_examples(
-        source, test.images[:], test.labels, Attack(eps=1, steps=5), batch_size=500, compute=experiment.compute
+        source, test.images[:], test.labels, PGD(eps=1, steps=5), batch_size=500, compute=experiment.compute
     )
     assert torch.equal(predict(source, found.images), found.labels)
     assert not (predict(source, found.adversarial) == found.labels).any()

@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featuregen.config import Attack, Augment, Data, Model, Training
+from featuregen.config import PGD, Augment, Data, Model, Training
 from featuregen.data import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import SINGLE_PROCESS, DistInfo, init_distributed
 from featuregen.training import TrainingLog, train
 
 _BASIC = Training(epochs=1, batch_size=32, lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant")
-_ADVERSARIAL = replace(_BASIC, attack=Attack(eps=0.5, steps=2))
+_ADVERSARIAL = replace(_BASIC, attack=PGD(eps=0.5, steps=2))
 _COMPLETE = Training(
     epochs=3, batch_size=16, lr=0.1, augment=Augment(crop=1, flip=True),
-    attack=Attack(eps=0.5, steps=1, random_start=True), early_stop="adversarial", held_out=0.2,
+    attack=PGD(eps=0.5, steps=1, random_start=True), early_stop="adversarial", held_out=0.2,
 )  # fmt: skip
 # The architecture, the images trained on, and the recipe.
 CASES = {
@@ -36,7 +36,7 @@ CASES = {
 
 def untrained(name: str, seed: int = 0) -> Classifier:
     architecture = CASES[name][0]
-    model = build_model(Model(architecture, 4 * (architecture == "convnet")), (1, 16, 16), 10, [0.3], [0.4], seed)
+    model = build_classifier(Model(architecture, 4 * (architecture == "convnet")), (1, 16, 16), 10, [0.3], [0.4], seed)
     for layer in model.modules():
         # Every process draws its own dropout masks.
         if isinstance(layer, nn.Dropout) and name != "dropout":

@@ -27,7 +27,7 @@ from featuregen.interop import (
     model_header,
     save_checkpoint,
 )
-from featuregen.models import Classifier, RobustnessNet, build_model, save_model, weights_sha256
+from featuregen.models import Classifier, RobustnessNet, build_classifier, save_model, weights_sha256
 from featuregen.storage import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
 
@@ -49,7 +49,7 @@ def written(package: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def make(architecture: str = "resnet18", classes: int = 10) -> Classifier:
-    return build_model(Model(architecture), (3, 32, 32), classes, MEAN, STD, seed=0).eval()
+    return build_classifier(Model(architecture), (3, 32, 32), classes, MEAN, STD, seed=0).eval()
 
 
 def restored(package: dict[str, Any], arch: str, path: Path) -> Any:
@@ -201,7 +201,7 @@ def test_one_function_loads_models_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_other_nets_have_no_such_checkpoint(tmp_path: Path) -> None:
-    model = build_model(Model("convnet"), (3, 32, 32), 10, MEAN, STD, seed=0)
+    model = build_classifier(Model("convnet"), (3, 32, 32), 10, MEAN, STD, seed=0)
     with pytest.raises(UserError, match="convnet is not one of robustness' nets"):
         save_checkpoint(model, tmp_path / "out.pt", {})
     assert not (tmp_path / "out.pt").exists()
@@ -269,8 +269,8 @@ def test_a_model_is_exported_and_told(package: dict[str, Any], tmp_path: Path) -
     theirs = restored(package, "resnet18", tmp_path / "m.pt")
     with torch.no_grad():
         assert torch.equal(theirs(images())[0], make()(images()))
-    told = json.loads(done("info", tmp_path / "m.pt").out)
-    assert told["architecture"] == "resnet18" and told["record"]["origin"]["epoch"] == 3
+    printed = json.loads(done("info", tmp_path / "m.pt").out)
+    assert printed["architecture"] == "resnet18" and printed["record"]["origin"]["epoch"] == 3
     assert "m.pt exists already; choose another --out" in refused(*words)
     assert "should end in .pt" in refused(*words, "--out", tmp_path / "m.h5")
     assert done(*words, "--force").code == 0

@@ -19,7 +19,7 @@ from featuregen.config import Model
 from featuregen.errors import UserError
 from featuregen.models import (
     Classifier,
-    build_model,
+    build_classifier,
     load_model,
     read_model_record,
     save_model,
@@ -33,7 +33,7 @@ Tensors = dict[str, Tensor]
 
 def make(architecture: str = "convnet", shape: Shape = (1, 8, 8), width: int = 0) -> Classifier:
     channels = shape[0]
-    return build_model(Model(architecture, width), shape, 7, [0.4] * channels, [0.2] * channels, seed=0)
+    return build_classifier(Model(architecture, width), shape, 7, [0.4] * channels, [0.2] * channels, seed=0)
 
 
 RECORD = {"training": {"epochs": 3, "lr": 0.1}, "accuracy": 0.5, "notes": ["ä", None]}

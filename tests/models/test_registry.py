@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +16,17 @@ from featuregen.models import (
     Classifier,
     RobustnessNet,
     architecture_table,
+    build_classifier,
     build_model,
     count_parameters,
     find_architecture,
+    list_models,
+    load_model,
+    register_architecture,
+    save_model,
     weights_sha256,
 )
+from featuregen.models.architectures.convnets import ConvNet
 from featuregen.models.backbone import rectify
 
 Shape = tuple[int, int, int]
@@ -42,7 +50,7 @@ CASES = [
 
 def make(architecture: str = "convnet", shape: Shape = (1, 8, 8), *, width: int = 0, seed: int = 0) -> Classifier:
     channels = shape[0]
-    return build_model(Model(architecture, width), shape, 7, [0.4] * channels, [0.2] * channels, seed)
+    return build_classifier(Model(architecture, width), shape, 7, [0.4] * channels, [0.2] * channels, seed)
 
 
 # Architectures ------------------------------------------------------------------------------------
@@ -162,6 +170,48 @@ def test_fake_relu_keeps_features_and_changes_gradients_or_is_refused(name: str)
     assert torch.isfinite(gradients[1]).all() and not torch.allclose(gradients[0], gradients[1])
 
 
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = dict(ARCHITECTURES)
+    yield
+    ARCHITECTURES.clear()
+    ARCHITECTURES.update(before)
+
+
+def small(image_shape: Shape, classes: int, width: int) -> ConvNet:
+    return ConvNet(image_shape[0], classes, width)
+
+
+def test_models_are_listed_in_the_order_of_the_table() -> None:
+    assert list_models() == list(ARCHITECTURES) and list_models()[0] == "convnet"
+    assert list_models("resnet*") == ["resnet9", "resnet18", "resnet50"] and list_models("nothing*") == []
+
+
+def test_a_registered_architecture_is_built_saved_and_loaded(table: None, tmp_path: Path) -> None:
+    add = register_architecture("small", description="mine", channels=(1,), min_size=4, width=2)
+    assert add(small) is small and list_models("small") == ["small"] and "small" in architecture_table()
+    model = build_model("small", (1, 8, 8), 3, width=5, seed=1)
+    assert model.width == 5 and build_model("small", (1, 8, 8), 3).width == 2
+    save_model(model, tmp_path / "m.safetensors")
+    assert weights_sha256(load_model(tmp_path / "m.safetensors")) == weights_sha256(model)
+    with pytest.raises(UserError, match="small takes no 3x8x8 images"):
+        build_model("small", (3, 8, 8), 3)
+    with pytest.raises(UserError, match="small has no fake ReLU"):
+        model.features(torch.rand(1, 1, 8, 8), fake_relu=True)
+    del ARCHITECTURES["small"]
+    with pytest.raises(UserError, match=r"m\.safetensors cannot be loaded: 'small' is no architecture"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_name_of_ones_own_may_be_registered_again_and_no_other(table: None) -> None:
+    for width in (2, 3):
+        register_architecture("small", description="mine", width=width)(small)
+    assert ARCHITECTURES["small"].width == 3 and list_models().count("small") == 1
+    for name in ("resnet9", "densenet"):
+        with pytest.raises(UserError, match=f"'{name}' is an architecture of featuregen's"):
+            register_architecture(name, description="mine")(small)
+
+
 # Building -----------------------------------------------------------------------------------------
 
 
@@ -178,8 +228,20 @@ def test_the_seed_decides_the_weights_and_the_global_state_stays(name: str) -> N
     assert weights_sha256(make(name, shape, width=width, seed=4)) != first
 
 
+def test_a_model_is_built_by_its_name_without_a_normaliser_unless_asked() -> None:
+    plain = build_model("convnet", image_shape=(3, 8, 8), classes=4, width=3, seed=2)
+    assert plain.mean.tolist() == [0, 0, 0] and plain.std.tolist() == [1, 1, 1] and plain.training
+    by_settings = build_classifier(Model("convnet", 3), (3, 8, 8), 4, [0] * 3, [1] * 3, 2)
+    assert weights_sha256(plain) == weights_sha256(by_settings)
+    ours = build_model("convnet", (3, 8, 8), 4, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2])
+    assert ours.mean.tolist() == pytest.approx([0.1, 0.2, 0.3]) and ours.std.tolist() == [0.5, 1, 2]
+    assert build_model("convnet").image_shape == (3, 32, 32) and build_model("convnet").classes == 10
+    with pytest.raises(UserError, match="1 means and 3 deviations for 3 channels"):
+        build_model("convnet", (3, 8, 8), 4, mean=[0.1])
+
+
 def test_the_normaliser_is_inside() -> None:
-    model = build_model(Model(), (3, 8, 8), 4, [0.1, 0.2, 0.3], [0.5, 1.0, 2.0], 0).eval()
+    model = build_classifier(Model(), (3, 8, 8), 4, [0.1, 0.2, 0.3], [0.5, 1.0, 2.0], 0).eval()
     images = torch.rand(2, 3, 8, 8)
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1)
     torch.testing.assert_close(model(images), model.net(normalised))
@@ -211,7 +273,7 @@ def test_impossible_models_are_refused(
     settings: Model, shape: Shape, classes: int, mean: list[float], std: list[float], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        build_model(settings, shape, classes, mean, std, 0)
+        build_classifier(settings, shape, classes, mean, std, 0)
 
 
 def test_a_missing_robustness_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

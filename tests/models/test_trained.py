@@ -8,12 +8,12 @@ import pytest
 
 from featuregen.config import Model
 from featuregen.errors import UserError
-from featuregen.models import Accuracy, Classifier, TrainedModel, build_model, describe_model, model_summary
+from featuregen.models import Accuracy, Classifier, TrainedModel, build_classifier, describe_model, model_summary
 
 
 @pytest.fixture(scope="module")
 def untrained() -> Classifier:
-    return build_model(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0)
+    return build_classifier(Model(width=8), (1, 8, 8), 10, [0.3], [0.37], seed=0)
 
 
 def test_the_accuracy_is_what_the_record_says(untrained: Classifier) -> None:

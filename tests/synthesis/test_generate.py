@@ -19,7 +19,6 @@ from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, RowRandom
 from featuregen.synthesis import (
-    RULES,
     RowPlan,
     make_plan,
     quantize,
@@ -33,8 +32,8 @@ CPU = torch.device("cpu")
 SEED = 3
 FREE = Synthesis(steps=5, step_size=0.3, schedule="cosine", batch_size=16, dtype="float32")
 NEAR = Synthesis(steps=5, step_size=0.3, norm="l2", eps=1.25, batch_size=16, dtype="float32")
-FEATURES = tuple(kind for kind in KINDS if RULES[kind].pull == "features")
-CLASSES = tuple(kind for kind in KINDS if RULES[kind].pull == "class")
+FEATURES = tuple(kind for kind in KINDS if KINDS[kind].objective == "features")
+CLASSES = tuple(kind for kind in KINDS if KINDS[kind].objective == "class")
 NORMS: tuple[Norm, ...] = ("l2", "linf")
 
 
@@ -49,7 +48,7 @@ class Maker:
         return make_plan(kind, self.split.labels, index, 10, seed)
 
     def batches(self, kind: str, recipe: Synthesis, rows: int | NDArray[np.int64], done: int = 0) -> list[Columns]:
-        model, plan = self.nets[RULES[kind].source], self.plan(kind, rows)
+        model, plan = self.nets[KINDS[kind].source], self.plan(kind, rows)
         batches = synthesize(kind, recipe, model, self.split, plan, seed=SEED, compute=ComputeSpec(), done=done)
         return list(batches)
 
@@ -82,8 +81,8 @@ def reach(norm: Norm, offset: Tensor) -> Tensor:
 
 
 def test_the_kinds_are_those_of_the_paper() -> None:
-    assert tuple(RULES) == KINDS
-    assert {kind: (rule.source, rule.pull, rule.start, rule.label) for kind, rule in RULES.items()} == {
+    assert list(KINDS) == ["robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det"]
+    assert {kind: (rule.source, rule.objective, rule.start, rule.label) for kind, rule in KINDS.items()} == {
         "robust": ("robust", "features", "image", "true"),
         "nonrobust": ("standard", "features", "image", "true"),
         "robust-noise": ("robust", "features", "noise", "true"),
@@ -108,8 +107,8 @@ def test_a_plan_follows_the_rules_of_its_kind(make: Maker, kind: str) -> None:
         "noise": np.full(5, -1),
         "self": index,
     }
-    assert np.array_equal(plan.labels, labels[RULES[kind].label])
-    assert np.array_equal(plan.start_index, starts[RULES[kind].start])
+    assert np.array_equal(plan.labels, labels[str(KINDS[kind].label)])
+    assert np.array_equal(plan.start_index, starts[KINDS[kind].start])
     assert plan.labels.dtype == plan.start_index.dtype == np.int64
 
 
@@ -265,7 +264,7 @@ def test_settings_of_the_loop_reach_it(make: Maker, change: dict[str, Any]) -> N
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 def test_what_is_reported_is_measured_on_the_values_as_stored(make: Maker, kind: str, dtype: Any) -> None:
     columns = make(kind, replace(recipe_of(kind), dtype=dtype), 20)
-    model, base, stored = make.nets[RULES[kind].source], make.base_pixels(columns), pixels(columns)
+    model, base, stored = make.nets[KINDS[kind].source], make.base_pixels(columns), pixels(columns)
     assert columns["images"].dtype == np.dtype(dtype) and columns["images"].shape == (20, 1, 8, 8)
     assert columns["norm"] == pytest.approx((stored - base).flatten(1).norm(dim=1).numpy(), rel=1e-5)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from featuregen.compute import fitting_batch, folded_copy
 from featuregen.config import Model, Synthesis
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_model
+from featuregen.models import Classifier, build_classifier
 from featuregen.runtime import ComputeSpec, free_memory, out_of_memory
 from featuregen.storage import read_columns, read_info
 from featuregen.synthesis import make_plan, synthesize
@@ -100,7 +100,7 @@ def test_torch_on_this_cpu_fails_with_words_that_count() -> None:
 
 
 def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    net = folded_copy(build_model(Model("resnet9", 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0), ComputeSpec())
+    net = folded_copy(build_classifier(Model("resnet9", 8), (3, 32, 32), 10, [0.5] * 3, [0.25] * 3, 0), ComputeSpec())
     assert fitting_batch(net, 64) == 64
     assert not capsys.readouterr().err
     each = featuregen.compute.autotune.bytes_per_image(net)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from featuregen.attacks import pgd
 from featuregen.config import (
-    Attack,
+    PGD,
     Config,
     Model,
     Training,
@@ -24,14 +24,14 @@ from featuregen.config import (
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.models import Classifier, build_classifier, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, can_group, train, train_many
 from featuregen.training.early_stopping import hold_out
 from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")
-ATTACK = Attack(eps=0.5, steps=2)
+ATTACK = PGD(eps=0.5, steps=2)
 QUICK = Training(epochs=2, batch_size=32, lr=0.05, attack=ATTACK)
 STOPPING = replace(QUICK, epochs=6, lr=0.4, schedule="constant", early_stop="adversarial")
 Few = tuple[Tensor, Tensor]
@@ -43,7 +43,7 @@ def few(digits: BaseDataset) -> Few:
 
 
 def fresh(seed: int = 0) -> Classifier:
-    return build_model(Model(width=4), (1, 8, 8), 10, [0.3], [0.37], seed)
+    return build_classifier(Model(width=4), (1, 8, 8), 10, [0.3], [0.37], seed)
 
 
 def run(few: Few, recipe: Training, seed: int = 0) -> tuple[Classifier, TrainingLog]:
@@ -121,8 +121,8 @@ def test_more_weight_on_clean_images_makes_them_easier(digits: BaseDataset, imag
     right: dict[float, list[float]] = {}
     for alpha in (0.0, 0.9):
         model = fresh()
-        train(model, *known, Training(epochs=8, batch_size=32, attack=Attack(eps=1.5, steps=3), alpha=alpha), seed=0)
-        found = pgd(model, images, labels, Attack(eps=0.75, steps=5))
+        train(model, *known, Training(epochs=8, batch_size=32, attack=PGD(eps=1.5, steps=3), alpha=alpha), seed=0)
+        found = pgd(model, images, labels, PGD(eps=0.75, steps=5))
         right[alpha] = [(predict(model, x) == labels).float().mean().item() for x in (images, found)]
     assert right[0.9][0] > right[0.0][0] + 0.02 and right[0.9][1] < right[0.0][1]
 
@@ -145,7 +145,7 @@ def test_what_needs_an_attack_is_refused_without_one(few: Few, settings: dict[st
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_fgsm_with_a_random_start_is_one_step_as_long_as_the_radius(few: Few, norm: Any) -> None:
     eps = 0.5 if norm == "l2" else 0.1
-    once = Attack(norm, eps, steps=1, step_size=eps, random_start=True)
+    once = PGD(norm, eps, steps=1, step_size=eps, random_start=True)
     images, labels = 0.25 + 0.5 * few[0], few[1]
     for attack, inside in ((once, 0.5), (replace(once, step_size=0.0), 0.0)):
         found = pgd(fresh().eval(), images, labels, attack, generator=torch.Generator().manual_seed(3))

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featuregen.attacks import pgd
-from featuregen.config import Attack, Augment, Model, Training
+from featuregen.config import PGD, Augment, Model, Training
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.models import Classifier, build_classifier, weights_sha256
 from featuregen.runtime import RowRandom
 from featuregen.training import TrainingLog, train, train_many
 from featuregen.training.optimizer import learning_rate
@@ -32,7 +32,7 @@ def few(digits: BaseDataset) -> tuple[Tensor, Tensor]:
 
 
 def fresh(seed: int = 0) -> Classifier:
-    return build_model(Model(width=4), (1, 8, 8), 10, [0.3], [0.37], seed)
+    return build_classifier(Model(width=4), (1, 8, 8), 10, [0.3], [0.37], seed)
 
 
 def run(few: tuple[Tensor, Tensor], recipe: Training, seed: int = 0) -> tuple[Classifier, TrainingLog]:
@@ -55,7 +55,7 @@ def test_a_small_net_learns_digits_in_seconds(standard: Classifier, images: Tens
 def test_adversarial_training_makes_a_net_robust(
     standard: Classifier, robust: Classifier, images: Tensor, labels: Tensor
 ) -> None:
-    attack = Attack("l2", 0.5, steps=20)
+    attack = PGD("l2", 0.5, steps=20)
     plain, hardened = (accuracy(model, pgd(model, images, labels, attack), labels) for model in (standard, robust))
     assert hardened > plain + 0.15
     assert accuracy(robust, images, labels) > 0.9
@@ -71,7 +71,7 @@ def test_the_log_shows_learning(few: tuple[Tensor, Tensor]) -> None:
 def test_an_attack_makes_the_batches_harder(few: tuple[Tensor, Tensor]) -> None:
     recipe = replace(QUICK, epochs=4)
     _, easy = run(few, recipe)
-    _, hard = run(few, replace(recipe, attack=Attack(eps=1.0, steps=3)))
+    _, hard = run(few, replace(recipe, attack=PGD(eps=1.0, steps=3)))
     assert hard.epochs[-1].loss > easy.epochs[-1].loss + 0.1
 
 
@@ -83,7 +83,7 @@ def test_an_attack_makes_the_batches_harder(few: tuple[Tensor, Tensor]) -> None:
     [
         QUICK,
         replace(QUICK, augment=Augment(crop=1, flip=True, jitter=0.2, rotate=5)),
-        replace(QUICK, attack=Attack(eps=0.5, steps=2, random_start=True)),
+        replace(QUICK, attack=PGD(eps=0.5, steps=2, random_start=True)),
         replace(QUICK, optimizer="adamw", lr=1e-3),
     ],
     ids=["plain", "augmented", "adversarial", "adamw"],
@@ -102,7 +102,7 @@ def test_the_seed_decides_the_weights(few: tuple[Tensor, Tensor], recipe: Traini
     [
         QUICK,
         replace(QUICK, optimizer="adamw", lr=1e-3, augment=Augment(crop=1, flip=True)),
-        replace(QUICK, attack=Attack(eps=0.5, steps=2)),
+        replace(QUICK, attack=PGD(eps=0.5, steps=2)),
     ],
     ids=["plain", "augmented", "adversarial"],
 )
@@ -123,13 +123,13 @@ def test_models_trained_together_become_what_they_become_alone(few: tuple[Tensor
 
 def test_training_leaves_torch_s_own_random_numbers_alone(few: tuple[Tensor, Tensor]) -> None:
     before = torch.get_rng_state()
-    run(few, replace(QUICK, epochs=1, augment=Augment(crop=1, flip=True), attack=Attack(steps=1, random_start=True)))
+    run(few, replace(QUICK, epochs=1, augment=Augment(crop=1, flip=True), attack=PGD(steps=1, random_start=True)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_images_and_labels_are_left_as_they_were(few: tuple[Tensor, Tensor]) -> None:
     images, labels = few[0].clone(), few[1].clone()
-    run(few, replace(QUICK, epochs=1, augment=Augment(crop=1, jitter=0.5), attack=Attack(steps=1)))
+    run(few, replace(QUICK, epochs=1, augment=Augment(crop=1, jitter=0.5), attack=PGD(steps=1)))
     assert torch.equal(few[0], images) and torch.equal(few[1], labels)
 
 
@@ -217,17 +217,17 @@ def test_a_batch_larger_than_the_set_is_the_whole_set(few: tuple[Tensor, Tensor]
 
 def test_the_attack_does_not_touch_batch_norm_s_statistics(few: tuple[Tensor, Tensor]) -> None:
     """Three batches an epoch are counted, however many steps the attack takes."""
-    model, _ = run(few, replace(QUICK, attack=Attack(eps=0.5, steps=4, restarts=2)))
+    model, _ = run(few, replace(QUICK, attack=PGD(eps=0.5, steps=4, restarts=2)))
     counted = {name: int(value) for name, value in model.state_dict().items() if "num_batches" in name}
     assert len(counted) == 3 and set(counted.values()) == {6}
     # One that moves nothing leaves training as it was, bit by bit.
-    idle, _ = run(few, replace(QUICK, attack=Attack(eps=1e-30, steps=4)))
+    idle, _ = run(few, replace(QUICK, attack=PGD(eps=1e-30, steps=4)))
     plain, _ = run(few, QUICK)
     assert weights_sha256(idle) == weights_sha256(plain)
 
 
 def test_every_batch_is_attacked_at_the_weights_of_its_moment(few: tuple[Tensor, Tensor]) -> None:
-    attack = Attack(eps=0.5, steps=3)
+    attack = PGD(eps=0.5, steps=3)
     recipe = Training(epochs=1, batch_size=100, attack=attack)
     _, log = run(few, recipe)
     start = fresh()
@@ -237,8 +237,8 @@ def test_every_batch_is_attacked_at_the_weights_of_its_moment(few: tuple[Tensor,
     assert log.epochs[0].loss == pytest.approx(float(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("attack", [None, Attack(steps=1)])
-def test_training_ends_in_eval_mode_with_learnable_weights(few: tuple[Tensor, Tensor], attack: Attack | None) -> None:
+@pytest.mark.parametrize("attack", [None, PGD(steps=1)])
+def test_training_ends_in_eval_mode_with_learnable_weights(few: tuple[Tensor, Tensor], attack: PGD | None) -> None:
     model, _ = run(few, replace(QUICK, epochs=1, attack=attack))
     assert not any(part.training for part in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featuregen.config import (
-    Attack,
+    PGD,
     Augment,
     Model,
     Training,
@@ -24,13 +24,13 @@ from featuregen.config import (
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.experiment import Experiment
-from featuregen.models import Classifier, build_model, weights_sha256
+from featuregen.models import Classifier, build_classifier, weights_sha256
 from featuregen.training import TrainingLog, TrainingState, train_many
 from featuregen.training.resume import Stateful
 
 CPU = torch.device("cpu")
 PLAIN = Training(epochs=4, batch_size=32, lr=0.05)
-ATTACK = Attack(eps=0.5, steps=2, random_start=True)
+ATTACK = PGD(eps=0.5, steps=2, random_start=True)
 RECIPES = {
     "sgd": replace(PLAIN, augment=Augment(crop=1)),
     "adamw": replace(PLAIN, optimizer="adamw", lr=1e-3),
@@ -67,7 +67,7 @@ def learn(
     model: Model = Model(width=4),  # noqa: B008 - it is frozen
 ) -> tuple[list[Classifier], list[TrainingLog]]:
     shape = (1, few[0].shape[2], few[0].shape[3])
-    models = [build_model(model, shape, 10, [0.3], [0.37], seed) for seed in seeds]
+    models = [build_classifier(model, shape, 10, [0.3], [0.37], seed) for seed in seeds]
     return models, train_many(models, *few, recipe, seeds=seeds, state_file=state_file)
 
 

@@ -1,4 +1,4 @@
-"""Plain convolutional networks: a small default, and Carlini & Wagner's."""
+"""Convolutional networks without residual connections: a small default, and Carlini & Wagner's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featuregen.models.backbone import Backbone, rectify
+from featuregen.models.registry import ImageShape, register_architecture
 
 
 class ConvNet(Backbone):
@@ -27,13 +28,20 @@ class ConvNet(Backbone):
         return rectify(self.bn3(self.conv3(x)), fake_relu).mean((2, 3))
 
 
+@register_architecture(
+    "convnet", description="3 convolutions with batch norm, trains in seconds", min_size=6, width=16, fake_relu=True
+)
+def _convnet(image_shape: ImageShape, classes: int, width: int) -> Backbone:
+    return ConvNet(image_shape[0], classes, width)
+
+
 class CarliniWagner(Backbone):
     """The networks of "Towards Evaluating the Robustness of Neural Networks", Table 1, without batch norm.
 
     Dropout follows the first fully connected layer and weights start as Keras draws them, as in the authors' code.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image_shape: ImageShape, classes: int) -> None:
         super().__init__()
         channels, *sides = image_shape
         first, second, hidden = (32, 64, 200) if channels == 1 else (64, 128, 256)
@@ -58,3 +66,14 @@ class CarliniWagner(Backbone):
         x = F.relu(F.max_pool2d(x, 2), inplace=True)
         x = self.dropout(F.relu(self.fc1(x.flatten(1)), inplace=True))
         return rectify(self.fc2(x), fake_relu)
+
+
+@register_architecture(
+    "cw-convnet",
+    description="Carlini & Wagner 2017, Table 1: the MNIST net for 1 channel, the CIFAR net for 3",
+    channels=(1, 3),
+    min_size=16,
+    fake_relu=True,
+)
+def _cw_convnet(image_shape: ImageShape, classes: int, _: int) -> Backbone:
+    return CarliniWagner(image_shape, classes)

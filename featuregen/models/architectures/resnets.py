@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featuregen.models.backbone import Backbone, rectify
+from featuregen.models.registry import ImageShape, register_architecture
 
 
 class ConvNorm(nn.Module):
@@ -48,6 +49,17 @@ class ResNet9(Backbone):
     def head(self, features: Tensor) -> Tensor:
         logits: Tensor = self.linear(features) * 0.125
         return logits
+
+
+@register_architecture(
+    "resnet9",
+    description="the DAWNBench ResNet-9, 94 % on CIFAR-10 in a few epochs",
+    min_size=16,
+    width=64,
+    fake_relu=True,
+)
+def _resnet9(image_shape: ImageShape, classes: int, width: int) -> Backbone:
+    return ResNet9(image_shape[0], classes, width)
 
 
 def _pool(x: Tensor) -> Tensor:
@@ -93,3 +105,10 @@ class PreActResNet18(Backbone):
 
     def features(self, x: Tensor, fake_relu: bool = False) -> Tensor:
         return rectify(self.norm(self.blocks(self.stem(x))), fake_relu).mean((2, 3))
+
+
+@register_architecture(
+    "preactresnet18", description="pre-activation ResNet-18, He et al. 2016", min_size=16, width=64, fake_relu=True
+)
+def _preactresnet18(image_shape: ImageShape, classes: int, width: int) -> Backbone:
+    return PreActResNet18(image_shape[0], classes, width)

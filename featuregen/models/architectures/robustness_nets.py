@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from featuregen.errors import UserError
 from featuregen.models.backbone import Backbone
+from featuregen.models.registry import ImageShape, register_architecture
 
 # Where each family keeps its last layer.
 _HEADS = ("linear", "classifier")
 
 
 class RobustnessNet(Backbone):
-    """The package's own forward with its last layer taken out, so that features cost no head and are computed once."""
+    """A network of the package whose last layer is taken out, so that its forward pass returns the features."""
 
     def __init__(self, constructor: str, classes: int) -> None:
         super().__init__()
@@ -33,7 +34,36 @@ class RobustnessNet(Backbone):
         latent: Tensor = self.original(x, fake_relu=fake_relu)
         return latent
 
-    def original_name(self, own_name: str) -> str:
-        """What the package calls a tensor of this net's state dict."""
-        part, _, rest = own_name.partition(".")
+    def original_name(self, name: str) -> str:
+        """The name that the package gives to a tensor of this net's state dict."""
+        part, _, rest = name.partition(".")
         return f"{self.head_name}.{rest}" if part == "linear" else rest
+
+
+def _register(
+    name: str,
+    description: str,
+    constructor: str,
+    min_size: int = 32,
+    max_size: int | None = 32,
+    fake_relu: bool = True,
+) -> None:
+    @register_architecture(
+        name,
+        description=f"{description} (robustness package)",
+        channels=(3,),
+        min_size=min_size,
+        max_size=max_size,
+        fake_relu=fake_relu,
+    )
+    def build(_: ImageShape, classes: int, width: int) -> Backbone:
+        return RobustnessNet(constructor, classes)
+
+
+# Sizes are those whose last feature map is used whole: ResNets also run on 33 to 56 pixels, VGG and DenseNet on
+# 33 to 63, but silently drop the border.
+_register("resnet18", "ResNet-18", "resnet18", min_size=25)
+_register("resnet50", "ResNet-50, the paper's source model", "resnet50", min_size=25)
+_register("vgg16", "VGG-16 with batch norm", "vgg16", fake_relu=False)
+_register("densenet121", "DenseNet-121, also by the name densenet", "densenet121")
+_register("inception-v3", "Inception-v3", "InceptionV3", min_size=9, max_size=None, fake_relu=False)
