@@ -42,7 +42,7 @@ API = {
         "sanity",
     ),
     "Extensions": ("register_attack", "register_architecture", "register_kind"),
-    "Settings": ("load_config", "Config", "Data", "Model", "Training", "Synthesis", "Evaluation", "Attack"),
+    "Settings": ("load_config", "Config", "Data", "Model", "Training", "Synthesis", "Evaluation", "PGD"),
     "Errors": ("UserError", "CheckFailed"),
 }
 log = logging.getLogger("mkdocs.hooks")
