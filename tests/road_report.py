@@ -21,11 +21,11 @@ PACKAGE = str(Path(featuregen.__file__).parent)
 
 
 class Road:
-    """The functions called so far, the deepest stack, and how often a call led into another file."""
+    """The functions called so far, and the deepest stack of them."""
 
     def __init__(self) -> None:
         self.functions: set[tuple[str, str]] = set()
-        self.deepest = self.changes = 0
+        self.deepest = 0
 
     def see(self, frame: FrameType, event: str, argument: object) -> None:
         file = frame.f_code.co_filename
@@ -34,13 +34,11 @@ class Road:
         # Classes, modules and comprehensions are run like functions, and are none.
         if frame.f_code.co_flags & 2 and not frame.f_code.co_name.startswith("<"):
             self.functions.add((file, frame.f_code.co_qualname))
-        stack = []
-        above: FrameType | None = frame
+        depth, above = 0, frame.f_back
         while above:
-            stack += [above.f_code.co_filename] if above.f_code.co_filename.startswith(PACKAGE) else []
+            depth += above.f_code.co_filename.startswith(PACKAGE)
             above = above.f_back
-        self.deepest = max(self.deepest, len(stack))
-        self.changes += len(stack) > 1 and stack[0] != stack[1]
+        self.deepest = max(self.deepest, depth + 1)
 
     def __str__(self) -> str:
         files = {file for file, _ in self.functions}

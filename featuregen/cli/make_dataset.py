@@ -35,7 +35,7 @@ from featuregen.cli.options import (
     common_values,
     load_settings,
 )
-from featuregen.config import MISLABELLED, Config, NamedRecipe
+from featuregen.config import KINDS, Config, NamedRecipe
 from featuregen.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,16 +108,16 @@ def make_dataset(
 def _kind_with_start(kind: str, start: Start | None) -> str:
     """The kind that an option --start asks for: each kind that starts from noise has a name of its own."""
     check_kind(kind)
-    if start is None:
+    if start is None or start == KINDS[kind].start:
         return kind
-    from_image = kind.removesuffix("-noise")
-    if from_image in MISLABELLED:
+    if KINDS[kind].start == "self":
         raise UserError(f"--start does not apply to {kind}, which starts at the base image itself.")
-    if kind != from_image and start == "image":
-        raise UserError(f"{kind} starts from noise; for --start image make {from_image}.")
-    wanted = f"{from_image}-noise" if start == "noise" else from_image
-    check_kind(wanted)
-    return wanted
+    if start == "image":
+        other = kind.removesuffix("-noise")
+        hint = f"for --start image make {other}" if other in KINDS and other != kind else "leave out --start"
+        raise UserError(f"{kind} starts from noise; {hint}.")
+    check_kind(f"{kind}-noise")
+    return f"{kind}-noise"
 
 
 def _write_dataset(

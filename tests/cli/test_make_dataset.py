@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from featuregen.config import recipe_values
+from featuregen.config import KINDS, Kind, recipe_values
 from featuregen.config.recipes import RECIPES
 from featuregen.models import read_model_record
 from tests.helpers.cli_runs import dataset, done, info, make, model, refused, run, tiny, trace
@@ -168,6 +168,22 @@ def test_start_image_is_the_plain_kind(tmp_path: Path) -> None:
 )
 def test_a_start_that_a_kind_cannot_have_is_refused(tmp_path: Path, kind: str, start: str, why: str) -> None:
     assert why in refused("make-dataset", kind, "--start", start, "--out", tmp_path / "it.h5")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("starts", "start", "why"),
+    [
+        ("self", "noise", "--start does not apply to mine"),
+        ("image", "noise", "'mine-noise' is no kind of dataset"),
+        ("noise", "image", "mine starts from noise; leave out --start."),
+    ],
+)
+def test_a_start_that_a_registered_kind_cannot_have_is_refused(
+    tmp_path: Path, starts: Literal["image", "noise", "self"], start: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "mine", Kind("mine", "robust", "features", starts, "true", "mine"))
+    assert why in refused("make-dataset", "mine", "--start", start, "--out", tmp_path / "it.h5")
     assert not list(tmp_path.iterdir())
 
 

@@ -216,6 +216,7 @@ def test_a_killed_shard_goes_on_to_the_same_file(tmp_path: Path) -> None:
 
 
 def test_merge_copies_in_blocks_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = three()
     # Blocks are bounded by their size as float32.
     monkeypatch.setattr(featuregen.storage.schema, "BLOCK_BYTES", 4 * 4 * 64)
     real, taken = Writer.append, list[int]()
@@ -229,8 +230,8 @@ def test_merge_copies_in_blocks_and_goes_on_where_it_stopped(tmp_path: Path, mon
 
     monkeypatch.setattr(Writer, "append", append)
     out = tmp_path / "it.h5"
-    assert run("merge", *three(), "--out", out).code == 130 and not out.exists() and partial_path(out).exists()
-    ran = merged(three(), "--out", out)
+    assert run("merge", *paths, "--out", out).code == 130 and not out.exists() and partial_path(out).exists()
+    ran = merged(paths, "--out", out)
     assert "it.h5.partial holds 18 of 40 rows" in ran.err
     # Shards of 10, 15 and 15 rows, four at a time; stopped after 18 rows, that is 8 rows into the second.
     assert taken == [4, 4, 2, 4, 4, 0, 4, 3, 4, 4, 4, 3]

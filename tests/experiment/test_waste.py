@@ -97,7 +97,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return work
 
 
-@pytest.mark.xfail(strict=True, reason="the preview opens the file for every row it draws")
+@pytest.mark.xfail(strict=True, reason="the file is opened once for its record and again by the preview")
 def test_the_finished_file_is_opened_three_times_at_most(work: Work) -> None:
     assert 1 <= work.opened <= 3
 
@@ -114,6 +114,5 @@ def test_the_finished_file_is_checked_once(work: Work) -> None:
     assert work.calls["first_bad_vlen_string"] == work.calls["has_oversized_local_heap"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the success rate is read out of the journal, and then the rows are")
 def test_the_journal_is_read_once(work: Work) -> None:
     assert 0.5 < work.journal_read / work.journal_written < 1.1
