@@ -65,7 +65,9 @@ def _describe_recipe(recipe: Mapping[str, Any]) -> str:
         return "elsewhere, imported from the authors' layout"
     try:
         if "attack" in recipe:
-            return f"{describe_attack(recipe['attack'])}, seed {recipe.get('seed')}"
+            # One without a name is no attack of featuregen's.
+            attack = {"name": recipe["attack"]["name"], **recipe["attack"]}
+            return f"{describe_attack(attack)}, seed {recipe.get('seed')}"
         steps = recipe.get("synthesis", {})
         ball = "" if steps.get("norm", "none") == "none" else f", {steps['norm']} eps {steps['eps']:g}"
         return (
