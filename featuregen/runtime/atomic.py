@@ -10,11 +10,13 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from featuregen.errors import UserError
 
@@ -104,39 +106,71 @@ def locked(path: Path, timeout: float = 0.0, on_wait: Callable[[], None] | None 
 
     If another run holds it, wait up to `timeout` seconds; `on_wait` is then called once.
     """
-    handle = lock(path, timeout, on_wait)
+    handle = None
     try:
+        for _ in _attempts(path, timeout, on_wait):
+            # A signal between the file's creation and the assignment would leave the file behind.
+            with _signals_deferred():
+                handle = _try_lock(path)
+            if handle is not None:
+                break
         yield
     finally:
-        # Before unlocking, or another run that has just got the lock would lose its file.
-        if is_at(handle, path):
-            path.unlink()
-        unlock(handle)
-        os.close(handle)
+        if handle is not None:
+            # Before unlocking, or another run that has just got the lock would lose its file.
+            if is_at(handle, path):
+                path.unlink()
+            unlock(handle)
+            os.close(handle)
 
 
-def lock(path: Path, timeout: float = 0.0, on_wait: Callable[[], None] | None = None) -> int:
+def lock(path: Path) -> int:
     """Open and lock a file; the lock ends with the process, even if that is killed."""
+    handle = _try_lock(path)
+    return handle if handle is not None else _refuse_busy(path)
+
+
+def _attempts(path: Path, timeout: float, on_wait: Callable[[], None] | None) -> Iterator[None]:
     deadline = time.monotonic() + timeout
+    yield
+    while time.monotonic() < deadline:
+        if on_wait:
+            on_wait()
+            on_wait = None
+        time.sleep(0.02)
+        yield
+    _refuse_busy(path)
+
+
+def _refuse_busy(path: Path) -> NoReturn:
+    raise UserError(f"{path} is being written by another run; wait for it or choose another output.")
+
+
+def _try_lock(path: Path) -> int | None:
+    """The open and locked file; None if another run holds the lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            if time.monotonic() < deadline:
-                if on_wait:
-                    on_wait()
-                    on_wait = None
-                time.sleep(0.02)
-                continue
-            raise UserError(f"{path} is being written by another run; wait for it or choose another output.") from None
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return None
+            raise
         # Another run may have removed or renamed it in between.
         if is_at(handle, path):
             return handle
         os.close(handle)
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Deliver Ctrl-C and SIGTERM when the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def unlock(handle: int) -> None:
