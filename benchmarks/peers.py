@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from benchmarks.contenders import DECAY, MOMENTUM, OURS, RATE, SEED, Contender, Featuregen, Row
 from featuregen.compute import pick_compute_spec
 from featuregen.models import Classifier
-from featuregen.models.backbone import Backbone
+from featuregen.models.classifier import Backbone
 from featuregen.runtime import RowRandom
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from featuregen.config import Data, did_you_mean
-from featuregen.data.base_dataset import BaseDataset, DatasetSize, ImageSplit
+from featuregen.data.base_dataset import BaseDataset, DatasetSize, ImageSplit, class_ranks
 from featuregen.data.npz import ARRAYS, EXPECTED, make_splits, read_npz
 from featuregen.data.on_disk import read_folder, read_hdf5
-from featuregen.data.sampling import class_ranks
 from featuregen.errors import UserError, one_line
 
 

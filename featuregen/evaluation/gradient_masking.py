@@ -16,7 +16,7 @@ from featuregen.attacks import attack
 from featuregen.compute import frozen_eval
 from featuregen.config import from_dict
 from featuregen.errors import UserError
-from featuregen.evaluation.attack_inputs import AttackInputs
+from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.masking_checks import (
     SIGNIFICANCE,
     MaskingCheck,

@@ -20,7 +20,7 @@ from featuregen.attacks import find_attack
 from featuregen.config import Norm, from_dict, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
-from featuregen.evaluation.attack_inputs import AttackInputs
+from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.label_flip_statistics import LabelFlips, agreement, asymmetry, attraction
 from featuregen.models import TrainedModel, weights_sha256
 from featuregen.runtime import ComputeSpec, atomic_write, check_writable, log, versions

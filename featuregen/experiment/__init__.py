@@ -1,11 +1,11 @@
 """An experiment: one config, one base dataset, one output folder; its models, datasets and results."""
 
 from featuregen.experiment.cost import cost_of, estimate_cost
+from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.evaluate_files import evaluate_file, experiment_on, run_record, sweep_file
 from featuregen.experiment.experiment import FRESH_SEED, Experiment
+from featuregen.experiment.files import copy_model, experiment_of, recorded_config
 from featuregen.experiment.outputs import draw_preview, write_results
-from featuregen.experiment.paths import copy_model, dataset_path
-from featuregen.experiment.recorded import experiment_of, recorded_config
 from featuregen.experiment.remake import remake
 from featuregen.experiment.reproduce import reproduce
 from featuregen.experiment.shards import make_distributed, make_shard, parse_shard, warn_unused_shards

@@ -17,6 +17,10 @@ from featuregen.storage import PAPER, DatasetInfo, Header, Writer, check_compati
 from featuregen.synthesis import RowPlan, synthesize
 
 
+def dataset_path(folder: Path, base: str, kind: str) -> Path:
+    return folder / f"{base}-{kind}.h5"
+
+
 @dataclass(frozen=True)
 class Shard:
     """Shard `number` of `of`, counted from 1.

@@ -15,7 +15,7 @@ from featuregen.config import (
 )
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.recorded import recorded_config
+from featuregen.experiment.files import recorded_config
 from featuregen.interop import is_model_file
 from featuregen.models import TrainedModel
 from featuregen.runtime import SINGLE_PROCESS, DistInfo

@@ -22,10 +22,8 @@ from featuregen.config import (
 from featuregen.data import BaseDataset, balanced_rows, load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import evaluate
-from featuregen.experiment.dataset_job import DatasetJob, Shard, shard_job
-from featuregen.experiment.model_cache import ModelCache
-from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages, check_base
+from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
+from featuregen.experiment.model_cache import LabelledImages, ModelCache, check_base
 from featuregen.interop import load_model
 from featuregen.models import Accuracy, Classifier, TrainedModel
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device

@@ -15,9 +15,9 @@ from torch import nn
 
 from featuregen.config import KINDS, MISLABELLED, Config, canonical_json, source_models
 from featuregen.evaluation import audit_labels, nearest_neighbour
+from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages
+from featuregen.experiment.model_cache import LabelledImages
 from featuregen.models import TrainedModel
 from featuregen.runtime import atomic_write, log
 from featuregen.storage import FeatureDataset, read_columns

@@ -7,15 +7,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from featuregen.config import Config, Model, Training, canonical_json, to_dict
 from featuregen.data import BaseDataset, ImageSource
 from featuregen.errors import UserError
-from featuregen.experiment.records import LabelledImages
 from featuregen.models import (
     Accuracy,
     Classifier,
@@ -27,7 +28,36 @@ from featuregen.models import (
     weights_sha256,
 )
 from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, check_writable, locked, log, versions
+from featuregen.storage import DatasetInfo
 from featuregen.training import TrainingLog, TrainingState, can_group, train_many
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images and labels of the device, and the digest that names them."""
+
+    name: str
+    images: ImageSource
+    labels: Tensor
+    sha256: str
+
+
+def check_base(info: DatasetInfo, base: BaseDataset) -> None:
+    """Whether a dataset was made from this base set's training images; its test images will judge what is trained."""
+    recorded, own = info.base.get("sha256"), base.train.sha256
+    if info.base.get("split", "train") != "train":
+        raise UserError(
+            f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
+            "test need a dataset made from the training images of a base set."
+        )
+    if recorded == own and info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
+        raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
+    if recorded != own:
+        raise UserError(
+            f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
+            f"{base.name} here (sha256 {own[:12]}); choose its base set with --data."
+        )
+
 
 # Rows, and numbers, of which a few copies are in memory at once.
 _BLOCK, _BLOCK_NUMBERS = 1000, 1 << 22

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.records import check_base
+from featuregen.experiment.model_cache import check_base
 from featuregen.experiment.reproduce import Results
 from featuregen.experiment.stages import TITLES
 from featuregen.report import (

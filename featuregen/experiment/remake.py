@@ -12,8 +12,7 @@ from featuregen.errors import UserError
 from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_split
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.paths import find_by_weights
-from featuregen.experiment.recorded import recorded_config
+from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.models import TrainedModel, weights_sha256
 from featuregen.runtime import log, resolve_device
 from featuregen.storage import DatasetDiff, DatasetInfo, read_info

@@ -15,9 +15,8 @@ import torch
 
 from featuregen.config import Config
 from featuregen.errors import UserError
-from featuregen.experiment.dataset_job import Shard
+from featuregen.experiment.dataset_job import Shard, dataset_path
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.paths import dataset_path
 from featuregen.models import TrainedModel
 from featuregen.runtime import ComputeSpec, DistInfo, check_writable, locked, log, resolve_device
 from featuregen.storage import DatasetInfo

@@ -11,9 +11,8 @@ from featuregen.config import with_overrides
 from featuregen.data import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
+from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.experiment.outputs import draw_preview
-from featuregen.experiment.paths import find_by_weights
-from featuregen.experiment.recorded import recorded_config
 from featuregen.experiment.verify import verify_origin
 from featuregen.interop import is_checkpoint, load_model, model_header
 from featuregen.models import save_model

@@ -11,10 +11,10 @@ from typing import Any
 
 from featuregen.config import KINDS, MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
 from featuregen.data import DatasetSize, ImageSplit
+from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import audited_radii, load_or_audit
-from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages
+from featuregen.experiment.model_cache import LabelledImages
 from featuregen.report import KIND_NAMES
 from featuregen.runtime import atomic_write
 from featuregen.storage import DatasetInfo, FeatureDataset

@@ -10,10 +10,10 @@ from typing import Any
 from featuregen.config import PGD, Model, to_dict
 from featuregen.evaluation import adversarial_examples, transfer_correlation, transfer_rate
 from featuregen.evaluation.transfer import AdversarialExamples
+from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.paths import dataset_path
-from featuregen.experiment.records import LabelledImages
+from featuregen.experiment.model_cache import LabelledImages
 from featuregen.models import skeleton
 from featuregen.runtime import versions
 

@@ -13,7 +13,7 @@ from featuregen.config import (
 from featuregen.data import SPLITS, BaseDataset, load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
-from featuregen.experiment.recorded import recorded_config
+from featuregen.experiment.files import recorded_config
 from featuregen.interop import load_model
 from featuregen.models import weights_sha256
 from featuregen.runtime import configure_process, log, resolve_device

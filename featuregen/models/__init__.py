@@ -7,8 +7,7 @@ from featuregen.models.architectures import resnets  # noqa: F401
 from featuregen.models.architectures.robustness_nets import RobustnessNet
 
 # isort: on
-from featuregen.models.backbone import Backbone
-from featuregen.models.classifier import Classifier, count_parameters
+from featuregen.models.classifier import Backbone, Classifier, count_parameters
 from featuregen.models.io import load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.registry import (
     ARCHITECTURES,

@@ -13,8 +13,7 @@ import torch
 
 from featuregen.config import Model, did_you_mean
 from featuregen.errors import UserError
-from featuregen.models.backbone import Backbone
-from featuregen.models.classifier import Classifier
+from featuregen.models.classifier import Backbone, Classifier
 from featuregen.runtime import format_columns, seeded
 
 ImageShape = tuple[int, int, int]

@@ -1,8 +1,8 @@
 """A dataset ready to publish: its folder, card and metadata."""
 
 from featuregen.publish.bundle import Bundle, check_name, write_folder
+from featuregen.publish.facts import evaluation_section, results_about
 from featuregen.publish.layout import base_citation
-from featuregen.publish.results_section import evaluation_section, results_about
 
 __all__ = [
     "Bundle",

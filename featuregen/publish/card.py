@@ -12,9 +12,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from featuregen.config import KINDS
-from featuregen.publish.facts import can_be_remade, facts, limits
+from featuregen.publish.facts import can_be_remade, evaluation_section, facts, limits
 from featuregen.publish.layout import BIBTEX, CROISSANT, MEANINGS, Contents, title_of, unique_classes
-from featuregen.publish.results_section import evaluation_section
 from featuregen.report import markdown_escape
 from featuregen.storage import COLUMNS, PAPER, SUMS, DatasetInfo, column_dtype
 from featuregen.synthesis import meaning_of

@@ -7,7 +7,6 @@ from featuregen.report.gradient_masking import masking_bars, masking_text
 from featuregen.report.html import write_report
 from featuregen.report.image_grid import Row, draw_grid
 from featuregen.report.label_flips import flip_maps, flips_table
-from featuregen.report.numbers import percent
 from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
 from featuregen.report.results import evaluation_table, results_markdown, results_table
 from featuregen.report.tables import (
@@ -19,6 +18,7 @@ from featuregen.report.tables import (
     describe_test_images,
     markdown_escape,
     markdown_table,
+    percent,
     titles_of,
 )
 from featuregen.report.transfer import transfer_scatter, transfer_table

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from featuregen.errors import printable
 from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
-from featuregen.report.numbers import UNKNOWN, number, percent
-from featuregen.report.tables import NORMS
+from featuregen.report.tables import NORMS, UNKNOWN, number, percent
 
 # Changes are too small to be seen as they are.
 _MAGNIFIED = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from featuregen.report.numbers import duration
+from featuregen.report.tables import duration
 from featuregen.runtime import format_columns
 
 

@@ -8,8 +8,7 @@ from matplotlib.patches import Patch
 
 from featuregen.errors import printable
 from featuregen.report import canvas
-from featuregen.report.numbers import percent
-from featuregen.report.tables import NORMS, Results
+from featuregen.report.tables import NORMS, Results, percent
 from featuregen.runtime import format_columns
 
 _THREAT_MODELS = {"white-box": "white box", "query": "black box (queries)", "transfer": "black box (transfer)"}

@@ -11,7 +11,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from featuregen.errors import UserError
-from featuregen.report.numbers import duration, number, percent
 from featuregen.report.results import headline
 from featuregen.report.tables import (
     KIND_NAMES,
@@ -24,8 +23,11 @@ from featuregen.report.tables import (
     accuracy_columns,
     describe_seeds,
     describe_test_images,
+    duration,
     grouped,
+    number,
     paper_columns,
+    percent,
     titles_of,
     training_columns,
 )

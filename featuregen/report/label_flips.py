@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from featuregen.errors import printable
 from featuregen.report import canvas
-from featuregen.report.numbers import UNKNOWN, number, percent
-from featuregen.report.tables import NORMS, Column, Results, terminal_table
+from featuregen.report.tables import NORMS, UNKNOWN, Column, Results, number, percent, terminal_table
 
 Run = Mapping[str, Any]
 Pair = Mapping[str, Any]

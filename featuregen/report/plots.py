@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from featuregen.report import canvas
-from featuregen.report.numbers import summary
-from featuregen.report.tables import KIND_NAMES, Model, Results, accuracies, describe_seeds, radii
+from featuregen.report.tables import KIND_NAMES, Model, Results, accuracies, describe_seeds, radii, summary
 
 Line = dict[str, Any]
 Place = Literal["outside lower center", "outside right center"]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featuregen.errors import printable
-from featuregen.report.numbers import UNKNOWN, mean_sd, percent
 from featuregen.report.tables import (
     KIND_NAMES,
     PAPER_NOTE,
+    UNKNOWN,
     Column,
     Model,
     Results,
@@ -19,7 +19,9 @@ from featuregen.report.tables import (
     describe_test_images,
     markdown_escape,
     markdown_table,
+    mean_sd,
     paper_columns,
+    percent,
     terminal_table,
     titles_of,
     training_columns,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from featuregen.report import canvas
-from featuregen.report.numbers import number, percent, summary
 from featuregen.report.tables import (
     NORMS,
     Column,
     Results,
     accuracies,
     accuracy_columns,
+    number,
+    percent,
+    summary,
     terminal_table,
     titles_of,
     training_columns,

@@ -1,9 +1,8 @@
 """Synthesis of datasets: kinds, plans, and the optimisation of pixels."""
 
-from featuregen.synthesis.generate import class_loss, synthesize
+from featuregen.synthesis.generate import class_loss, quantize, synthesize, to_unit_range
 from featuregen.synthesis.kinds import find_kind, meaning_of, register_kind
 from featuregen.synthesis.plan import RowPlan, make_plan, start_images
-from featuregen.synthesis.quantize import quantize, to_unit_range
 
 __all__ = [
     "RowPlan",

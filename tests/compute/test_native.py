@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from featuregen.compute.native import load_kernels
+from featuregen.compute.winograd import load_kernels
 
 CODE = "int twice(int x) { return 2 * x; }\n"
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler")

@@ -164,7 +164,10 @@ def test_the_card_of_adversarial_examples_names_only_what_works(
     done("attack", model("standard"), "--attack", "fgsm", "--eps", "8/255", "--rows", "20", "--out", tmp_path / "a.h5")
     folder = Path(done("share", tmp_path / "a.h5", "--source", model("standard")).out.strip())
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "# Adversarial examples of digits" in card and "(eps 0.0313725, " in card
+    assert (
+        "# Adversarial examples of digits" in card
+        and "by an attack on the source model, fgsm: linf eps 0.03137" in card
+    )
     assert "| accuracy left | " in card and "| success |" not in card
     monkeypatch.chdir(folder)
     commands = re.findall(r"^featuregen .+$", card, re.MULTILINE)

@@ -27,7 +27,7 @@ from featuregen.models import (
     weights_sha256,
 )
 from featuregen.models.architectures.convnets import ConvNet
-from featuregen.models.backbone import rectify
+from featuregen.models.classifier import rectify
 
 Shape = tuple[int, int, int]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from featuregen import report
 from featuregen.errors import UserError
-from featuregen.report import numbers
+from featuregen.report.tables import UNKNOWN
 from tests.helpers.report_cases import make_results
 
 
@@ -151,7 +151,7 @@ def test_unknown_values_are_dashes(results: dict[str, Any], tmp_path: Path) -> N
     source = write_page(results, tmp_path)
     assert Page(source).rows[-1]
     datasets = source.partition("<h2>Datasets</h2>")[2].partition("</section>")[0]
-    assert datasets.count(f"<td>{numbers.UNKNOWN}</td>") == 3
+    assert datasets.count(f"<td>{UNKNOWN}</td>") == 3
 
 
 def test_missing_picture_is_one_sentence(results: dict[str, Any], tmp_path: Path) -> None:

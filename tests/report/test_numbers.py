@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from featuregen.report.numbers import duration, mean_sd, number, percent, summary
+from featuregen.report.tables import duration, mean_sd, number, percent, summary
 
 
 @pytest.mark.parametrize(

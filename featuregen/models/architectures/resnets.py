@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featuregen.models.backbone import Backbone, rectify
+from featuregen.models.classifier import Backbone, rectify
 from featuregen.models.registry import ImageShape, register_architecture
 
 

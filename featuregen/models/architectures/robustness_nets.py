@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from featuregen.errors import UserError
-from featuregen.models.backbone import Backbone
+from featuregen.models.classifier import Backbone
 from featuregen.models.registry import ImageShape, register_architecture
 
 # Where each family keeps its last layer.

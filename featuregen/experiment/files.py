@@ -1,7 +1,10 @@
-"""The settings that files record."""
+"""Files of earlier runs: the settings they record, and models found by their weights."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from featuregen.config import (
@@ -16,9 +19,41 @@ from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.interop import is_checkpoint, is_model_file
 from featuregen.models import read_model_record
+from featuregen.runtime import atomic_path
 from featuregen.storage import (
     read_info,
 )
+
+
+def find_by_weights(weights: str, folders: Iterable[Path]) -> Path | None:
+    """The file of featuregen's with these weights, in one of the folders."""
+    for file in (file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.safetensors"))):
+        # Another file of that ending, or a damaged one, is not what is looked for.
+        with suppress(UserError):
+            if read_model_record(file)["weights_sha256"] == weights:
+                return file
+    return None
+
+
+def copy_model(cached: Path, path: Path, force: bool) -> Path:
+    """The trained model under the name its user asked for."""
+    if path.exists() and not force and not _same_training(path, cached):
+        raise UserError(f"{path} exists and holds something else; choose another --out, or replace it with --force.")
+    with atomic_path(path) as partial:
+        shutil.copyfile(cached, partial)
+    return path
+
+
+def _same_training(path: Path, cached: Path) -> bool:
+    """Whether two files hold the same model, whatever machine it was trained on and however long that took."""
+    try:
+        there, here = read_model_record(path), read_model_record(cached)
+    except UserError:
+        return False
+    for header in (there, here):
+        for name in ("seconds", "software", "config"):
+            header["record"].pop(name, None)
+    return there == here
 
 
 def recorded_config(path: Path) -> Config:
