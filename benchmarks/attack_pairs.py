@@ -152,14 +152,7 @@ def _at_random(effort: Effort, norm: Norm) -> list[Pair]:
     four = by_torchattacks_ensemble(sides, eps, effort.steps, effort.queries, effort.seed)
     known: dict[str, Any] = {"norm": norm, "eps": eps, "steps": effort.steps, "queries": effort.queries}
     return [
-        Pair(
-            f"square-{norm}",
-            "square",
-            {"norm": norm, "eps": wide, "queries": effort.queries},
-            squares,
-            norm,
-            wide,
-        ),
+        Pair(f"square-{norm}", "square", {"norm": norm, "eps": wide, "queries": effort.queries}, squares, norm, wide),
         Pair(
             f"noise-{norm}",
             "noise",
@@ -175,10 +168,7 @@ def _at_random(effort: Effort, norm: Norm) -> list[Pair]:
 def _minimal(effort: Effort) -> list[Pair]:
     # Foolbox's own stepsize, 0.01, is meant for 10,000 steps; in a few hundred, five times that gets further.
     searched = by_foolbox("L2CarliniWagnerAttack", steps=effort.carlini, binary_search_steps=9, stepsize=0.05)
-    in_l2 = {
-        "foolbox DDN": Peer(by_foolbox("DDNAttack", steps=effort.walk)),
-        "foolbox Carlini-Wagner": Peer(searched),
-    }
+    in_l2 = {"foolbox DDN": Peer(by_foolbox("DDNAttack", steps=effort.walk)), "foolbox Carlini-Wagner": Peer(searched)}
     in_linf = {
         "foolbox FMN": Peer(by_foolbox("LInfFMNAttack", steps=effort.walk)),
         "foolbox DeepFool": Peer(by_foolbox("LinfDeepFoolAttack", steps=effort.walk)),

@@ -21,7 +21,8 @@ import torch
 import torchattacks
 from torch import Tensor
 
-from featuregen import PGD, Experiment, load_config, pgd
+from featuregen import PGD, Experiment, load_config
+from featuregen.attacks import pgd
 from featuregen.config import Norm
 from featuregen.models import Classifier
 

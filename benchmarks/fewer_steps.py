@@ -28,15 +28,7 @@ import torch
 
 from benchmarks.scoreboard import processor
 from featuregen import __version__
-from featuregen.config import (
-    KINDS,
-    Config,
-    attack_values,
-    did_you_mean,
-    load_config,
-    recipe_values,
-    with_overrides,
-)
+from featuregen.config import KINDS, Config, attack_values, did_you_mean, load_config, recipe_values, with_overrides
 from featuregen.config.recipes import RECIPES
 from featuregen.errors import UserError
 from featuregen.experiment import Experiment

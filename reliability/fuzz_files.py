@@ -16,15 +16,7 @@ from PIL import Image
 
 from featuregen import interop
 from featuregen.cli.info import info
-from featuregen.config import (
-    Config,
-    Data,
-    Model,
-    Training,
-    config_names,
-    load_config,
-    to_dict,
-)
+from featuregen.config import Config, Data, Model, Training, config_names, load_config, to_dict
 from featuregen.data import BaseDataset, ImageSplit, load_images
 from featuregen.experiment import recorded_config
 from featuregen.interop import released

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import featuregen
-from featuregen import Experiment, FeatureDataset, UserError, evaluate, load_config, load_model, pgd, reproduce
+from featuregen import Experiment, FeatureDataset, UserError, evaluate, load_config, load_model, reproduce
+from featuregen.attacks import pgd
 from featuregen.config import PGD, Evaluation
 from tests.helpers.cli_runs import dataset, info, model, tiny
 

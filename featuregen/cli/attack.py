@@ -55,8 +55,7 @@ def attack(
     ] = None,
     config: ConfigOption = None,
     data: Annotated[
-        str | None,
-        typer.Option(help="A base set by name or path, or a dataset (.h5). Default: the model's base set."),
+        str | None, typer.Option(help="A base set by name or path, or a dataset (.h5). Default: the model's base set.")
     ] = None,
     part: Annotated[
         Literal["test", "train"] | None, typer.Option(help="Which split of a base set. Default: test.")

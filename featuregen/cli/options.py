@@ -101,12 +101,7 @@ def load_settings(
         if process_rank() == 0:
             print(f"note: no config is named '{data}', so the recipes are those of '{name}'; {hint}", file=sys.stderr)
         # The runtime settings of digits suit its tiny network alone.
-        defaults = {
-            "runtime.threads": 0,
-            "runtime.jobs": 1,
-            "runtime.precision": "auto",
-            "runtime.convolution": "auto",
-        }
+        defaults = {"runtime.threads": 0, "runtime.jobs": 1, "runtime.precision": "auto", "runtime.convolution": "auto"}
     return load_config(name, overrides or (), drop_none({"data.name": data} | defaults | drop_none(values)), recipe)
 
 

@@ -43,8 +43,7 @@ def train(
     ] = None,
     model: ModelOption = None,
     loss: Annotated[
-        Loss | None,
-        typer.Option(help="On clean images, on adversarial ones, or on both; the last two imply --robust."),
+        Loss | None, typer.Option(help="On clean images, on adversarial ones, or on both; the last two imply --robust.")
     ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="With --loss mixed: the weight of the clean loss. Default: 0.5.")

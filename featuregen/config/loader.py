@@ -57,7 +57,8 @@ def load_config(
         UserError: The file cannot be read, or a setting is unknown, of the wrong type or out of bounds.
 
     Example:
-        >>> load_config("digits", ["synthesis.det.eps=1.0"]).synthesis["det"].eps
+        >>> import featuregen as fg
+        >>> fg.load_config("digits", ["synthesis.det.eps=1.0"]).synthesis["det"].eps
         1.0
     """
     text, where = _read_text(name_or_path)

@@ -34,6 +34,11 @@ class Data:
 
     `name` is the name of a built-in set, or the path of a Keras-style `.npz` or HDF5 file or of an image folder;
     downloads are kept in `folder`.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.load_images(fg.Data("digits")).classes[:3]
+        ('0', '1', '2')
     """
 
     name: str = "digits"
@@ -75,7 +80,13 @@ class Runtime:
 
 @dataclass(frozen=True)
 class PGD:
-    """PGD: projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps."""
+    """PGD: projected gradient steps inside a ball. `step_size` 0 means 2.5 · eps / steps.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.PGD(norm="linf", eps=8 / 255, steps=10).steps
+        10
+    """
 
     norm: Norm = "l2"
     eps: float = bounded(0.5, low=0)
@@ -107,6 +118,11 @@ class Training:
     the weights of the epoch with the smallest validation error, clean or under the recipe's attack; the validation
     images are the fraction `held_out` of the training images. Training stops after `patience` epochs without a smaller
     error (0: never).
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.Training(epochs=5, lr=0.1, attack=fg.PGD(eps=0.5, steps=3)).attack.norm
+        'l2'
     """
 
     epochs: int = bounded(30, low=1)
@@ -134,6 +150,11 @@ class Synthesis:
     schedule `polyak` sets each step's length from the remaining objective, with `step_size` as the upper limit.
     `momentum` adds that fraction of the previous step. `noise` is the standard deviation of the start of the noise
     kinds. `rows` is a class-balanced sample (0: all).
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.Synthesis(steps=30, step_size=0.2, norm="l2", eps=0.5).dtype
+        'uint8'
     """
 
     steps: int = bounded(1000, low=0)
@@ -155,6 +176,11 @@ class Evaluation:
 
     `rows` test images are attacked, a class-balanced sample (0: all); clean accuracy is always measured on all.
     `headline` is the L2 eps of the bar chart and of every statement in the report, fixed before any model is trained.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.Evaluation(l2=(0.25, 0.5), linf=(), steps=20).restarts
+        1
     """
 
     seeds: int = bounded(3, low=1)
@@ -191,7 +217,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of an experiment."""
+    """All settings of an experiment.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.Config(name="mine", model=fg.load_config("digits").model).seed
+        0
+    """
 
     name: str = "unnamed"
     seed: int = bounded(0, low=0, high=2**63 - 1)

@@ -109,7 +109,14 @@ class DatasetSize:
 
 @dataclass(frozen=True, eq=False)
 class BaseDataset:
-    """The images that every dataset is made from and every model is tested on."""
+    """The images that every dataset is made from and every model is tested on.
+
+    Example:
+        >>> import featuregen as fg
+        >>> base = fg.load_images("digits")
+        >>> tuple(base.test.images_tensor().shape), len(base.classes)
+        ((359, 1, 8, 8), 10)
+    """
 
     name: str
     train: ImageSplit

@@ -10,15 +10,7 @@ from typing import Any
 import torch
 
 from featuregen.compute import load_or_autotune
-from featuregen.config import (
-    Config,
-    Synthesis,
-    Training,
-    did_you_mean,
-    fresh_recipe,
-    load_config,
-    with_overrides,
-)
+from featuregen.config import Config, Synthesis, Training, did_you_mean, fresh_recipe, load_config, with_overrides
 from featuregen.data import BaseDataset, balanced_rows, load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import evaluate
@@ -114,12 +106,7 @@ class Experiment:
         return shard_job(whole, shard) if shard else whole
 
     def write_dataset(
-        self,
-        job: DatasetJob,
-        path: Path,
-        source: TrainedModel | None = None,
-        force: bool = False,
-        processes: int = 1,
+        self, job: DatasetJob, path: Path, source: TrainedModel | None = None, force: bool = False, processes: int = 1
     ) -> DatasetInfo:
         """Run a job; `processes` is how many run on this machine at once."""
         if not force:

@@ -7,22 +7,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from featuregen.config import (
-    Config,
-    Data,
-    check_consistency,
-    from_dict,
-    with_overrides,
-)
+from featuregen.config import Config, Data, check_consistency, from_dict, with_overrides
 from featuregen.data import needs_download
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.interop import is_checkpoint, is_model_file
 from featuregen.models import read_model_record
 from featuregen.runtime import atomic_path
-from featuregen.storage import (
-    read_info,
-)
+from featuregen.storage import read_info
 
 
 def find_by_weights(weights: str, folders: Iterable[Path]) -> Path | None:

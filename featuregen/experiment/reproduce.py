@@ -21,17 +21,28 @@ from featuregen.storage import DatasetInfo, FeatureDataset, read_columns
 Results = dict[str, Any]
 
 
-def reproduce(experiment: Experiment, folder: Path, force: bool = False) -> Results:
+def reproduce(experiment: Experiment, folder: str | Path | None = None, force: bool = False) -> Results:
     """Run every stage, or find it done, and collect the numbers.
 
     Args:
         experiment: Its config says what is made.
-        folder: Where the datasets go; models go to the experiment's own folder.
+        folder: Where the datasets go; by default the folder of the config's name in the experiment's output folder.
         force: Whether to replace datasets that were made with other settings.
 
     Returns:
         What `results.json` holds.
+
+    Example:
+        >>> import featuregen as fg
+        >>> short = ["sources.standard.epochs=1", "sources.robust.epochs=1", "evaluation.seeds=1", "evaluation.steps=1"]
+        >>> short += ["honesty.rows=20", "honesty.eps=[1.25]", "runtime.jobs=1"]
+        >>> for kind in ("robust", "nonrobust", "robust-noise", "nonrobust-noise", "rand", "det"):
+        ...     short += [f"synthesis.{kind}.rows=20", f"synthesis.{kind}.steps=2", f"fresh.{kind}.epochs=1"]
+        >>> results = fg.reproduce(fg.Experiment("digits", out="short", overrides=short))
+        >>> [row["title"] for row in results["models"]][:3]
+        ['D, standard', 'D, adversarial', 'D, same rows']
     """
+    folder = Path(folder) if folder else experiment.out / experiment.config.name
     experiment.validate()
     config = experiment.config
     run_stages(experiment, stages(config, experiment.base.size, folder, force))

@@ -32,12 +32,18 @@ def parse_shard(text: str) -> Shard:
 
 
 def make_shard(
-    experiment: Experiment, kind: str, path: Path, shard: Shard, source: TrainedModel | None, force: bool
+    experiment: Experiment,
+    kind: str,
+    path: str | Path,
+    shard: Shard,
+    source: TrainedModel | None = None,
+    force: bool = False,
 ) -> DatasetInfo:
     """Make one shard, as one job of an array.
 
     The first job measures arithmetic and trains the source model that all need; the others wait for it.
     """
+    path = Path(path)
     # What costs nothing and may be refused comes first.
     _check_shard(experiment, kind, shard)
     warn_unused_shards(path, used=shard.of)
@@ -145,12 +151,7 @@ def make_distributed(
 
 
 def _remove_merged_shards(
-    experiment: Experiment,
-    kind: str,
-    path: Path,
-    model: TrainedModel,
-    assignment: ShardAssignment,
-    info: DatasetInfo,
+    experiment: Experiment, kind: str, path: Path, model: TrainedModel, assignment: ShardAssignment, info: DatasetInfo
 ) -> None:
     """Remove the shards that a run left which was stopped while it removed them."""
     for shard in assignment.shards if info.software.get("shards") == str(assignment.count) else ():

@@ -16,14 +16,7 @@ from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.verify import verify_origin
 from featuregen.interop import is_checkpoint, load_model, model_header
 from featuregen.models import save_model
-from featuregen.publish import (
-    Bundle,
-    base_citation,
-    check_name,
-    evaluation_section,
-    results_about,
-    write_folder,
-)
+from featuregen.publish import Bundle, base_citation, check_name, evaluation_section, results_about, write_folder
 from featuregen.runtime import log
 from featuregen.storage import Check, DatasetInfo, check_file, file_sha256, read_info
 

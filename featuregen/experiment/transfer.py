@@ -44,11 +44,7 @@ def transfer(
         "config": to_dict(config),
         "base": base.description(),
         "software": versions(experiment.compute),
-        "source": {
-            "model": to_dict(config.model),
-            "fooled": examples.success_rate,
-            "images": len(examples.images),
-        },
+        "source": {"model": to_dict(config.model), "fooled": examples.success_rate, "images": len(examples.images)},
         "attack": to_dict(attack),
         "dataset": {"file": det.name, "content_sha256": data.sha256},
         "rows": table,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from featuregen.config import (
-    Config,
-    with_overrides,
-)
+from featuregen.config import Config, with_overrides
 from featuregen.data import SPLITS, BaseDataset, load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import predict
@@ -29,7 +27,9 @@ from featuregen.storage import (
 )
 
 
-def verify(path: Path, data: str | None = None, source: Path | None = None) -> list[Check]:
+def verify(
+    path: str | os.PathLike[str], data: str | None = None, source: str | os.PathLike[str] | None = None
+) -> list[Check]:
     """Verify a dataset file.
 
     Its checksums, ranges and recorded rules are checked, and a SHA256SUMS beside it; then its rows against the base
@@ -42,7 +42,15 @@ def verify(path: Path, data: str | None = None, source: Path | None = None) -> l
 
     Returns:
         The checks, each with a name, whether it passed, and a detail.
+
+    Example:
+        >>> import featuregen as fg
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> det = fg.Experiment("digits", out="out", overrides=tiny).make_dataset("det")
+        >>> all(check.ok for check in fg.verify(det.path))
+        True
     """
+    path, source = Path(path), Path(source) if source else None
     checks = check_file(path) + check_sums(path)
     if all(check.ok for check in checks):
         config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})

@@ -57,7 +57,9 @@ TABLE = "labels.csv"
 MADRY_BATCH = 1000
 
 
-def export_dataset(path: Path, format: str, out: Path | None = None, force: bool = False) -> Path:
+def export_dataset(
+    path: str | os.PathLike[str], format: str, out: str | os.PathLike[str] | None = None, force: bool = False
+) -> Path:
     """Export a dataset file to another format.
 
     Args:
@@ -71,7 +73,15 @@ def export_dataset(path: Path, format: str, out: Path | None = None, force: bool
 
     Raises:
         UserError: The format is unknown or does not fit the images, or `out` holds something else.
+
+    Example:
+        >>> import featuregen as fg
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> det = fg.Experiment("digits", out="out", overrides=tiny).make_dataset("det")
+        >>> fg.export_dataset(det.path, "npz", "det.npz", force=True).name
+        'det.npz'
     """
+    path, out = Path(path), Path(out) if out else None
     path = Path(path)
     if format not in FORMATS:
         raise UserError(f"'{format}' is no format to export to; {did_you_mean(format, FORMATS)}")

@@ -7,6 +7,7 @@ They do not record which base image a row was made from, so an import matches ro
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,7 @@ from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
 from featuregen.runtime import ComputeSpec, log, progress, versions
-from featuregen.storage import (
-    PAPER,
-    DatasetInfo,
-    Header,
-    Writer,
-    file_sha256,
-    read_info,
-    row_blocks,
-)
+from featuregen.storage import PAPER, DatasetInfo, Header, Writer, file_sha256, read_info, row_blocks
 from featuregen.synthesis import find_kind, quantize, to_unit_range
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
@@ -41,10 +34,10 @@ _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 
 
 def import_released(
-    folder: Path,
+    folder: str | os.PathLike[str],
     kind: str,
     base: BaseDataset,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     dtype: str = "float32",
     within: float = WITHIN,
@@ -70,7 +63,16 @@ def import_released(
 
     Raises:
         UserError: The folder holds no such files, they do not fit the base set, or `out` is another file.
+
+    Example:
+        >>> import featuregen as fg
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> det = fg.Experiment("digits", out="out", overrides=tiny).make_dataset("det")
+        >>> folder = fg.export_dataset(det.path, "madry", "det-tensors", force=True)
+        >>> fg.import_released(folder, "det", fg.load_images("digits"), "imported.h5", force=True).rows
+        20
     """
+    folder, out = Path(folder), Path(out)
     folder, out = Path(folder), Path(out)
     find_kind(kind)
     if not (math.isfinite(within) and within > 0):

@@ -69,6 +69,12 @@ def save_checkpoint(model: Classifier, path: str | os.PathLike[str], record: Map
 
     Raises:
         UserError: The net is not one of the package's.
+
+    Example:
+        >>> import featuregen as fg
+        >>> fg.save_checkpoint(fg.build_model("resnet18", (3, 32, 32), classes=10), "resnet18.pt")
+        >>> fg.load_model("resnet18.pt").architecture
+        'resnet18'
     """
     net = model.net
     if not isinstance(net, RobustnessNet):

@@ -43,6 +43,12 @@ class Classifier(nn.Module):
         architecture, width, image_shape, classes: What rebuilds the modules.
         mean, std: The normaliser, one number per channel.
         record: How the model was made, if it was loaded from a file; otherwise empty.
+
+    Example:
+        >>> import torch, featuregen as fg
+        >>> model = fg.build_model("convnet", image_shape=(1, 8, 8), classes=10).eval()
+        >>> tuple(model(torch.zeros(2, 1, 8, 8)).shape), tuple(model.features(torch.zeros(2, 1, 8, 8)).shape)
+        ((2, 10), (2, 64))
     """
 
     mean: Tensor

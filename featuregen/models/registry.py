@@ -184,12 +184,7 @@ def build_model(
 
 
 def build_classifier(
-    settings: Model,
-    image_shape: ImageShape,
-    classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    seed: int,
+    settings: Model, image_shape: ImageShape, classes: int, mean: Sequence[float], std: Sequence[float], seed: int
 ) -> Classifier:
     """The same from the settings of a config; the normaliser is that of the arguments, not of the settings."""
     _check_normaliser(image_shape[0], mean, std)

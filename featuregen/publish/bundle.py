@@ -14,14 +14,7 @@ from featuregen.errors import UserError
 from featuregen.interop import replaced_folder
 from featuregen.publish.card import write_card
 from featuregen.publish.croissant import write_croissant
-from featuregen.publish.layout import (
-    CARD,
-    CROISSANT,
-    RESULTS,
-    Contents,
-    licence_of,
-    safe_name,
-)
+from featuregen.publish.layout import CARD, CROISSANT, RESULTS, Contents, licence_of, safe_name
 from featuregen.storage import SUMS, DatasetInfo, file_sha256
 
 # Names that file patterns, checksum lists, JSON-LD and web addresses all take as they are.

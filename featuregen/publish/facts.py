@@ -80,11 +80,7 @@ def _label_audit(kind: str, results: Results) -> str:
     return "\n".join(lines)
 
 
-_STARTS = {
-    "image": "another training image",
-    "noise": "noise around mid-grey",
-    "self": "the base image itself",
-}
+_STARTS = {"image": "another training image", "noise": "noise around mid-grey", "self": "the base image itself"}
 _OBJECTIVES: dict[object, str] = {
     "features": "towards the base image's penultimate features in the source model",
     "class": "until the source model predicts the stored label",

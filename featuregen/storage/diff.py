@@ -76,6 +76,13 @@ def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Datas
 
     Raises:
         UserError: One of them is no featuregen dataset, or is damaged.
+
+    Example:
+        >>> import featuregen as fg
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> det = fg.Experiment("digits", out="out", overrides=tiny).make_dataset("det")
+        >>> fg.diff(det.path, det.path).same
+        True
     """
     first, second = Path(first), Path(second)
     with open_file(first) as one, open_file(second) as other:

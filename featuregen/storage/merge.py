@@ -61,6 +61,16 @@ def merge(
     Raises:
         UserError: Shards are missing, damaged, repeated, or of different datasets, or `out` is another file.
         CheckFailed: The merged file fails a check.
+
+    Example:
+        >>> import featuregen as fg
+        >>> from featuregen.experiment import make_shard, parse_shard
+        >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
+        >>> tiny += ["synthesis.det.batch_size=10"]
+        >>> exp = fg.Experiment("digits", out="sharded", overrides=tiny)
+        >>> shards = [make_shard(exp, "det", "sharded/det.h5", parse_shard(text)).path for text in ("1/2", "2/2")]
+        >>> fg.merge(shards, "sharded/det.h5").rows
+        20
     """
     files, out = [Path(path) for path in paths], Path(out)
     left = [file for file in files if file.exists()]

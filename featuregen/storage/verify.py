@@ -16,14 +16,7 @@ from featuregen.config import registered_kind
 from featuregen.data import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
 from featuregen.runtime import RowRandom
-from featuregen.storage.reader import (
-    DatasetInfo,
-    attributes_of,
-    info_of,
-    open_file,
-    read_columns,
-    to_pixels,
-)
+from featuregen.storage.reader import DatasetInfo, attributes_of, info_of, open_file, read_columns, to_pixels
 from featuregen.storage.schema import (
     ATTRIBUTES,
     COLUMNS,

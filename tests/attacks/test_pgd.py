@@ -205,12 +205,7 @@ def test_random_points_are_images_and_differ(images: Tensor, norm: Norm) -> None
 
 STEPS = 10
 # Radii at which accuracy is neither 0 nor 1, so that a weaker attack would show.
-RADII = {
-    ("standard", "l2"): 0.4,
-    ("standard", "linf"): 0.08,
-    ("robust", "l2"): 0.75,
-    ("robust", "linf"): 0.15,
-}
+RADII = {("standard", "l2"): 0.4, ("standard", "linf"): 0.08, ("robust", "l2"): 0.75, ("robust", "linf"): 0.15}
 
 
 def by_foolbox(model: Classifier, images: Tensor, labels: Tensor, norm: Norm, eps: float, size: float) -> Tensor:

@@ -65,10 +65,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
         {"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)},
         "takes float32 images in [0, 1], and these are uint8; convert them first.",
     ),
-    "halves": (
-        {"images": IMAGES.half()},
-        "takes float32 images in [0, 1], and these are float16; convert them first.",
-    ),
+    "halves": ({"images": IMAGES.half()}, "takes float32 images in [0, 1], and these are float16; convert them first."),
     "one image": ({"images": IMAGES[0]}, "tensor (N, C, H, W), at least one; got the shape (1, 4, 4)."),
     "an empty batch": (
         {"images": IMAGES[:0], "labels": LABELS[:0]},

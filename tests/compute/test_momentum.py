@@ -13,12 +13,7 @@ from torch.nn import functional as F
 
 from featuregen.compute import Ball, frozen_eval, move_pixels, step_sizes
 from featuregen.compute.optimize import capture_cuda_graph, polyak_length
-from featuregen.config import (
-    Norm,
-    Synthesis,
-    load_config,
-    recipe_values,
-)
+from featuregen.config import Norm, Synthesis, load_config, recipe_values
 from featuregen.config.recipes import RECIPES
 from featuregen.models import Classifier
 from featuregen.synthesis.generate import feature_distance

@@ -12,15 +12,7 @@ from robustness.attack_steps import L2Step, LinfStep, UnconstrainedStep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.compute import (
-    Ball,
-    frozen_eval,
-    image_norms,
-    move_pixels,
-    project,
-    steepest,
-    step_sizes,
-)
+from featuregen.compute import Ball, frozen_eval, image_norms, move_pixels, project, steepest, step_sizes
 from featuregen.compute.optimize import Schedule
 from featuregen.config import Norm
 from featuregen.models import Classifier

@@ -121,11 +121,7 @@ def plainly_fooled(wide_standard: Classifier, attacked: Examples) -> dict[PGD, f
 @pytest.mark.parametrize("attack", ATTACKS, ids=["l2", "linf"])
 @pytest.mark.parametrize("compute", FP32)
 def test_attacks_are_as_strong(
-    wide_standard: Classifier,
-    attacked: Examples,
-    plainly_fooled: dict[PGD, float],
-    compute: ComputeSpec,
-    attack: PGD,
+    wide_standard: Classifier, attacked: Examples, plainly_fooled: dict[PGD, float], compute: ComputeSpec, attack: PGD
 ) -> None:
     assert len(attacked[1]) >= 400 and 10 < plainly_fooled[attack] < 90
     lost = fooled(wide_standard, folded_copy(wide_standard, compute), attacked, attack)

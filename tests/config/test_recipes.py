@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from featuregen.config import (
-    KINDS,
-    Config,
-    NamedRecipe,
-    load_config,
-    loader,
-    recipe_values,
-)
+from featuregen.config import KINDS, Config, NamedRecipe, load_config, loader, recipe_values
 from featuregen.config.recipes import RECIPES
 from featuregen.errors import UserError
 from featuregen.models import read_model_record

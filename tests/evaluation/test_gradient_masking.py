@@ -169,11 +169,7 @@ class Decoy(Mask):
         (Cut, {GRADIENT, GRADIENT_FREE, UNBOUNDED}, {DETERMINISTIC}),
         (Shattered, {GRADIENT_FREE}, {DETERMINISTIC, GRADIENT}),
         (Decoy, {GRADIENT_FREE}, {DETERMINISTIC, GRADIENT}),
-        (
-            Trap,
-            {ONE_STEP, GRADIENT_FREE, NOISE},
-            {DETERMINISTIC, GRADIENT},
-        ),
+        (Trap, {ONE_STEP, GRADIENT_FREE, NOISE}, {DETERMINISTIC, GRADIENT}),
         (Jittered, {DETERMINISTIC}, {GRADIENT}),
     ],
 )

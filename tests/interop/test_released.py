@@ -15,15 +15,7 @@ from featuregen.config import load_config, to_dict
 from featuregen.data import BaseDataset, ImageSplit
 from featuregen.interop import export as exports
 from featuregen.interop import export_dataset, released
-from featuregen.storage import (
-    COLUMNS,
-    FeatureDataset,
-    Writer,
-    check_against_base,
-    check_file,
-    read_columns,
-    read_info,
-)
+from featuregen.storage import COLUMNS, FeatureDataset, Writer, check_against_base, check_file, read_columns, read_info
 from tests.helpers import cli_runs
 from tests.helpers import dataset_files as store_files
 from tests.helpers.cli_runs import dataset, done, refused, tiny, trace

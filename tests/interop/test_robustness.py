@@ -19,14 +19,7 @@ from featuregen.config import Data, Evaluation, Model
 from featuregen.data import load_images
 from featuregen.errors import UserError
 from featuregen.evaluation import evaluate, predict
-from featuregen.interop import (
-    is_checkpoint,
-    is_model_file,
-    load_checkpoint,
-    load_model,
-    model_header,
-    save_checkpoint,
-)
+from featuregen.interop import is_checkpoint, is_model_file, load_checkpoint, load_model, model_header, save_checkpoint
 from featuregen.models import Classifier, RobustnessNet, build_classifier, save_model, weights_sha256
 from featuregen.storage import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny

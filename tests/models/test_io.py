@@ -17,14 +17,7 @@ from torch import Tensor
 
 from featuregen.config import Model
 from featuregen.errors import UserError
-from featuregen.models import (
-    Classifier,
-    build_classifier,
-    load_model,
-    read_model_record,
-    save_model,
-    weights_sha256,
-)
+from featuregen.models import Classifier, build_classifier, load_model, read_model_record, save_model, weights_sha256
 
 Shape = tuple[int, int, int]
 Header = dict[str, Any]

@@ -181,11 +181,7 @@ def test_a_broken_file_of_results_is_left_out_and_told(copy: Path, text: str) ->
         ("CC BY-SA 3.0", {"license": "cc-by-sa-3.0"}),
         (
             "Research use only",
-            {
-                "license": "other",
-                "license_name": "research-use-only",
-                "license_details": "Research use only",
-            },
+            {"license": "other", "license_name": "research-use-only", "license_details": "Research use only"},
         ),
         ("none stated by its authors", {"license": "unknown"}),
         ("not stated in the .npz file", {"license": "unknown"}),

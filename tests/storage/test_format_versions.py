@@ -14,14 +14,7 @@ import featuregen.storage.reader
 import featuregen.storage.schema
 from featuregen.data import ImageSplit
 from featuregen.errors import UserError
-from featuregen.storage import (
-    COLUMNS,
-    FeatureDataset,
-    Header,
-    Writer,
-    check_against_base,
-    read_info,
-)
+from featuregen.storage import COLUMNS, FeatureDataset, Header, Writer, check_against_base, read_info
 from featuregen.storage.schema import FORMAT_VERSION
 from tests.helpers.dataset_files import CREATED, attribute, failed, one_sentence
 

@@ -24,18 +24,7 @@ from featuregen.storage import (
     read_columns,
     read_info,
 )
-from tests.helpers.dataset_files import (
-    BATCH,
-    CREATED,
-    ROWS,
-    SEED,
-    base_set,
-    batches,
-    columns_of,
-    failed,
-    header,
-    write,
-)
+from tests.helpers.dataset_files import BATCH, CREATED, ROWS, SEED, base_set, batches, columns_of, failed, header, write
 
 # What they hold -----------------------------------------------------------------------------------
 

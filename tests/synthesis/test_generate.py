@@ -18,14 +18,7 @@ from featuregen.data import BaseDataset, balanced_rows
 from featuregen.errors import UserError
 from featuregen.models import Classifier
 from featuregen.runtime import ComputeSpec, RowRandom
-from featuregen.synthesis import (
-    RowPlan,
-    make_plan,
-    quantize,
-    start_images,
-    synthesize,
-    to_unit_range,
-)
+from featuregen.synthesis import RowPlan, make_plan, quantize, start_images, synthesize, to_unit_range
 from featuregen.synthesis.generate import Columns
 
 CPU = torch.device("cpu")
@@ -97,11 +90,7 @@ def test_a_plan_follows_the_rules_of_its_kind(make: Maker, kind: str) -> None:
     index = np.array([7, 3, 1400, 12, 900], dtype=np.int64)
     plan, true = make.plan(kind, index), make.split.labels[index]
     assert np.array_equal(plan.index, index) and np.array_equal(plan.source_labels, true)
-    labels = {
-        "true": true,
-        "next": (true + 1) % 10,
-        "random": RowRandom(SEED, "target").integers(index, 10),
-    }
+    labels = {"true": true, "next": (true + 1) % 10, "random": RowRandom(SEED, "target").integers(index, 10)}
     starts = {
         "image": RowRandom(SEED, "start").integers(index, len(make.split)),
         "noise": np.full(5, -1),

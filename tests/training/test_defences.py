@@ -11,16 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featuregen.attacks import pgd
-from featuregen.config import (
-    PGD,
-    Config,
-    Model,
-    Training,
-    canonical_json,
-    from_dict,
-    load_config,
-    to_dict,
-)
+from featuregen.config import PGD, Config, Model, Training, canonical_json, from_dict, load_config, to_dict
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.evaluation import predict

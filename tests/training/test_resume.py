@@ -13,14 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.config import (
-    PGD,
-    Augment,
-    Model,
-    Training,
-    load_config,
-    with_overrides,
-)
+from featuregen.config import PGD, Augment, Model, Training, load_config, with_overrides
 from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.experiment import Experiment

@@ -41,12 +41,7 @@ class RobustnessNet(Backbone):
 
 
 def _register(
-    name: str,
-    description: str,
-    constructor: str,
-    min_size: int = 32,
-    max_size: int | None = 32,
-    fake_relu: bool = True,
+    name: str, description: str, constructor: str, min_size: int = 32, max_size: int | None = 32, fake_relu: bool = True
 ) -> None:
     @register_architecture(
         name,
