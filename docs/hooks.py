@@ -42,6 +42,14 @@ API = {
 log = logging.getLogger("mkdocs.hooks")
 
 
+class ExampleSections(griffe.Extension):
+    """Shows the section `Example:` of a docstring as code; griffe knows only `Examples:`."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {"reference/commands.md": commands(), "reference/api.md": api(), "reference/settings.md": settings()}
     made |= {page: (ROOT / name).read_text(encoding="utf-8") for name, page in PAGES.items()}
