@@ -124,8 +124,10 @@ def test_attacked_accuracy_is_the_packages(
     ours, theirs = load_checkpoint(path), restored(package, "vgg16", path)
     settings = {"constraint": constraint, "eps": eps, "step_size": 2.5 * eps / steps, "iterations": steps}
     logits, _ = theirs(x, y, make_adv=True, use_best=False, **settings)
-    result = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
-    accuracy = (result.l2 if constraint == "2" else result.linf)[f"{eps:g}"]
+    norm = "l2" if constraint == "2" else "linf"
+    radii: dict[str, Any] = {"l2": (), "linf": (), norm: (eps,)}
+    result = evaluate(ours, x, y, Evaluation(**radii, steps=steps))
+    accuracy = getattr(result, norm)[f"{eps:g}"]
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item(), abs=1e-3)
     assert 0.1 < accuracy < 0.9, "an attack that all or none survive would prove nothing"
 
