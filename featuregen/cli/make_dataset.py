@@ -40,7 +40,7 @@ from featuregen.errors import UserError
 
 if TYPE_CHECKING:
     from featuregen.experiment import Experiment
-    from featuregen.storage import DatasetInfo
+    from featuregen.storage import FeatureDataset
 
 
 def make_dataset(
@@ -98,11 +98,11 @@ def make_dataset(
     written = _write_dataset(kind, settings, source, out, shard, force)
     if written is None:
         return
-    experiment, info = written
+    experiment, dataset = written
     # A single shard is not worth a preview.
-    picture = [] if shard else [draw_preview(experiment, info.path, info.path.with_suffix(".png"))]
-    print(describe(info))
-    print(*(info.path, *picture), sep="\n")
+    picture = [] if shard else [draw_preview(experiment, dataset, dataset.path.with_suffix(".png"))]
+    print(describe(dataset.info))
+    print(*(dataset.path, *picture), sep="\n")
 
 
 def _kind_with_start(kind: str, start: Start | None) -> str:
@@ -122,7 +122,7 @@ def _kind_with_start(kind: str, start: Start | None) -> str:
 
 def _write_dataset(
     kind: str, settings: Config, source: Path | None, out: Path | None, shard: str | None, force: bool
-) -> tuple[Experiment, DatasetInfo] | None:
+) -> tuple[Experiment, FeatureDataset] | None:
     """Write the dataset or one shard of it; None in a process of torchrun that is not the main one."""
     from featuregen.experiment import (
         Experiment,

@@ -21,5 +21,6 @@ def preview(
     """
     check_suffix(out, ".png", "a picture")
     from featuregen.experiment import draw_preview, experiment_of
+    from featuregen.storage import FeatureDataset
 
-    print(draw_preview(experiment_of(file, data), file, out or file.with_suffix(".png")))
+    print(draw_preview(experiment_of(file, data), FeatureDataset(file), out or file.with_suffix(".png")))

@@ -13,7 +13,7 @@ from featuregen.data import BaseDataset
 from featuregen.errors import UserError
 from featuregen.models import TrainedModel, describe_model
 from featuregen.runtime import ComputeSpec, versions
-from featuregen.storage import PAPER, DatasetInfo, Header, Writer, check_compatible, read_info
+from featuregen.storage import PAPER, FeatureDataset, Header, Writer, check_compatible
 from featuregen.synthesis import RowPlan, synthesize
 
 
@@ -87,7 +87,7 @@ class DatasetJob:
         """Whether the file exists already; a different one in its place is refused."""
         return check_compatible(path, self.header(source))
 
-    def run(self, path: Path, source: TrainedModel, force: bool = False, processes: int = 1) -> DatasetInfo:
+    def run(self, path: Path, source: TrainedModel, force: bool = False, processes: int = 1) -> FeatureDataset:
         """Write the file, or what an interrupted run left to write of it.
 
         `processes` is how many such jobs share this machine's memory.
@@ -95,7 +95,7 @@ class DatasetJob:
         with Writer.open(path, self.header(source), force) as writer:
             if not writer.complete:
                 self._fill(writer, source, processes)
-        return read_info(path)
+        return FeatureDataset(path)
 
     def _fill(self, writer: Writer, source: TrainedModel, processes: int) -> None:
         batch = self._fitting_batch(source, processes) if self.batch else (writer.batches or [0])[0]

@@ -16,10 +16,10 @@ from featuregen.errors import UserError
 from featuregen.evaluation import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
 from featuregen.experiment.model_cache import LabelledImages, ModelCache, check_base
-from featuregen.interop import load_model
-from featuregen.models import Accuracy, Classifier, TrainedModel
+from featuregen.interop import is_checkpoint, load_model
+from featuregen.models import Accuracy, Classifier, TrainedModel, read_model_record
 from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
-from featuregen.storage import DatasetInfo, FeatureDataset
+from featuregen.storage import FeatureDataset
 from featuregen.synthesis import RowPlan, find_kind, make_plan
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
@@ -96,8 +96,7 @@ class Experiment:
             (20, (1, 8, 8))
         """
         target = Path(path) if path else dataset_path(self.out, self.base.name, kind)
-        self.write_dataset(self.dataset_job(kind), target, source, force)
-        return FeatureDataset(target)
+        return self.write_dataset(self.dataset_job(kind), target, source, force)
 
     def dataset_job(self, kind: str, shard: Shard | None = None, batch: int = 0) -> DatasetJob:
         """What a dataset of this kind, or a shard of it, will hold; `batch` fixes how many rows are made at once."""
@@ -107,7 +106,7 @@ class Experiment:
 
     def write_dataset(
         self, job: DatasetJob, path: Path, source: TrainedModel | None = None, force: bool = False, processes: int = 1
-    ) -> DatasetInfo:
+    ) -> FeatureDataset:
         """Run a job; `processes` is how many run on this machine at once."""
         if not force:
             job.is_done(path, source)
@@ -197,7 +196,8 @@ class Experiment:
         """A saved model, ours or a checkpoint of robustness, which must fit the base dataset."""
         model = load_model(path, self.device)
         self.check_fits(model, str(path))
-        return TrainedModel(model, model.record, Path(path))
+        digest = "" if is_checkpoint(path) else read_model_record(path)["weights_sha256"]
+        return TrainedModel(model, model.record, Path(path), digest)
 
     @cached_property
     def models(self) -> ModelCache:

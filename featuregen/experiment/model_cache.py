@@ -25,7 +25,6 @@ from featuregen.models import (
     load_model,
     read_model_record,
     save_model,
-    weights_sha256,
 )
 from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, check_writable, locked, log, versions
 from featuregen.storage import DatasetInfo
@@ -104,7 +103,7 @@ class ModelCache:
     def add(self, trained: TrainedModel) -> TrainedModel:
         """Copy a model from elsewhere into the folder, so that it is evaluated once and found again."""
         model = trained.model
-        path = self.folder / f"{model.architecture}-{weights_sha256(model)[:16]}.safetensors"
+        path = self.folder / f"{model.architecture}-{trained.weights_sha256[:16]}.safetensors"
         if not path.exists():
             unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
             save_model(model, path, {**unknown, **trained.record})
@@ -169,7 +168,7 @@ class ModelCache:
             record["accuracy"] = {"settings": settings, **self._evaluate(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
             save_model(model, path, record)
-        return TrainedModel(model, record, path)
+        return TrainedModel(model, record, path, read_model_record(path)["weights_sha256"])
 
     def _settings(self, data: LabelledImages, recipe: Training, seed: int, group: Sequence[int]) -> dict[str, Any]:
         settings = {

@@ -22,18 +22,17 @@ from featuregen.report import (
     write_report,
 )
 from featuregen.runtime import atomic_write
-from featuregen.storage import FeatureDataset, read_columns
+from featuregen.storage import FeatureDataset
 from featuregen.synthesis import RowPlan, start_images
 
 SHOWN = 10
 
 
-def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
+def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) -> Path:
     """Base image, start image and result of ten rows, one per class where there are ten."""
-    data = FeatureDataset(path)
     info = data.info
     check_base(info, experiment.base)
-    plan = _recorded_plan(path)
+    plan = _recorded_plan(data)
     with_base = np.flatnonzero(plan.index >= 0)
     # Rows of an imported file need not know their base image, nor how their noise was drawn.
     rows = with_base[_one_per_class(plan.source_labels[with_base])] if len(with_base) else _one_per_class(plan.labels)
@@ -50,7 +49,7 @@ def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
     names = [*info.classes, "?"]
     labels = ((names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows)
     headers = [true if true == stored else f"{true} → {stored}" for true, stored in labels]
-    return draw_grid(picture, grid, headers, f"{path.name}: {info.kind}")
+    return draw_grid(picture, grid, headers, f"{data.path.name}: {info.kind}")
 
 
 def write_results(experiment: Experiment, results: Results, folder: Path) -> Path:
@@ -76,21 +75,22 @@ def write_results(experiment: Experiment, results: Results, folder: Path) -> Pat
 
 
 def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -> Path:
-    plans = {kind: _recorded_plan(path) for kind, path in files.items()}
+    datasets = {kind: FeatureDataset(path) for kind, path in files.items()}
+    plans = {kind: _recorded_plan(data) for kind, data in datasets.items()}
     common = set.intersection(*(set(plan.index.tolist()) for plan in plans.values()))
     index = np.array(sorted(common), dtype=np.int64)
     shown = index[_one_per_class(experiment.base.train.labels[index])]
     grid = [Row("base image", _base_images(experiment, shown))]
-    for kind, path in files.items():
+    for kind, data in datasets.items():
         plan = plans[kind]
         rows = np.array([int(np.flatnonzero(plan.index == row)[0]) for row in shown])
         labels = [experiment.base.classes[label] for label in plan.labels[rows]]
-        grid.append(Row(TITLES.get(kind, kind), FeatureDataset(path).fetch(rows).numpy(), labels))
+        grid.append(Row(TITLES.get(kind, kind), data.fetch(rows).numpy(), labels))
     return draw_grid(picture, grid)
 
 
-def _recorded_plan(path: Path) -> RowPlan:
-    return RowPlan(**read_columns(path, ["index", "source_labels", "labels", "start_index"]))
+def _recorded_plan(data: FeatureDataset) -> RowPlan:
+    return RowPlan(**data.columns("index", "source_labels", "labels", "start_index"))
 
 
 def _base_images(experiment: Experiment, index: NDArray[np.int64]) -> NDArray[np.float32]:

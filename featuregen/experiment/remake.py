@@ -1,4 +1,4 @@
-"""A dataset made again from nothing but its own record, and held against the one that is there."""
+"""Remaking a dataset from its own record, and comparing it with the file that is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_split
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import find_by_weights, recorded_config
-from featuregen.models import TrainedModel, weights_sha256
+from featuregen.models import TrainedModel
 from featuregen.runtime import log, resolve_device
 from featuregen.storage import DatasetDiff, DatasetInfo, read_info
 from featuregen.storage.diff import diff
@@ -147,7 +147,7 @@ def _find_model(
     """The model of these weights: the one at the path, or one in a folder near either file."""
     if path:
         model = experiment.load_model(path)
-        if (digest := weights_sha256(model.model)) != weights:
+        if (digest := model.weights_sha256) != weights:
             raise UserError(
                 f"{path} has weights {digest[:12]}, and {info.path} was made with {str(weights)[:12]}; give that one."
             )

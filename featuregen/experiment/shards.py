@@ -19,7 +19,7 @@ from featuregen.experiment.dataset_job import Shard, dataset_path
 from featuregen.experiment.experiment import Experiment
 from featuregen.models import TrainedModel
 from featuregen.runtime import ComputeSpec, DistInfo, check_writable, locked, log, resolve_device
-from featuregen.storage import DatasetInfo
+from featuregen.storage import DatasetInfo, FeatureDataset
 from featuregen.storage.merge import merge
 
 
@@ -38,7 +38,7 @@ def make_shard(
     shard: Shard,
     source: TrainedModel | None = None,
     force: bool = False,
-) -> DatasetInfo:
+) -> FeatureDataset:
     """Make one shard, as one job of an array.
 
     The first job measures arithmetic and trains the source model that all need; the others wait for it.
@@ -117,7 +117,7 @@ class ShardAssignment:
 
 def make_distributed(
     dist: DistInfo, config: Config, folder: Path, kind: str, out: Path | None, source: Path | None, force: bool
-) -> tuple[Experiment, DatasetInfo] | None:
+) -> tuple[Experiment, FeatureDataset] | None:
     """Make a dataset in all processes of torchrun, each its shards; the main one merges them. None for the others."""
     if dist.is_main:
         experiment = Experiment(config, folder)
@@ -142,12 +142,13 @@ def make_distributed(
     if not dist.is_main:
         return None
     if not assignment.finished:
-        info = merge([shard.path(path) for shard in assignment.shards], path, force, remove=True)
+        merge([shard.path(path) for shard in assignment.shards], path, force, remove=True)
+        data = FeatureDataset(path)
     else:
-        info = experiment.write_dataset(experiment.dataset_job(kind), path, model)
-        _remove_merged_shards(experiment, kind, path, model, assignment, info)
+        data = experiment.write_dataset(experiment.dataset_job(kind), path, model)
+        _remove_merged_shards(experiment, kind, path, model, assignment, data.info)
     warn_unused_shards(path)
-    return experiment, info
+    return experiment, data
 
 
 def _remove_merged_shards(

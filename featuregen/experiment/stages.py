@@ -143,7 +143,7 @@ def make_timed(experiment: Experiment, folder: Path, kind: str, force: bool = Fa
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     started = time.perf_counter()
     job = experiment.dataset_job(kind)
-    info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force)
+    info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force).info
     seconds = time.perf_counter() - started
     if before.get("content_sha256") == info.content_sha256:
         return info, float(before["seconds"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ class TrainedModel:
     model: Classifier
     record: dict[str, Any]
     path: Path
+    digest: str = ""
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The digest of the weights: the one that was checked as they were loaded, or else computed once."""
+        return self.digest or weights_sha256(self.model)
 
     @property
     def accuracy(self) -> Accuracy:
@@ -71,7 +78,7 @@ def describe_model(trained: TrainedModel) -> dict[str, Any]:
     return {
         "architecture": model.architecture,
         "width": model.width,
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": trained.weights_sha256,
         **{
             name: record[name]
             for name in ("settings", "origin", "trained_on", "train_accuracy", "accuracy")
@@ -87,5 +94,5 @@ def model_summary(trained: TrainedModel) -> dict[str, Any]:
         "file": trained.path.name,
         "architecture": model.architecture,
         "width": model.width,
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": trained.weights_sha256,
     }
