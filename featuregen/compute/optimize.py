@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from featuregen.config import Norm
-from featuregen.runtime import log
+from featuregen.config.schema import Norm
+from featuregen.runtime.console import log
 
 Schedule = Literal["constant", "cosine", "linear", "polyak"]
 Objective = Callable[[Tensor], Tensor]

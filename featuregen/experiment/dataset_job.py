@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featuregen.compute import fitting_batch, folded_copy
-from featuregen.config import KINDS, Config, Synthesis, to_dict
-from featuregen.data import BaseDataset
+from featuregen.compute.autotune import fitting_batch
+from featuregen.compute.folding import folded_copy
+from featuregen.config.kinds import KINDS
+from featuregen.config.schema import Config, Synthesis, to_dict
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import TrainedModel, describe_model
-from featuregen.runtime import ComputeSpec, versions
-from featuregen.storage import PAPER, FeatureDataset, Header, Writer, check_compatible
-from featuregen.synthesis import RowPlan, synthesize
+from featuregen.models.trained import TrainedModel, describe_model
+from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.storage.schema import PAPER, Header
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.writer import Writer, check_compatible
+from featuregen.synthesis.generate import synthesize
+from featuregen.synthesis.plan import RowPlan
 
 
 def dataset_path(folder: Path, base: str, kind: str) -> Path:

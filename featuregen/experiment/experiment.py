@@ -9,18 +9,25 @@ from typing import Any
 
 import torch
 
-from featuregen.compute import load_or_autotune
-from featuregen.config import Config, Synthesis, Training, did_you_mean, fresh_recipe, load_config, with_overrides
-from featuregen.data import BaseDataset, balanced_rows, load_images
+from featuregen.compute.autotune import load_or_autotune
+from featuregen.config.loader import did_you_mean, load_config, with_overrides
+from featuregen.config.schema import Config, Synthesis, Training, fresh_recipe
+from featuregen.data.base_dataset import BaseDataset, balanced_rows
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import evaluate
+from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
 from featuregen.experiment.model_cache import LabelledImages, ModelCache, check_base
-from featuregen.interop import is_checkpoint, load_model
-from featuregen.models import Accuracy, Classifier, TrainedModel, read_model_record
-from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
-from featuregen.storage import FeatureDataset
-from featuregen.synthesis import RowPlan, find_kind, make_plan
+from featuregen.interop.load import load_model
+from featuregen.interop.robustness import is_checkpoint
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import read_model_record
+from featuregen.models.trained import Accuracy, TrainedModel
+from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.synthesis.kinds import find_kind
+from featuregen.synthesis.plan import RowPlan, make_plan
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000

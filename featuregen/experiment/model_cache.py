@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config import Config, Model, Training, canonical_json, to_dict
-from featuregen.data import BaseDataset, ImageSource
+from featuregen.config.schema import Config, Model, Training, canonical_json, to_dict
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
-from featuregen.models import (
-    Accuracy,
-    Classifier,
-    TrainedModel,
-    build_classifier,
-    load_model,
-    read_model_record,
-    save_model,
-)
-from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, check_writable, locked, log, versions
-from featuregen.storage import DatasetInfo
-from featuregen.training import TrainingLog, TrainingState, can_group, train_many
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import load_model, read_model_record, save_model
+from featuregen.models.registry import build_classifier
+from featuregen.models.trained import Accuracy, TrainedModel
+from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.runtime.distributed import DistInfo
+from featuregen.storage.reader import DatasetInfo
+from featuregen.training.loop import TrainingLog, can_group, train_many
+from featuregen.training.resume import TrainingState
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,13 @@ from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.model_cache import check_base
 from featuregen.experiment.reproduce import Results
 from featuregen.experiment.stages import TITLES
-from featuregen.report import (
-    Row,
-    accuracy_bars,
-    accuracy_curves,
-    draw_grid,
-    label_audit_curves,
-    results_markdown,
-    write_report,
-)
-from featuregen.runtime import atomic_write
-from featuregen.storage import FeatureDataset
-from featuregen.synthesis import RowPlan, start_images
+from featuregen.report.html import write_report
+from featuregen.report.image_grid import Row, draw_grid
+from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
+from featuregen.report.results import results_markdown
+from featuregen.runtime.atomic import atomic_write
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.synthesis.plan import RowPlan, start_images
 
 SHOWN = 10
 

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import ATTACKED, Config, to_dict, with_overrides
-from featuregen.data import SPLITS, load_images
+from featuregen.config.kinds import ATTACKED
+from featuregen.config.loader import with_overrides
+from featuregen.config.schema import Config, to_dict
+from featuregen.data.base_dataset import SPLITS
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_split
+from featuregen.evaluation.attack_run import AttackRun, attack_to_file, inputs_from_split
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import find_by_weights, recorded_config
-from featuregen.models import TrainedModel
-from featuregen.runtime import log, resolve_device
-from featuregen.storage import DatasetDiff, DatasetInfo, read_info
-from featuregen.storage.diff import diff
-from featuregen.synthesis import find_kind
+from featuregen.models.trained import TrainedModel
+from featuregen.runtime.console import log
+from featuregen.runtime.device import resolve_device
+from featuregen.storage.diff import DatasetDiff, diff
+from featuregen.storage.reader import DatasetInfo, read_info
+from featuregen.synthesis.kinds import find_kind
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,18 @@ from pathlib import Path
 
 import torch
 
-from featuregen.config import Config
+from featuregen.config.schema import Config
 from featuregen.errors import UserError
 from featuregen.experiment.dataset_job import Shard, dataset_path
 from featuregen.experiment.experiment import Experiment
-from featuregen.models import TrainedModel
-from featuregen.runtime import ComputeSpec, DistInfo, check_writable, locked, log, resolve_device
-from featuregen.storage import DatasetInfo, FeatureDataset
+from featuregen.models.trained import TrainedModel
+from featuregen.runtime.atomic import check_writable, locked
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, resolve_device
+from featuregen.runtime.distributed import DistInfo
 from featuregen.storage.merge import merge
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.torch_dataset import FeatureDataset
 
 
 def parse_shard(text: str) -> Shard:

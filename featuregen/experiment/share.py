@@ -7,18 +7,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import with_overrides
-from featuregen.data import NAMED_SETS, load_images
+from featuregen.config.loader import with_overrides
+from featuregen.data.sources import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.verify import verify_origin
-from featuregen.interop import is_checkpoint, load_model, model_header
-from featuregen.models import save_model
-from featuregen.publish import Bundle, base_citation, check_name, evaluation_section, results_about, write_folder
-from featuregen.runtime import log
-from featuregen.storage import Check, DatasetInfo, FeatureDataset, check_file, file_sha256, read_info
+from featuregen.interop.load import load_model, model_header
+from featuregen.interop.robustness import is_checkpoint
+from featuregen.models.io import save_model
+from featuregen.publish.bundle import Bundle, check_name, write_folder
+from featuregen.publish.facts import evaluation_section, results_about
+from featuregen.publish.layout import base_citation
+from featuregen.runtime.console import log
+from featuregen.storage.checksums import file_sha256
+from featuregen.storage.reader import DatasetInfo, read_info
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import Check, check_file
 
 
 def share_file(

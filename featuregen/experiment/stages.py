@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import KINDS, MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
-from featuregen.data import DatasetSize, ImageSplit
+from featuregen.config.kinds import KINDS, MISLABELLED
+from featuregen.config.schema import Config, Synthesis, Training, fresh_recipe, source_models
+from featuregen.data.base_dataset import DatasetSize, ImageSplit
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import audited_radii, load_or_audit
 from featuregen.experiment.model_cache import LabelledImages
-from featuregen.report import KIND_NAMES
-from featuregen.runtime import atomic_write
-from featuregen.storage import DatasetInfo, FeatureDataset
+from featuregen.report.tables import KIND_NAMES
+from featuregen.runtime.atomic import atomic_write
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.torch_dataset import FeatureDataset
 
 TITLES = {"standard": "D, standard", "adversarial": "D, adversarial", "sample": "D, same rows", **KIND_NAMES}
 

@@ -7,24 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from featuregen.config import Config, with_overrides
-from featuregen.data import SPLITS, BaseDataset, load_images
+from featuregen.config.loader import with_overrides
+from featuregen.config.schema import Config
+from featuregen.data.base_dataset import SPLITS, BaseDataset
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import predict
+from featuregen.evaluation.accuracy import predict
 from featuregen.experiment.files import recorded_config
-from featuregen.interop import load_model
-from featuregen.models import weights_sha256
-from featuregen.runtime import configure_process, log, resolve_device
-from featuregen.storage import (
-    Check,
-    DatasetInfo,
-    FeatureDataset,
-    check_against_base,
-    check_file,
-    check_sums,
-    read_columns,
-    read_info,
-)
+from featuregen.interop.load import load_model
+from featuregen.models.io import weights_sha256
+from featuregen.runtime.console import log
+from featuregen.runtime.device import configure_process, resolve_device
+from featuregen.storage.checksums import check_sums
+from featuregen.storage.reader import DatasetInfo, read_columns, read_info
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import Check, check_against_base, check_file
 
 
 def verify(

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import begins_as_torch_file, read_torch_file
-from featuregen.models import ARCHITECTURES, Classifier, RobustnessNet, skeleton
-from featuregen.runtime import atomic_path
-from featuregen.storage import file_sha256
+from featuregen.models.architectures.robustness_nets import RobustnessNet
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import ARCHITECTURES, skeleton
+from featuregen.runtime.atomic import atomic_path
+from featuregen.storage.checksums import file_sha256
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
 # Prefixes of tensor names: the package stores every net twice, and wraps it in DataParallel.

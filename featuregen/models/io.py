@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from featuregen.config import Model, canonical_json, too_deeply_nested
+from featuregen.config.safe_yaml import too_deeply_nested
+from featuregen.config.schema import Model, canonical_json
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
-from featuregen.runtime import atomic_write
+from featuregen.runtime.atomic import atomic_write
 
 FORMAT = "featuregen-model"
 VERSION = 1

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import canonical_json
-from featuregen.runtime import lock, log, unlock
+from featuregen.config.schema import canonical_json
+from featuregen.runtime.atomic import lock, unlock
+from featuregen.runtime.console import log
 from featuregen.storage.schema import COLUMNS, Array, Header, column_dtype, column_shape
 
 MAGIC = b"featuregen unfinished 1\n"

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from featuregen.data import Hdf5Rows, LazyImages, Rows
+from featuregen.data.lazy import Hdf5Rows, LazyImages, Rows
 from featuregen.errors import UserError
 from featuregen.storage.reader import check_columns, columns_of, info_of, open_file, to_pixels
 from featuregen.storage.schema import BLOCK_BYTES, Array, CorruptFile, row_blocks, value_problem

@@ -11,21 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.compute import (
-    Ball,
-    Objective,
-    fitting_batch,
-    folded_copy,
-    frozen_eval,
-    image_norms,
-    move_pixels,
-    step_sizes,
-)
-from featuregen.config import KINDS, Synthesis
-from featuregen.data import ImageSplit, balanced_rows
+from featuregen.compute.autotune import fitting_batch
+from featuregen.compute.folding import folded_copy
+from featuregen.compute.optimize import Ball, Objective, frozen_eval, image_norms, move_pixels, step_sizes
+from featuregen.config.kinds import KINDS
+from featuregen.config.schema import Synthesis
+from featuregen.data.base_dataset import ImageSplit, balanced_rows
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec, log, out_of_memory, progress
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.console import log, progress
+from featuregen.runtime.device import ComputeSpec, out_of_memory
 from featuregen.synthesis.plan import RowPlan, make_plan, start_images
 
 

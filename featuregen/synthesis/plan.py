@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.config import Kind
-from featuregen.data import ImageSplit
+from featuregen.config.kinds import Kind
+from featuregen.data.base_dataset import ImageSplit
 from featuregen.errors import UserError
-from featuregen.runtime import RowRandom
+from featuregen.runtime.rng import RowRandom
 from featuregen.synthesis.kinds import find_kind
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import attack, settings_for
+from featuregen.attacks.api import attack
 from featuregen.attacks.foolbox import FoolboxL2, FoolboxLinf
-from featuregen.attacks.registry import ATTACKS
+from featuregen.attacks.registry import ATTACKS, settings_for
 from featuregen.errors import UserError
 
 OWN = [name for name in ATTACKS if not name.startswith("foolbox-")]

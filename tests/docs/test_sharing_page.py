@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuregen.data import NAMED_SETS
+from featuregen.data.sources import NAMED_SETS
 from featuregen.publish.layout import licence_of
 from tests.helpers.cli_runs import done, model, refused
 from tests.helpers.image_files import make_arrays, save

@@ -8,9 +8,10 @@ from typing import Any
 import h5py
 import pytest
 
-from featuregen.config import load_config
-from featuregen.experiment import Experiment, outputs
-from featuregen.storage import FeatureDataset
+from featuregen.config.loader import load_config
+from featuregen.experiment import outputs
+from featuregen.experiment.experiment import Experiment
+from featuregen.storage.torch_dataset import FeatureDataset
 from tests.helpers.cli_runs import dataset, tiny
 
 

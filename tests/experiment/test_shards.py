@@ -20,8 +20,10 @@ import featuregen.synthesis.generate
 from benchmarks.processes import Command, has_rows
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.shards import _one_job_at_a_time
-from featuregen.runtime import partial_path
-from featuregen.storage import COLUMNS, Writer, read_columns
+from featuregen.runtime.atomic import partial_path
+from featuregen.storage.reader import read_columns
+from featuregen.storage.schema import COLUMNS
+from featuregen.storage.writer import Writer
 from tests.helpers.cli_runs import ROOM, dataset, done, info, model, refused, run, tiny
 from tests.helpers.counting import calls_of
 from tests.helpers.dataset_files import header, write

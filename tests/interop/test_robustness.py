@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.robustness_package import borrowed, trained
-from featuregen.config import Data, Evaluation, Model
-from featuregen.data import load_images
+from featuregen.config.schema import Data, Evaluation, Model
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import evaluate, predict
-from featuregen.interop import is_checkpoint, is_model_file, load_checkpoint, load_model, model_header, save_checkpoint
-from featuregen.models import Classifier, RobustnessNet, build_classifier, save_model, weights_sha256
-from featuregen.storage import read_info
+from featuregen.evaluation.accuracy import evaluate, predict
+from featuregen.interop.load import is_model_file, load_model, model_header
+from featuregen.interop.robustness import is_checkpoint, load_checkpoint, save_checkpoint
+from featuregen.models.architectures.robustness_nets import RobustnessNet
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import save_model, weights_sha256
+from featuregen.models.registry import build_classifier
+from featuregen.storage.reader import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
 
 # As the package has them; not the true deviations of CIFAR-10.
