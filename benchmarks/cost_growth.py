@@ -34,8 +34,8 @@ from benchmarks.scoreboard import hardware
 from benchmarks.where_time_goes import noise_set
 from featuregen.config.schema import Config, Data, Model, Runtime, Synthesis
 from featuregen.experiment.experiment import Experiment
+from featuregen.models.io import TrainedModel
 from featuregen.models.registry import build_classifier
-from featuregen.models.trained import TrainedModel
 from featuregen.report.canvas import BLUE, FAINT, drawing
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec

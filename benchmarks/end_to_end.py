@@ -39,6 +39,7 @@ from benchmarks.contenders import Row
 from benchmarks.peers import Robustness
 from benchmarks.scoreboard import hardware
 from featuregen.compute.autotune import pick_compute_spec
+from featuregen.compute.optimize import quantize, to_unit_range
 from featuregen.config.loader import from_dict
 from featuregen.config.recipes import recipe_values
 from featuregen.config.schema import Data, Runtime, Synthesis
@@ -49,8 +50,7 @@ from featuregen.models.classifier import Classifier
 from featuregen.models.io import load_model
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, resolve_device, tune_malloc
-from featuregen.synthesis.generate import quantize, synthesize, to_unit_range
-from featuregen.synthesis.plan import RowPlan, make_plan
+from featuregen.synthesis.generate import RowPlan, make_plan, synthesize
 
 CLAIM = 15.0
 # How near the first batch must be, so that all the others together are.

@@ -34,7 +34,7 @@ from featuregen.config.recipes import RECIPES, attack_values, recipe_values
 from featuregen.config.schema import Config
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.models.trained import TrainedModel
+from featuregen.models.io import TrainedModel
 from featuregen.storage.reader import read_columns
 
 

@@ -35,8 +35,8 @@ from featuregen.config.schema import Config, Data, Model, Runtime, Synthesis
 from featuregen.data.base_dataset import BaseDataset, ImageSplit
 from featuregen.experiment.experiment import Experiment
 from featuregen.models.classifier import Classifier
+from featuregen.models.io import TrainedModel
 from featuregen.models.registry import build_classifier
-from featuregen.models.trained import TrainedModel
 from featuregen.runtime.device import ComputeSpec
 
 CLAIM = 0.05

@@ -13,7 +13,8 @@ import numpy as np
 from featuregen.cli.info import info
 from featuregen.cli.verify import verify
 from featuregen.config.loader import load_config
-from featuregen.config.schema import Data, to_dict
+from featuregen.config.schema import Data
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.data.sources import load_images
 from featuregen.experiment.files import recorded_config

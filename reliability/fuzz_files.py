@@ -16,12 +16,14 @@ from PIL import Image
 
 from featuregen.cli.info import info
 from featuregen.config.loader import config_names, load_config
-from featuregen.config.schema import Config, Data, Model, Training, to_dict
+from featuregen.config.schema import Config, Data, Model, Training
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset, ImageSplit
 from featuregen.data.sources import load_images
 from featuregen.experiment.files import recorded_config
 from featuregen.interop import released
-from featuregen.interop.robustness import is_checkpoint, load_checkpoint
+from featuregen.interop.robustness import load_checkpoint
+from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.io import load_model, read_model_record, save_model
 from featuregen.models.registry import build_classifier
 from featuregen.training.loop import TrainingRun

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from featuregen.config.loader import load_config
-from featuregen.config.schema import Config, Data, Model, Training, to_dict
+from featuregen.config.schema import Config, Data, Model, Training
+from featuregen.config.serialize import to_dict
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.files import recorded_config
 from featuregen.interop.torch_files import read_torch_file

@@ -25,13 +25,14 @@ from featuregen.cli.options import (
     drop_none,
 )
 from featuregen.config.loader import load_config, unique_assignments, with_overrides
-from featuregen.config.schema import Dtype, to_dict
+from featuregen.config.schema import Dtype
+from featuregen.config.serialize import to_dict
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
     from featuregen.evaluation.attack_run import AttackInputs, AttackRunResult
     from featuregen.experiment.experiment import Experiment
-    from featuregen.models.trained import TrainedModel
+    from featuregen.models.io import TrainedModel
 
 
 def attack(

@@ -126,9 +126,9 @@ def _write_dataset(
     kind: str, settings: Config, source: Path | None, out: Path | None, shard: str | None, force: bool
 ) -> tuple[Experiment, FeatureDataset] | None:
     """Write the dataset or one shard of it; None in a process of torchrun that is not the main one."""
-    from featuregen.experiment.dataset_job import dataset_path
+    from featuregen.experiment.dataset_job import dataset_path, warn_unused_shards
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.shards import make_distributed, make_shard, parse_shard, warn_unused_shards
+    from featuregen.experiment.shards import make_distributed, make_shard, parse_shard
     from featuregen.runtime.distributed import init_distributed
 
     part = parse_shard(shard) if shard else None

@@ -29,7 +29,7 @@ from featuregen.config.schema import Config, EarlyStop, Norm
 from featuregen.errors import UserError
 
 if TYPE_CHECKING:
-    from featuregen.models.trained import TrainedModel
+    from featuregen.models.io import TrainedModel
 
 Loss = Literal["standard", "adversarial", "mixed"]
 

@@ -12,7 +12,7 @@ from featuregen.compute.folding import folded_copy
 from featuregen.config.schema import PGD, Evaluation, Norm
 from featuregen.data.lazy import ImageSource
 from featuregen.models.classifier import Classifier
-from featuregen.models.trained import Accuracy
+from featuregen.models.io import Accuracy
 from featuregen.runtime.device import ComputeSpec
 from featuregen.runtime.rng import RowRandom
 

@@ -25,7 +25,7 @@ from featuregen.evaluation.masking_checks import (
     run_checks,
     unbounded_radius,
 )
-from featuregen.models.trained import TrainedModel, model_summary
+from featuregen.models.io import TrainedModel, model_summary
 from featuregen.runtime.atomic import atomic_write, check_writable
 from featuregen.runtime.device import ComputeSpec, versions
 

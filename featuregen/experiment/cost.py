@@ -15,7 +15,8 @@ from torch import Tensor
 from featuregen.compute.autotune import bytes_per_image, load_or_autotune, seconds_for, untrained_model
 from featuregen.compute.folding import folded_copy
 from featuregen.compute.optimize import frozen_eval, move_pixels
-from featuregen.config.schema import Config, Training, to_dict
+from featuregen.config.schema import Config, Training
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import DatasetSize
 from featuregen.data.sources import size_of
 from featuregen.evaluation.accuracy import predict

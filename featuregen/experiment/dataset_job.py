@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +12,17 @@ from typing import Any
 from featuregen.compute.autotune import fitting_batch
 from featuregen.compute.folding import folded_copy
 from featuregen.config.kinds import KINDS
-from featuregen.config.schema import Config, Synthesis, to_dict
+from featuregen.config.schema import Config, Synthesis
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models.trained import TrainedModel, describe_model
+from featuregen.models.io import TrainedModel, describe_model
+from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.storage.schema import PAPER, Header
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.writer import Writer, check_compatible
-from featuregen.synthesis.generate import synthesize
-from featuregen.synthesis.plan import RowPlan
+from featuregen.synthesis.generate import RowPlan, synthesize
 
 
 def dataset_path(folder: Path, base: str, kind: str) -> Path:
@@ -143,3 +146,26 @@ def _describe_batches(sizes: Sequence[int]) -> str:
     if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
         return str(sizes[0])
     return f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"
+
+
+def find_shards(whole: Path) -> dict[int, list[Path]]:
+    """The shards beside a file, finished or not, by how many it was divided into."""
+    shards: dict[int, list[Path]] = {}
+    for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*")):
+        name = path.name.removesuffix(".partial")
+        if match := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
+            shard = Shard(int(match[1]), int(match[2]))
+            if 1 <= shard.number <= shard.of and name == shard.path(whole).name:
+                shards.setdefault(shard.of, []).append(path)
+    return shards
+
+
+def warn_unused_shards(whole: Path, used: int = 0) -> None:
+    """Name the shards beside a file that this run does not use; `used` is the division that it does."""
+    for of, paths in find_shards(whole).items():
+        if of != used:
+            more, ending = (f" and {len(paths) - 1} more", "") if len(paths) > 1 else ("", "s")
+            log(
+                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; resume with "
+                f"--shard i/{of} or torchrun, or delete what is not wanted"
+            )

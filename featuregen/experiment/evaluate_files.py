@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.config.loader import with_overrides
-from featuregen.config.schema import Config, fresh_recipe, to_dict
+from featuregen.config.recipes import fresh_recipe
+from featuregen.config.schema import Config
+from featuregen.config.serialize import to_dict
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import recorded_config
 from featuregen.interop.load import is_model_file
-from featuregen.models.trained import TrainedModel
+from featuregen.models.io import TrainedModel
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
 from featuregen.storage.reader import read_info
 from featuregen.storage.torch_dataset import FeatureDataset

@@ -14,19 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config.schema import Config, Model, Training, canonical_json, to_dict
+from featuregen.config.schema import Config, Model, Training
+from featuregen.config.serialize import canonical_json, to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
-from featuregen.models.io import load_model, read_model_record, save_model
+from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model
 from featuregen.models.registry import build_classifier
-from featuregen.models.trained import Accuracy, TrainedModel
 from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
-from featuregen.storage.reader import DatasetInfo
 from featuregen.training.loop import TrainingLog, can_group, train_many
 from featuregen.training.resume import TrainingState
 
@@ -39,23 +38,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-def check_base(info: DatasetInfo, base: BaseDataset) -> None:
-    """Whether a dataset was made from this base set's training images; its test images will judge what is trained."""
-    recorded, own = info.base.get("sha256"), base.train.sha256
-    if info.base.get("split", "train") != "train":
-        raise UserError(
-            f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
-            "test need a dataset made from the training images of a base set."
-        )
-    if recorded == own and info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
-        raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
-    if recorded != own:
-        raise UserError(
-            f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
-            f"{base.name} here (sha256 {own[:12]}); choose its base set with --data."
-        )
 
 
 # Rows, and numbers, of which a few copies are in memory at once.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.model_cache import check_base
-from featuregen.experiment.reproduce import Results
 from featuregen.experiment.stages import TITLES
 from featuregen.report.html import write_report
 from featuregen.report.image_grid import Row, draw_grid
@@ -18,7 +17,7 @@ from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_
 from featuregen.report.results import results_markdown
 from featuregen.runtime.atomic import atomic_write
 from featuregen.storage.torch_dataset import FeatureDataset
-from featuregen.synthesis.plan import RowPlan, start_images
+from featuregen.synthesis.generate import RowPlan, start_images
 
 SHOWN = 10
 
@@ -26,7 +25,7 @@ SHOWN = 10
 def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) -> Path:
     """Base image, start image and result of ten rows, one per class where there are ten."""
     info = data.info
-    check_base(info, experiment.base)
+    experiment.check_made_from_base(info)
     plan = _recorded_plan(data)
     with_base = np.flatnonzero(plan.index >= 0)
     # Rows of an imported file need not know their base image, nor how their noise was drawn.
@@ -47,7 +46,7 @@ def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) ->
     return draw_grid(picture, grid, headers, f"{data.path.name}: {info.kind}")
 
 
-def write_results(experiment: Experiment, results: Results, folder: Path) -> Path:
+def write_results(experiment: Experiment, results: dict[str, Any], folder: Path) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
     atomic_write(folder / "results.json", json.dumps(results, indent=1))
     atomic_write(folder / "table.md", results_markdown(results))

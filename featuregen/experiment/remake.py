@@ -8,7 +8,8 @@ from typing import Any
 
 from featuregen.config.kinds import ATTACKED
 from featuregen.config.loader import with_overrides
-from featuregen.config.schema import Config, to_dict
+from featuregen.config.schema import Config
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import SPLITS
 from featuregen.data.sources import load_images
 from featuregen.errors import UserError
@@ -16,7 +17,7 @@ from featuregen.evaluation.attack_run import AttackRun, attack_to_file, inputs_f
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import find_by_weights, recorded_config
-from featuregen.models.trained import TrainedModel
+from featuregen.models.io import TrainedModel
 from featuregen.runtime.console import log
 from featuregen.runtime.device import resolve_device
 from featuregen.storage.diff import DatasetDiff, diff

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config.schema import source_seeds, to_dict
+from featuregen.config.recipes import source_seeds
+from featuregen.config.serialize import to_dict
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import audit_experiment
 from featuregen.experiment.parallel import run_stages
 from featuregen.experiment.stages import TITLES, base_sample, kinds_of, make_timed, stages
-from featuregen.models.trained import TrainedModel
+from featuregen.models.io import TrainedModel
 from featuregen.runtime.device import versions
 from featuregen.storage.reader import DatasetInfo, read_columns
 from featuregen.storage.torch_dataset import FeatureDataset

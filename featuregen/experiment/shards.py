@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import re
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ import torch
 
 from featuregen.config.schema import Config
 from featuregen.errors import UserError
-from featuregen.experiment.dataset_job import Shard, dataset_path
+from featuregen.experiment.dataset_job import Shard, dataset_path, find_shards, warn_unused_shards
 from featuregen.experiment.experiment import Experiment
-from featuregen.models.trained import TrainedModel
+from featuregen.models.io import TrainedModel
 from featuregen.runtime.atomic import check_writable, locked
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, resolve_device
@@ -78,29 +77,6 @@ def _one_job_at_a_time(path: Path, message: str) -> Iterator[None]:
     check_writable(path.parent)
     with locked(path, math.inf, partial(log, message)):
         yield
-
-
-def find_shards(whole: Path) -> dict[int, list[Path]]:
-    """The shards beside a file, finished or not, by how many it was divided into."""
-    shards: dict[int, list[Path]] = {}
-    for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*")):
-        name = path.name.removesuffix(".partial")
-        if match := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
-            shard = Shard(int(match[1]), int(match[2]))
-            if 1 <= shard.number <= shard.of and name == shard.path(whole).name:
-                shards.setdefault(shard.of, []).append(path)
-    return shards
-
-
-def warn_unused_shards(whole: Path, used: int = 0) -> None:
-    """Name the shards beside a file that this run does not use; `used` is the division that it does."""
-    for of, paths in find_shards(whole).items():
-        if of != used:
-            more, ending = (f" and {len(paths) - 1} more", "") if len(paths) > 1 else ("", "s")
-            log(
-                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; resume with "
-                f"--shard i/{of} or torchrun, or delete what is not wanted"
-            )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.verify import verify_origin
 from featuregen.interop.load import load_model, model_header
-from featuregen.interop.robustness import is_checkpoint
+from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.io import save_model
 from featuregen.publish.bundle import Bundle, check_name, write_folder
 from featuregen.publish.facts import evaluation_section, results_about

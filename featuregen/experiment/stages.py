@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.config.kinds import KINDS, MISLABELLED
-from featuregen.config.schema import Config, Synthesis, Training, fresh_recipe, source_models
+from featuregen.config.recipes import fresh_recipe, source_models
+from featuregen.config.schema import Config, Synthesis, Training
 from featuregen.data.base_dataset import DatasetSize, ImageSplit
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featuregen.config.schema import PGD, Model, to_dict
+from featuregen.config.schema import PGD, Model
+from featuregen.config.serialize import to_dict
 from featuregen.evaluation.transfer import (
     AdversarialExamples,
     adversarial_examples,

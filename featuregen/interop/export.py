@@ -1,7 +1,4 @@
-"""Exporting a dataset file: to the authors' tensors, .npz, a folder of PNGs, or Parquet.
-
-Exports are written atomically, and equal files give equal bytes, so that an export which exists already is recognised.
-"""
+"""Exports of a dataset file. Equal files give equal bytes, so that an export which exists already is recognised."""
 
 from __future__ import annotations
 

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featuregen.compute.optimize import quantize, to_unit_range
 from featuregen.config.kinds import KINDS, Kind
 from featuregen.config.loader import config_names, load_config
-from featuregen.config.schema import Config, to_dict
+from featuregen.config.schema import Config
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
@@ -29,7 +31,6 @@ from featuregen.storage.checksums import file_sha256
 from featuregen.storage.reader import DatasetInfo, read_info
 from featuregen.storage.schema import PAPER, Header, row_blocks
 from featuregen.storage.writer import Writer
-from featuregen.synthesis.generate import quantize, to_unit_range
 from featuregen.synthesis.kinds import find_kind
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"

@@ -15,8 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config.safe_yaml import too_deeply_nested
-from featuregen.config.schema import canonical_json, to_dict
+from featuregen.config.serialize import canonical_json, to_dict, too_deeply_nested
 from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
 from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from featuregen.attacks.pgd import pgd
 from featuregen.compute import winograd
 from featuregen.compute.folding import folded_copy
-from featuregen.compute.optimize import Ball, frozen_eval, move_pixels, step_sizes
+from featuregen.compute.optimize import Ball, frozen_eval, move_pixels, quantize, step_sizes, to_unit_range
 from featuregen.config.schema import PGD, Model, Synthesis, Training
 from featuregen.data.base_dataset import BaseDataset, ImageSplit
 from featuregen.evaluation.accuracy import predict
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import build_classifier
 from featuregen.runtime.device import ComputeSpec
-from featuregen.synthesis.generate import class_loss, feature_distance, quantize, synthesize, to_unit_range
-from featuregen.synthesis.plan import make_plan
+from featuregen.synthesis.generate import class_loss, feature_distance, make_plan, synthesize
 from featuregen.training.loop import train, train_many
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ import yaml
 
 from featuregen.config.kinds import KINDS
 from featuregen.config.loader import config_names, did_you_mean, from_dict, load_config, with_overrides
-from featuregen.config.schema import PGD, Config, Synthesis, Training, canonical_json, to_dict
+from featuregen.config.schema import PGD, Config, Synthesis, Training
+from featuregen.config.serialize import canonical_json, to_dict
 from featuregen.errors import UserError
 
 ROBUST = "sources: {robust: {attack: {eps: 0.5}}}\n"

@@ -13,7 +13,7 @@ from featuregen.attacks.pgd import pgd
 from featuregen.config.schema import PGD, Evaluation
 from featuregen.evaluation.accuracy import evaluate, predict
 from featuregen.models.classifier import Classifier
-from featuregen.models.trained import Accuracy
+from featuregen.models.io import Accuracy
 
 RADII = Evaluation(l2=(0.5, 0.25, 1.0, 0.0), linf=(0.1, 0.05), steps=5)
 

@@ -21,7 +21,7 @@ from featuregen.evaluation.attack_run import (
 from featuregen.evaluation.gradient_masking import gradient_masking_to_file
 from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder
 from featuregen.models.classifier import Classifier
-from featuregen.models.trained import TrainedModel
+from featuregen.models.io import TrainedModel
 from featuregen.runtime.device import ComputeSpec
 from featuregen.storage.torch_dataset import FeatureDataset
 

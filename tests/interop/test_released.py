@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from featuregen.config.loader import load_config
-from featuregen.config.schema import to_dict
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset, ImageSplit
 from featuregen.interop import export as exports
 from featuregen.interop import released

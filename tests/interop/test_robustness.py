@@ -20,7 +20,8 @@ from featuregen.data.sources import load_images
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import evaluate, predict
 from featuregen.interop.load import is_model_file, load_model, model_header
-from featuregen.interop.robustness import is_checkpoint, load_checkpoint, save_checkpoint
+from featuregen.interop.robustness import load_checkpoint, save_checkpoint
+from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import save_model, weights_sha256

@@ -9,8 +9,8 @@ import pytest
 from featuregen.config.schema import Model
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
+from featuregen.models.io import Accuracy, TrainedModel, describe_model, model_summary
 from featuregen.models.registry import build_classifier
-from featuregen.models.trained import Accuracy, TrainedModel, describe_model, model_summary
 
 
 @pytest.fixture(scope="module")

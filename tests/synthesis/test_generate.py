@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.compute.optimize import Ball, project
+from featuregen.compute.optimize import Ball, project, quantize, to_unit_range
 from featuregen.config.kinds import KINDS
 from featuregen.config.schema import Norm, Synthesis
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
@@ -20,8 +20,7 @@ from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.runtime.device import ComputeSpec
 from featuregen.runtime.rng import RowRandom
-from featuregen.synthesis.generate import Columns, quantize, synthesize, to_unit_range
-from featuregen.synthesis.plan import RowPlan, make_plan, start_images
+from featuregen.synthesis.generate import Columns, RowPlan, make_plan, start_images, synthesize
 
 CPU = torch.device("cpu")
 SEED = 3

@@ -15,13 +15,13 @@ from torch import Tensor
 from featuregen.config.kinds import KINDS
 from featuregen.config.loader import from_dict, load_config, with_overrides
 from featuregen.config.recipes import recipe_values
-from featuregen.config.schema import Config, Synthesis, to_dict
+from featuregen.config.schema import Config, Synthesis
+from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
-from featuregen.synthesis.generate import synthesize
+from featuregen.synthesis.generate import make_plan, synthesize
 from featuregen.synthesis.kinds import find_kind, meaning_of, register_kind
-from featuregen.synthesis.plan import make_plan
 
 NEAR = Synthesis(steps=3, step_size=0.3, norm="l2", eps=1.0, rows=20, batch_size=8, dtype="float32")
 

@@ -24,8 +24,7 @@ from featuregen.models.classifier import Classifier
 from featuregen.models.registry import build_classifier
 from featuregen.runtime.device import ComputeSpec, free_memory, out_of_memory
 from featuregen.storage.reader import read_columns, read_info
-from featuregen.synthesis.generate import synthesize
-from featuregen.synthesis.plan import make_plan
+from featuregen.synthesis.generate import make_plan, synthesize
 
 DET = Synthesis(steps=2, step_size=0.3, norm="l2", eps=1.25, batch_size=16)
 

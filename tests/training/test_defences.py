@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from featuregen.attacks.pgd import pgd
 from featuregen.config.loader import from_dict, load_config
-from featuregen.config.schema import PGD, Config, Model, Training, canonical_json, to_dict
+from featuregen.config.schema import PGD, Config, Model, Training
+from featuregen.config.serialize import canonical_json, to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
