@@ -22,10 +22,10 @@ import torch
 
 from benchmarks.robustness_package import Batches, borrowed, trained
 from featuregen import load_images
-from featuregen.config import Data, Evaluation
-from featuregen.data import ImageSplit, balanced_rows
-from featuregen.evaluation import evaluate
-from featuregen.interop import load_checkpoint
+from featuregen.config.schema import Data, Evaluation
+from featuregen.data.base_dataset import ImageSplit, balanced_rows
+from featuregen.evaluation.accuracy import evaluate
+from featuregen.interop.robustness import load_checkpoint
 
 ARCHITECTURE, ATTACKS = "resnet18", [("2", 0.1), ("inf", 1 / 255)]
 CPU = torch.device("cpu")

@@ -24,9 +24,10 @@ from benchmarks.attack_peers import (
     by_torchattacks,
     by_torchattacks_ensemble,
 )
-from featuregen.attacks import AttackResult, attack
-from featuregen.config import Norm
-from featuregen.models import Classifier
+from featuregen.attacks.api import attack
+from featuregen.attacks.result import AttackResult
+from featuregen.config.schema import Norm
+from featuregen.models.classifier import Classifier
 
 # How many times as wide a ball without gradients has to be for about half the images to be lost in it.
 _BY_QUERIES = {"l2": 1.5, "linf": 1.0}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import as_art
-from featuregen.models import Classifier
+from featuregen.models.classifier import Classifier
 
 # From images and labels to what the attack makes of them.
 Run = Callable[[Tensor, Tensor], Tensor]

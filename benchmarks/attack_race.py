@@ -35,14 +35,18 @@ from benchmarks.attack_pairs import Effort, Pair, Result, in_batches, judged, pa
 from benchmarks.attack_peers import Run
 from benchmarks.scoreboard import exit_code, hardware
 from benchmarks.side_by_side import save
-from featuregen.attacks import Criterion, measure_result
-from featuregen.compute import frozen_eval
-from featuregen.config import Data, did_you_mean
-from featuregen.data import balanced_rows, load_images
+from featuregen.attacks.criterion import Criterion
+from featuregen.attacks.result import measure_result
+from featuregen.compute.optimize import frozen_eval
+from featuregen.config.loader import did_you_mean
+from featuregen.config.schema import Data
+from featuregen.data.base_dataset import balanced_rows
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, load_model
-from featuregen.runtime import log, resolve_device
-from featuregen.runtime.device import tune_malloc
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import load_model
+from featuregen.runtime.console import log
+from featuregen.runtime.device import resolve_device, tune_malloc
 
 _OURS, _PACKAGES = "featuregen", ("foolbox", "torchattacks", "art")
 _POINT, _LARGER = 0.01, 1.02

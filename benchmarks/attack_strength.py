@@ -22,9 +22,9 @@ import torchattacks
 from torch import Tensor
 
 from featuregen import PGD, Experiment, load_config
-from featuregen.attacks import pgd
-from featuregen.config import Norm
-from featuregen.models import Classifier
+from featuregen.attacks.pgd import pgd
+from featuregen.config.schema import Norm
+from featuregen.models.classifier import Classifier
 
 RADII: list[tuple[Norm, float]] = [("l2", 0.2), ("l2", 0.6), ("l2", 1.0), ("linf", 0.05), ("linf", 0.1)]
 STEPS = 20

@@ -11,15 +11,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from featuregen.attacks import pgd
-from featuregen.compute import Ball, folded_copy, frozen_eval, move_pixels, step_sizes
-from featuregen.config import PGD, Norm, Runtime, Training
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec
-from featuregen.runtime.device import tune_malloc
-from featuregen.synthesis import class_loss
-from featuregen.synthesis.generate import feature_distance
-from featuregen.training import train
+from featuregen.attacks.pgd import pgd
+from featuregen.compute.folding import folded_copy
+from featuregen.compute.optimize import Ball, frozen_eval, move_pixels, step_sizes
+from featuregen.config.schema import PGD, Norm, Runtime, Training
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.device import ComputeSpec, tune_malloc
+from featuregen.synthesis.generate import class_loss, feature_distance
+from featuregen.training.loop import train
 
 SEED = 0
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4

@@ -32,11 +32,13 @@ import torch
 from benchmarks.processes import resident
 from benchmarks.scoreboard import hardware
 from benchmarks.where_time_goes import noise_set
-from featuregen.config import Config, Data, Model, Runtime, Synthesis
-from featuregen.experiment import Experiment
-from featuregen.models import TrainedModel, build_classifier
+from featuregen.config.schema import Config, Data, Model, Runtime, Synthesis
+from featuregen.experiment.experiment import Experiment
+from featuregen.models.io import TrainedModel
+from featuregen.models.registry import build_classifier
 from featuregen.report.canvas import BLUE, FAINT, drawing
-from featuregen.runtime import ComputeSpec, log
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec
 
 
 @dataclass(frozen=True)

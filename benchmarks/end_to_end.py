@@ -38,14 +38,19 @@ from numpy.typing import NDArray
 from benchmarks.contenders import Row
 from benchmarks.peers import Robustness
 from benchmarks.scoreboard import hardware
-from featuregen.compute import pick_compute_spec
-from featuregen.config import Data, Runtime, Synthesis, from_dict, recipe_values
-from featuregen.data import BaseDataset, load_images
+from featuregen.compute.autotune import pick_compute_spec
+from featuregen.compute.optimize import quantize, to_unit_range
+from featuregen.config.loader import from_dict
+from featuregen.config.recipes import recipe_values
+from featuregen.config.schema import Data, Runtime, Synthesis
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, load_model
-from featuregen.runtime import ComputeSpec, log, resolve_device
-from featuregen.runtime.device import tune_malloc
-from featuregen.synthesis import RowPlan, make_plan, quantize, synthesize, to_unit_range
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import load_model
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, resolve_device, tune_malloc
+from featuregen.synthesis.generate import RowPlan, make_plan, synthesize
 
 CLAIM = 15.0
 # How near the first batch must be, so that all the others together are.

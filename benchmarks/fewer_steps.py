@@ -28,12 +28,14 @@ import torch
 
 from benchmarks.scoreboard import processor
 from featuregen import __version__
-from featuregen.config import KINDS, Config, attack_values, did_you_mean, load_config, recipe_values, with_overrides
-from featuregen.config.recipes import RECIPES
+from featuregen.config.kinds import KINDS
+from featuregen.config.loader import did_you_mean, load_config, with_overrides
+from featuregen.config.recipes import RECIPES, attack_values, recipe_values
+from featuregen.config.schema import Config
 from featuregen.errors import UserError
-from featuregen.experiment import Experiment
-from featuregen.models import TrainedModel
-from featuregen.storage import read_columns
+from featuregen.experiment.experiment import Experiment
+from featuregen.models.io import TrainedModel
+from featuregen.storage.reader import read_columns
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.contenders import DECAY, MOMENTUM, OURS, RATE, SEED, Contender, Featuregen, Row
-from featuregen.compute import pick_compute_spec
-from featuregen.models import Classifier
-from featuregen.models.classifier import Backbone
-from featuregen.runtime import RowRandom
+from featuregen.compute.autotune import pick_compute_spec
+from featuregen.models.classifier import Backbone, Classifier
+from featuregen.runtime.rng import RowRandom
 
 
 class Peer(Contender):

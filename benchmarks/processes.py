@@ -46,8 +46,12 @@ def resident(name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
-def _command(words: list[str], said: Path, limits: Limits, stop: Stop | None, environment: dict[str, str]) -> None:
+def _command(
+    words: list[str], said: Path, limits: Limits, stop: Stop | None, environment: dict[str, str], cwd: Path | None
+) -> None:
     os.environ.update(environment)
+    if cwd:
+        os.chdir(cwd)
     for number, path in ((1, said / _OUT), (2, said / _ERR)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
@@ -99,7 +103,7 @@ class Command:
     """One run of featuregen; `out` and `err` are what it has said so far.
 
     With `stop`, it gets a signal right before so many-th of its changes to files, counted from 0. `environment` joins
-    that of this process.
+    that of this process; `cwd` is the folder it runs in.
     """
 
     def __init__(
@@ -109,11 +113,12 @@ class Command:
         limits: Limits = Limits(),
         stop: Stop | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
+        cwd: Path | None = None,
     ) -> None:
         self._said = Path(tempfile.mkdtemp(prefix="said-", dir=folder))
         texts = [str(word) for word in words]
         # No daemon, or it could have no children; joined or killed by whoever starts it.
-        arguments = (texts, self._said, limits, stop, dict(environment))
+        arguments = (texts, self._said, limits, stop, dict(environment), cwd)
         self.process: BaseProcess = _CONTEXT.Process(target=_command, args=arguments)
         self.process.start()
         # Whether it did not end by itself in all the time that it was given.

@@ -25,8 +25,8 @@ from torch import Tensor
 from benchmarks.contenders import Row
 from benchmarks.peers import contender, kind_of
 from benchmarks.processes import resident
-from featuregen.models import load_model
-from featuregen.runtime import log
+from featuregen.models.io import load_model
+from featuregen.runtime.console import log
 
 
 @dataclass(frozen=True)

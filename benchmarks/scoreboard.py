@@ -26,7 +26,7 @@ from benchmarks.racing import Outcome, Subject
 from featuregen import __version__
 from featuregen.compute.autotune import multiplies_bf16
 from featuregen.errors import UserError
-from featuregen.models import Classifier
+from featuregen.models.classifier import Classifier
 
 # Above what summing in another order changes, and far below what a forgotten step would.
 _BEHIND = 0.01

@@ -34,10 +34,11 @@ import torch
 from benchmarks import subjects
 from benchmarks.scoreboard import exit_code, hardware, processor
 from benchmarks.side_by_side import save
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.models import build_classifier, save_model
-from featuregen.storage import read_info
+from featuregen.models.io import save_model
+from featuregen.models.registry import build_classifier
+from featuregen.storage.reader import read_info
 
 CONFIG = """
 data: {{name: {data}}}

@@ -34,10 +34,13 @@ from benchmarks.peers import PACKAGES, PEERS, names, plays
 from benchmarks.racing import Failure, Subject, Worker, race
 from benchmarks.scoreboard import exit_code, flop_per_step, hardware, matmul_rates, row_record, table
 from benchmarks.subjects import check_model, read_images, ready_model
-from featuregen.config import did_you_mean
+from featuregen.config.loader import did_you_mean
 from featuregen.errors import UserError
-from featuregen.models import Classifier, save_model
-from featuregen.runtime import atomic_write, log, resolve_device
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import save_model
+from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.console import log
+from featuregen.runtime.device import resolve_device
 
 _LEGEND = """seconds: median of the rounds; of matmul: FLOP by direct convolutions over the rate of matrix products, so
 that Winograd's, which multiply less, may pass what a direct engine could reach; /: times as long as that form of

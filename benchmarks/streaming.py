@@ -36,7 +36,7 @@ from benchmarks.processes import resident
 from benchmarks.scoreboard import exit_code, hardware
 from benchmarks.side_by_side import save
 from featuregen.errors import UserError
-from featuregen.runtime import log
+from featuregen.runtime.console import log
 
 CONFIG = """
 model: {architecture: convnet, width: 4}

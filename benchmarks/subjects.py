@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from featuregen.config import Data, Model
-from featuregen.data import load_images
+from featuregen.config.schema import Data, Model
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier, find_architecture, load_model, read_model_record
-from featuregen.runtime import RowRandom
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import load_model, read_model_record
+from featuregen.models.registry import build_classifier, find_architecture
+from featuregen.runtime.rng import RowRandom
 
 _CPU = torch.device("cpu")
 # CIFAR-10's own figures.

@@ -13,10 +13,12 @@ import torch
 
 from benchmarks import attack_race, cost_growth, end_to_end, fewer_steps, where_time_goes
 from benchmarks.processes import resident
-from featuregen.config import Model, Synthesis
-from featuregen.data import BaseDataset
+from featuregen.config.schema import Model, Synthesis
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier, save_model
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import save_model
+from featuregen.models.registry import build_classifier
 
 STEEP = Synthesis(steps=24, step_size=1.0, schedule="polyak", momentum=0.9, batch_size=8)
 

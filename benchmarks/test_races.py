@@ -14,9 +14,11 @@ from torch import Tensor
 
 from benchmarks import peers, racing, scoreboard, side_by_side, subjects
 from benchmarks.contenders import OURS, Contender, Featuregen, Row, rows
-from featuregen.config import Model
-from featuregen.models import Classifier, build_classifier, save_model
-from featuregen.runtime import ComputeSpec
+from featuregen.config.schema import Model
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import save_model
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.device import ComputeSpec
 
 COUNT = 8
 BATCH = 4

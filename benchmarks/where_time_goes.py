@@ -30,12 +30,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.scoreboard import processor
 from featuregen import __version__
-from featuregen.compute import pick_compute_spec
-from featuregen.config import Config, Data, Model, Runtime, Synthesis
-from featuregen.data import BaseDataset, ImageSplit
-from featuregen.experiment import Experiment
-from featuregen.models import Classifier, TrainedModel, build_classifier
-from featuregen.runtime import ComputeSpec
+from featuregen.compute.autotune import pick_compute_spec
+from featuregen.config.schema import Config, Data, Model, Runtime, Synthesis
+from featuregen.data.base_dataset import BaseDataset, ImageSplit
+from featuregen.experiment.experiment import Experiment
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import TrainedModel
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.device import ComputeSpec
 
 CLAIM = 0.05
 RUNS = 3

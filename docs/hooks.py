@@ -31,7 +31,7 @@ API = {
     "Experiments": ("Experiment", "TrainedModel", "reproduce"),
     "Datasets": ("FeatureDataset", "synthesize", "verify", "diff", "merge", "export_dataset", "import_released"),
     "Images": ("load_images", "BaseDataset"),
-    "Models": ("build_model", "load_model", "save_model", "save_checkpoint", "list_models", "Classifier"),
+    "Models": ("build_model", "load_model", "save_model", "save_checkpoint", "list_models", "Classifier", "Backbone"),
     "Training and evaluation": ("train", "evaluate", "Accuracy"),
     "Attacks": ("attack", "AttackResult", "list_attacks"),
     "Checks of models and labels": ("check_gradient_masking", "label_flips", "audit_labels"),

@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from featuregen.interop.load import load_model
     from featuregen.interop.released import import_released
     from featuregen.interop.robustness import save_checkpoint
-    from featuregen.models.classifier import Classifier
-    from featuregen.models.io import save_model
+    from featuregen.models.classifier import Backbone, Classifier
+    from featuregen.models.io import Accuracy, TrainedModel, save_model
     from featuregen.models.registry import build_model, list_models, register_architecture
-    from featuregen.models.trained import Accuracy, TrainedModel
     from featuregen.storage.diff import diff
     from featuregen.storage.merge import merge
     from featuregen.storage.torch_dataset import FeatureDataset
@@ -63,10 +62,9 @@ _MODULES = {
     "featuregen.interop.load": ("load_model",),
     "featuregen.interop.released": ("import_released",),
     "featuregen.interop.robustness": ("save_checkpoint",),
-    "featuregen.models.classifier": ("Classifier",),
-    "featuregen.models.io": ("save_model",),
+    "featuregen.models.classifier": ("Backbone", "Classifier"),
     "featuregen.models.registry": ("build_model", "list_models", "register_architecture"),
-    "featuregen.models.trained": ("Accuracy", "TrainedModel"),
+    "featuregen.models.io": ("Accuracy", "TrainedModel", "save_model"),
     "featuregen.storage.diff": ("diff",),
     "featuregen.storage.merge": ("merge",),
     "featuregen.storage.torch_dataset": ("FeatureDataset",),
@@ -80,6 +78,7 @@ __all__ = [
     "PGD",
     "Accuracy",
     "AttackResult",
+    "Backbone",
     "BaseDataset",
     "CheckFailed",
     "Classifier",

@@ -34,8 +34,10 @@ import h5py
 import numpy as np
 
 from featuregen.errors import UserError
-from featuregen.runtime import atomic_write, log
-from featuregen.storage import SUMS, check_file, check_sums
+from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.console import log
+from featuregen.storage.checksums import SUMS, check_sums
+from featuregen.storage.verify import check_file
 
 # Seconds of processor time. A small file takes milliseconds, whatever else the machine does meanwhile.
 CPU_LIMIT = 20

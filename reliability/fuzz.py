@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.scoreboard import exit_code, hardware
 from benchmarks.side_by_side import save
-from featuregen.config import did_you_mean
+from featuregen.config.loader import did_you_mean
 from featuregen.errors import UserError, printable
 from reliability.fuzz_pool import Verdict, judged, verdicts
 from reliability.fuzz_targets import Target, input_of, targets

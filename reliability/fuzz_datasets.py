@@ -12,13 +12,20 @@ import numpy as np
 
 from featuregen.cli.info import info
 from featuregen.cli.verify import verify
-from featuregen.config import Data, load_config, to_dict
-from featuregen.data import BaseDataset, load_images
-from featuregen.experiment import recorded_config
-from featuregen.runtime import RowRandom, partial_path
-from featuregen.storage import FeatureDataset, Header, Writer, check_sums
+from featuregen.config.loader import load_config
+from featuregen.config.schema import Data
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.sources import load_images
+from featuregen.experiment.files import recorded_config
+from featuregen.runtime.atomic import partial_path
+from featuregen.runtime.rng import RowRandom
+from featuregen.storage.checksums import check_sums
 from featuregen.storage.diff import diff
 from featuregen.storage.merge import merge
+from featuregen.storage.schema import Header
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.writer import Writer
 
 Files = dict[str, bytes]
 ROWS, SHAPE = 10, (1, 8, 8)

@@ -14,15 +14,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from featuregen import interop
 from featuregen.cli.info import info
-from featuregen.config import Config, Data, Model, Training, config_names, load_config, to_dict
-from featuregen.data import BaseDataset, ImageSplit, load_images
-from featuregen.experiment import recorded_config
+from featuregen.config.loader import config_names, load_config
+from featuregen.config.schema import Config, Data, Model, Training
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset, ImageSplit
+from featuregen.data.sources import load_images
+from featuregen.experiment.files import recorded_config
 from featuregen.interop import released
-from featuregen.models import build_classifier, load_model, read_model_record, save_model
-from featuregen.training import TrainingState
+from featuregen.interop.robustness import load_checkpoint
+from featuregen.interop.torch_files import is_checkpoint
+from featuregen.models.io import load_model, read_model_record, save_model
+from featuregen.models.registry import build_classifier
 from featuregen.training.loop import TrainingRun
+from featuregen.training.resume import TrainingState
 from reliability.fuzz_datasets import Files, written
 
 CLASSES = ("nought", "one", "two")
@@ -92,8 +97,8 @@ def checkpoints() -> tuple[Files, ...]:
 
 def open_checkpoint(folder: Path) -> None:
     path = next(folder.iterdir())
-    interop.is_checkpoint(path)
-    interop.load_checkpoint(path)
+    is_checkpoint(path)
+    load_checkpoint(path)
 
 
 @cache

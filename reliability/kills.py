@@ -36,9 +36,9 @@ from torch import device
 from benchmarks.processes import Command, Limits
 from benchmarks.scoreboard import exit_code, hardware
 from benchmarks.side_by_side import save
-from featuregen.config import did_you_mean
+from featuregen.config.loader import did_you_mean
 from featuregen.errors import UserError
-from featuregen.runtime import log
+from featuregen.runtime.console import log
 from reliability.stoppable import JOBS, Job, differences, make_inputs, results_of, run_to_end
 
 _WAYS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "full disk", "out of memory")

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from benchmarks.processes import Command
 from featuregen.errors import UserError
-from featuregen.storage import read_info
+from featuregen.storage.reader import read_info
 
 CONFIG = """
 model: {architecture: convnet, width: 8}

@@ -10,7 +10,7 @@ import h5py
 import pytest
 
 from featuregen.errors import UserError
-from featuregen.storage import SUMS, check_sums
+from featuregen.storage.checksums import SUMS, check_sums
 from reliability.bit_flips import Flip, counted, drawn_bits, flipped, judge, main, what_h5py_reads
 from tests.helpers.cli_runs import dataset, done, run
 from tests.helpers.dataset_files import attribute, header, one_sentence, write

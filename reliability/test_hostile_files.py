@@ -14,15 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.config import Config, Data, Model, Training, load_config, to_dict
+from featuregen.config.loader import load_config
+from featuregen.config.schema import Config, Data, Model, Training
+from featuregen.config.serialize import to_dict
 from featuregen.errors import CheckFailed, UserError
-from featuregen.experiment import recorded_config
+from featuregen.experiment.files import recorded_config
 from featuregen.interop.torch_files import read_torch_file
-from featuregen.models import build_classifier
-from featuregen.storage import FeatureDataset, check_file, read_info
+from featuregen.models.registry import build_classifier
+from featuregen.storage.reader import read_info
 from featuregen.storage.schema import CorruptFile
-from featuregen.training import TrainingState
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import check_file
 from featuregen.training.loop import TrainingRun
+from featuregen.training.resume import TrainingState
 from reliability.fuzz_traps import Memory
 from tests.helpers.cli_runs import refused, run
 from tests.helpers.counting import calls_of

@@ -36,6 +36,10 @@ class Road:
             self.functions.add((file, frame.f_code.co_qualname))
         depth, above = 0, frame.f_back
         while above:
+            # What modules call while they are imported is no part of a row's way.
+            if above.f_code.co_filename.startswith("<frozen importlib"):
+                self.functions.discard((file, frame.f_code.co_qualname))
+                return
             depth += above.f_code.co_filename.startswith(PACKAGE)
             above = above.f_back
         self.deepest = max(self.deepest, depth + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -10,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.processes import Command
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "extend.md"
 EXTENSION = ["--plugin", "my_extension.py"]
@@ -20,21 +21,6 @@ SHORTER = {
     "make-dataset": "--set sources.standard.epochs=1 --set evaluation.steps=1 --set runtime.threads=1",
     "reproduce": "--dry-run",
 }
-# Several commands in one process, as each has to wait for torch.
-COMMANDS = """
-import contextlib, io, json, sys
-from featuregen.cli import main
-printed = {}
-for words in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = end.code
-    assert not code, (words, code, out.getvalue())
-    printed[next(word for word in words if word not in ("--plugin", "my_extension.py"))] = out.getvalue()
-print(json.dumps(printed))
-"""
 
 
 def blocks(language: str) -> list[str]:
@@ -42,17 +28,21 @@ def blocks(language: str) -> list[str]:
 
 
 def python(folder: Path, *words: str) -> str:
-    """In a process of its own, which starts without what other tests registered."""
+    """In a separate process, which starts without what other tests registered."""
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def featuregen(folder: Path, *commands: list[str]) -> dict[str, str]:
-    """What each command prints, by its name."""
-    printed: dict[str, str] = json.loads(python(folder, "-c", COMMANDS, json.dumps(commands)))
+    """What each command prints, by its name; each runs in a process that knows nothing of the other tests."""
+    printed: dict[str, str] = {}
+    for words in commands:
+        ran = Command(folder, *words, cwd=folder)
+        assert ran.wait() == 0, ran.err
+        printed[next(word for word in words if word not in EXTENSION)] = ran.out
     return printed
 
 

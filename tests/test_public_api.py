@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 import featuregen
 from featuregen import Experiment, FeatureDataset, UserError, evaluate, load_config, load_model, reproduce
-from featuregen.attacks import pgd
-from featuregen.config import PGD, Evaluation
+from featuregen.attacks.pgd import pgd
+from featuregen.config.schema import PGD, Evaluation
+from featuregen.models.io import weights_sha256
 from tests.helpers.cli_runs import dataset, info, model, tiny
 
 
@@ -44,7 +45,7 @@ def test_a_walk_through_the_workshop(tmp_path: Path) -> None:
     source = experiment.base.train.labels_tensor(torch.device("cpu"))
     rows = torch.from_numpy(experiment.row_plan("det", config.synthesis["det"].rows).index)
     assert made.rows == len(data) == 40 and torch.equal(data.labels, (source[rows] + 1) % 10)
-    assert made.source_model["weights_sha256"] == featuregen.models.weights_sha256(standard.model)
+    assert made.source_model["weights_sha256"] == weights_sha256(standard.model)
 
     (fresh,) = experiment.train_fresh(FeatureDataset(tmp_path / "det.h5"), 1)
     assert fresh.record["trained_on"]["sha256"] == made.content_sha256

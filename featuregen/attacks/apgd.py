@@ -12,8 +12,8 @@ from torch import Tensor
 from featuregen.attacks.pgd import random_in_ball
 from featuregen.attacks.problem import AttackProblem, where_images
 from featuregen.attacks.registry import register_attack
-from featuregen.compute import Ball, project, steepest
-from featuregen.config import Norm, bounded
+from featuregen.compute.optimize import Ball, project, steepest
+from featuregen.config.schema import Norm, bounded
 
 _MOMENTUM = 0.75
 # The share of steps that must raise the loss, or the step size is halved.

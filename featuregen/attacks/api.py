@@ -12,11 +12,14 @@ from featuregen.attacks.criterion import Criterion
 from featuregen.attacks.problem import AttackProblem
 from featuregen.attacks.registry import AttackInfo, find_attack, settings_for
 from featuregen.attacks.result import AttackResult, clip_exact, measure_result
-from featuregen.compute import Ball, folded_copy, frozen_eval
-from featuregen.config import Norm
+from featuregen.compute.folding import folded_copy
+from featuregen.compute.optimize import Ball, frozen_eval
+from featuregen.config.schema import Norm
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec, RowRandom, progress
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.console import progress
+from featuregen.runtime.device import ComputeSpec
+from featuregen.runtime.rng import RowRandom
 
 
 @overload

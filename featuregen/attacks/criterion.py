@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.compute import TINY
+from featuregen.compute.optimize import TINY
 from featuregen.errors import UserError
 
 # Logits closer than this share of their size may compare the other way at another batch size.

@@ -14,8 +14,8 @@ from featuregen.attacks.problem import AttackProblem
 from featuregen.attacks.registry import register_attack
 from featuregen.attacks.result import clip_exact
 from featuregen.attacks.square import Square, square
-from featuregen.compute import Ball
-from featuregen.config import Norm, bounded
+from featuregen.compute.optimize import Ball
+from featuregen.config.schema import Norm, bounded
 
 
 @dataclass(frozen=True)

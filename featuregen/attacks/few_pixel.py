@@ -9,8 +9,8 @@ from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem
 from featuregen.attacks.registry import register_attack
-from featuregen.config import bounded
-from featuregen.runtime import RowDraws
+from featuregen.config.schema import bounded
+from featuregen.runtime.rng import RowDraws
 
 # Of Storn and Price's scheme rand/1 without crossover, as the paper takes it.
 _WEIGHT = 0.5

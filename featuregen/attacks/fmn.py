@@ -12,8 +12,8 @@ from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem, where_images
 from featuregen.attacks.registry import register_attack
-from featuregen.compute import TINY, image_norms, steepest
-from featuregen.config import Norm, bounded
+from featuregen.compute.optimize import TINY, image_norms, steepest
+from featuregen.config.schema import Norm, bounded
 
 # Step sizes and changes of the radius, as shares of the radius, which the paper takes of the first step.
 _FIRST_STEP, _LAST_STEP = 0.5, 0.02

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem
 from featuregen.attacks.registry import register_attack
-from featuregen.config import bounded
+from featuregen.config.schema import bounded
 from featuregen.errors import UserError
-from featuregen.runtime import seeded
+from featuregen.runtime.rng import seeded
 
 
 @dataclass(frozen=True)

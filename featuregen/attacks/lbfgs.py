@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from featuregen.attacks.fmn import blocked_by_range, minimal_perturbation, perturbation_size
 from featuregen.attacks.problem import AttackProblem, where_images
 from featuregen.attacks.registry import register_attack
-from featuregen.config import bounded
+from featuregen.config.schema import bounded
 
 # The factor between weights until one is too large and one is not.
 _WEIGHT_FACTOR = 4.0

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem, first_success
 from featuregen.attacks.registry import register_attack
-from featuregen.compute import Ball, image_norms, project
-from featuregen.config import Norm, bounded
+from featuregen.compute.optimize import Ball, image_norms, project
+from featuregen.config.schema import Norm, bounded
 
 
 @dataclass(frozen=True)

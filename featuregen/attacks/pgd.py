@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from featuregen.attacks.criterion import Criterion
 from featuregen.attacks.problem import AttackProblem, at_least_float32
 from featuregen.attacks.registry import register_attack
-from featuregen.compute import Ball, frozen_eval, image_norms, move_pixels, step_sizes
-from featuregen.config import PGD, Norm, bounded
-from featuregen.runtime import RowDraws, autocast
+from featuregen.compute.optimize import Ball, frozen_eval, image_norms, move_pixels, step_sizes
+from featuregen.config.schema import PGD, Norm, bounded
+from featuregen.runtime.device import autocast
+from featuregen.runtime.rng import RowDraws
 
 Draw = Callable[..., Tensor]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featuregen.attacks.criterion import Criterion
-from featuregen.runtime import RowDraws
+from featuregen.runtime.rng import RowDraws
 
 # Of a problem, the number of tries so far and the number wanted: that many candidates of each image, image by image.
 Propose = Callable[["AttackProblem", int, int], Tensor]

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem
-from featuregen.config import did_you_mean, from_dict
+from featuregen.config.loader import did_you_mean, from_dict
 from featuregen.errors import UserError
-from featuregen.runtime import format_columns
+from featuregen.runtime.console import format_columns
 
 Threat = Literal["white-box", "query"]
 _Run = TypeVar("_Run", bound=Callable[[AttackProblem, Any], Tensor])

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from featuregen.attacks.criterion import Criterion
-from featuregen.compute import TINY, Ball, image_norms
+from featuregen.compute.optimize import TINY, Ball, image_norms
 
 # Of the radius: more than a norm in float64 is off by.
 _INWARDS = 1 - 1e-12

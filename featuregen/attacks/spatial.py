@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from featuregen.attacks.problem import AttackProblem, first_success
 from featuregen.attacks.registry import register_attack
-from featuregen.compute import TINY
-from featuregen.config import bounded
+from featuregen.compute.optimize import TINY
+from featuregen.config.schema import bounded
 
 
 @dataclass(frozen=True)

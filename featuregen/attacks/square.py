@@ -10,9 +10,9 @@ from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem, where_images
 from featuregen.attacks.registry import register_attack
-from featuregen.compute import TINY, Ball, image_norms, project
-from featuregen.config import Norm, bounded
-from featuregen.runtime import RowDraws
+from featuregen.compute.optimize import TINY, Ball, image_norms, project
+from featuregen.config.schema import Norm, bounded
+from featuregen.runtime.rng import RowDraws
 
 # Shares of all queries after which the squares get half as large in area.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)

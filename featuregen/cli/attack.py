@@ -24,13 +24,15 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config import Dtype, load_config, to_dict, unique_assignments, with_overrides
+from featuregen.config.loader import load_config, unique_assignments, with_overrides
+from featuregen.config.schema import Dtype
+from featuregen.config.serialize import to_dict
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from featuregen.evaluation import AttackInputs, AttackRunResult
-    from featuregen.experiment import Experiment
-    from featuregen.models import TrainedModel
+    from featuregen.evaluation.attack_run import AttackInputs, AttackRunResult
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.models.io import TrainedModel
 
 
 def attack(
@@ -93,10 +95,12 @@ def attack(
     }  # fmt: skip
     _check_options(sanity, without_sanity, out)
     options = unique_assignments(set_ or [], "--set", "key", "steps=40") | drop_none({"norm": norm, "eps": eps})
-    from featuregen.attacks import settings_for
-    from featuregen.data import is_image_file
-    from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_file, inputs_from_split, masking_settings
-    from featuregen.experiment import Experiment, recorded_config
+    from featuregen.attacks.registry import settings_for
+    from featuregen.data.on_disk import is_image_file
+    from featuregen.evaluation.attack_run import AttackRun, attack_to_file, inputs_from_file, inputs_from_split
+    from featuregen.evaluation.gradient_masking import masking_settings
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.experiment.files import recorded_config
 
     # Refused before anything is loaded.
     settings_for(name, options) if name else masking_settings(options)
@@ -117,7 +121,7 @@ def attack(
         path = out or OUT / f"{model.stem}-sanity.json"
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
         return
-    from featuregen.report import attack_text
+    from featuregen.report.attack import attack_text
 
     assert name
     path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
@@ -132,7 +136,7 @@ def attack(
 
 def _draw_attack(result: AttackRunResult, picture: Path) -> Path:
     """Draw a few images before and after the attack, with the predicted classes and confidences."""
-    from featuregen.report import attack_picture, describe_attack
+    from featuregen.report.attack import attack_picture, describe_attack
 
     inputs, outcome, rows = result.run.inputs, result.outcome, result.example_rows()
     before, after = (images[rows].cpu().numpy() for images in (inputs.images, outcome.images))
@@ -155,8 +159,8 @@ def _check_gradient_masking(
     path: Path,
     json_: bool,
 ) -> None:
-    from featuregen.evaluation import gradient_masking_to_file
-    from featuregen.report import masking_bars, masking_text
+    from featuregen.evaluation.gradient_masking import gradient_masking_to_file
+    from featuregen.report.gradient_masking import masking_bars, masking_text
 
     config = experiment.config
     record = gradient_masking_to_file(

@@ -8,6 +8,6 @@ def attacks() -> None:
 
     featuregen attacks
     """
-    from featuregen.attacks import attack_table
+    from featuregen.attacks.registry import attack_table
 
     print(attack_table())

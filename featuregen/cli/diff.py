@@ -23,7 +23,7 @@ def diff(
 
     featuregen diff datasets_out/digits-det.h5 sent/digits-det.h5
     """
-    from featuregen.report import diff_text
+    from featuregen.report.diff import diff_text
     from featuregen.storage.diff import diff as compare
 
     comparison = compare(first, second)

@@ -22,7 +22,7 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config import load_config, unique_assignments
+from featuregen.config.loader import load_config, unique_assignments
 from featuregen.errors import UserError
 
 
@@ -65,8 +65,8 @@ def evaluate(
     """
     values = drop_none(common_values(model, seed, device, precision) | {"evaluation.seeds": seeds, "data.name": data})
     recipe = drop_none({"epochs": epochs, "lr": lr})
-    from featuregen.experiment import evaluate_file, sweep_file
-    from featuregen.interop import is_model_file
+    from featuregen.experiment.evaluate_files import evaluate_file, sweep_file
+    from featuregen.interop.load import is_model_file
 
     for_datasets = drop_none({
         "--model": model, "--seeds": seeds, "--epochs": epochs, "--lr": lr, "--sweep": sweep, "--precision": precision,
@@ -85,7 +85,7 @@ def evaluate(
     if json_:
         print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
         return
-    from featuregen.report import evaluation_table
+    from featuregen.report.results import evaluation_table
 
     print(evaluation_table(rows))
 

@@ -36,7 +36,7 @@ def export_file(
     if format_ == "robustness":
         print(_export_model(file, out, force))
         return
-    from featuregen.interop import FORMATS, export_dataset
+    from featuregen.interop.export import FORMATS, export_dataset
 
     if FORMATS[format_].ending:
         check_suffix(out, FORMATS[format_].ending, f"an export to {format_}")
@@ -44,8 +44,9 @@ def export_file(
 
 
 def _export_model(file: Path, out: Path | None, force: bool) -> Path:
-    from featuregen.interop import is_checkpoint, save_checkpoint
-    from featuregen.models import load_model
+    from featuregen.interop.robustness import save_checkpoint
+    from featuregen.interop.torch_files import is_checkpoint
+    from featuregen.models.io import load_model
 
     target = out or file.with_suffix(".pt")
     if not is_checkpoint(target) and not target.exists():

@@ -20,7 +20,8 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config import Norm, load_config, unique_assignments, with_overrides
+from featuregen.config.loader import load_config, unique_assignments, with_overrides
+from featuregen.config.schema import Norm
 from featuregen.errors import UserError
 
 
@@ -63,9 +64,11 @@ def flips(
     for key, value in unique_assignments(set_ or [], "--set", "attack.key", "pgd.steps=40").items():
         attack, _, setting = key.rpartition(".")
         attack_settings.setdefault(attack, {})[setting] = value
-    from featuregen.evaluation import expand_grid, inputs_from_split, label_flips_to_folder
-    from featuregen.experiment import Experiment, recorded_config
-    from featuregen.report import flip_maps, flips_table
+    from featuregen.evaluation.attack_run import inputs_from_split
+    from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.experiment.files import recorded_config
+    from featuregen.report.label_flips import flip_maps, flips_table
 
     runs = expand_grid(names, radii, norm, attack_settings)
     values = drop_none(common_values(None, seed, device, None) | {"data.name": data})

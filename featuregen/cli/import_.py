@@ -18,7 +18,7 @@ from featuregen.cli.options import (
     check_suffix,
     load_settings,
 )
-from featuregen.config import Dtype
+from featuregen.config.schema import Dtype
 
 
 def import_released(
@@ -50,7 +50,7 @@ def import_released(
     """
     check_kind(kind)
     check_suffix(out, ".h5", "a dataset")
-    from featuregen.data import load_images
+    from featuregen.data.sources import load_images
     from featuregen.interop import released
 
     # Before the base set, which may have to be downloaded.

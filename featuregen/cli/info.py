@@ -14,7 +14,7 @@ from featuregen.cli.options import JsonOption
 from featuregen.errors import printable
 
 if TYPE_CHECKING:
-    from featuregen.storage import DatasetInfo
+    from featuregen.storage.reader import DatasetInfo
 
 
 def info(
@@ -24,12 +24,12 @@ def info(
 
     featuregen info datasets_out/digits-robust.h5
     """
-    from featuregen.interop import is_model_file, model_header
+    from featuregen.interop.load import is_model_file, model_header
 
     if is_model_file(file):
         print(json.dumps(model_header(file), indent=2))
         return
-    from featuregen.storage import read_info
+    from featuregen.storage.reader import read_info
 
     content = read_info(file)
     print(json.dumps(content.to_dict(), indent=2) if json_ else describe(content))
@@ -37,7 +37,7 @@ def info(
 
 def describe(info: DatasetInfo) -> str:
     """A dataset in a few lines."""
-    from featuregen.synthesis import meaning_of
+    from featuregen.synthesis.kinds import meaning_of
 
     base, source = info.base, info.source_model
     weights = f"{source.get('architecture')}, weights {str(source.get('weights_sha256'))[:12]}"
@@ -59,7 +59,7 @@ def describe(info: DatasetInfo) -> str:
 
 def _describe_recipe(recipe: Mapping[str, Any]) -> str:
     """How a dataset was made, in words; the recipe of a file of unknown origin may have any content."""
-    from featuregen.report import describe_attack
+    from featuregen.report.attack import describe_attack
 
     if "imported" in recipe:
         return "elsewhere, imported from the authors' layout"

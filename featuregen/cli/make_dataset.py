@@ -35,12 +35,14 @@ from featuregen.cli.options import (
     common_values,
     load_settings,
 )
-from featuregen.config import KINDS, Config, NamedRecipe
+from featuregen.config.kinds import KINDS
+from featuregen.config.recipes import NamedRecipe
+from featuregen.config.schema import Config
 from featuregen.errors import UserError
 
 if TYPE_CHECKING:
-    from featuregen.experiment import Experiment
-    from featuregen.storage import DatasetInfo
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.storage.torch_dataset import FeatureDataset
 
 
 def make_dataset(
@@ -90,19 +92,19 @@ def make_dataset(
     values = common_values(model, seed, device, precision)
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = load_settings(config, data, set_, values, NamedRecipe(named, (kind,)) if named else None)
-    from featuregen.experiment import draw_preview
-    from featuregen.runtime import dist_from_env
+    from featuregen.experiment.outputs import draw_preview
+    from featuregen.runtime.distributed import dist_from_env
 
     if shard and dist_from_env().world_size > 1:
         raise UserError(f"torchrun gives each of its processes a shard; leave out --shard {shard}, or torchrun.")
     written = _write_dataset(kind, settings, source, out, shard, force)
     if written is None:
         return
-    experiment, info = written
+    experiment, dataset = written
     # A single shard is not worth a preview.
-    picture = [] if shard else [draw_preview(experiment, info.path, info.path.with_suffix(".png"))]
-    print(describe(info))
-    print(*(info.path, *picture), sep="\n")
+    picture = [] if shard else [draw_preview(experiment, dataset, dataset.path.with_suffix(".png"))]
+    print(describe(dataset.info))
+    print(*(dataset.path, *picture), sep="\n")
 
 
 def _kind_with_start(kind: str, start: Start | None) -> str:
@@ -122,17 +124,12 @@ def _kind_with_start(kind: str, start: Start | None) -> str:
 
 def _write_dataset(
     kind: str, settings: Config, source: Path | None, out: Path | None, shard: str | None, force: bool
-) -> tuple[Experiment, DatasetInfo] | None:
+) -> tuple[Experiment, FeatureDataset] | None:
     """Write the dataset or one shard of it; None in a process of torchrun that is not the main one."""
-    from featuregen.experiment import (
-        Experiment,
-        dataset_path,
-        make_distributed,
-        make_shard,
-        parse_shard,
-        warn_unused_shards,
-    )
-    from featuregen.runtime import init_distributed
+    from featuregen.experiment.dataset_job import dataset_path, warn_unused_shards
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.experiment.shards import make_distributed, make_shard, parse_shard
+    from featuregen.runtime.distributed import init_distributed
 
     part = parse_shard(shard) if shard else None
     folder = out.parent if out else OUT

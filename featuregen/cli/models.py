@@ -8,6 +8,6 @@ def models() -> None:
 
     featuregen models
     """
-    from featuregen.models import architecture_table
+    from featuregen.models.registry import architecture_table
 
     print(architecture_table())

@@ -10,19 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from featuregen.cli.errors import process_rank
-from featuregen.config import (
-    KINDS,
-    Config,
-    Dtype,
-    NamedRecipe,
-    Norm,
-    Precision,
-    RecipeName,
-    config_names,
-    did_you_mean,
-    load_config,
-    load_plugin,
-)
+from featuregen.config.kinds import KINDS
+from featuregen.config.loader import config_names, did_you_mean, load_config
+from featuregen.config.plugins import load_plugin
+from featuregen.config.recipes import NamedRecipe, RecipeName
+from featuregen.config.schema import Config, Dtype, Norm, Precision
 from featuregen.errors import UserError
 
 OUT = Path("datasets_out")

@@ -20,6 +20,8 @@ def preview(
     featuregen preview datasets_out/digits-det.h5 --out det.png
     """
     check_suffix(out, ".png", "a picture")
-    from featuregen.experiment import draw_preview, experiment_of
+    from featuregen.experiment.files import experiment_of
+    from featuregen.experiment.outputs import draw_preview
+    from featuregen.storage.torch_dataset import FeatureDataset
 
-    print(draw_preview(experiment_of(file, data), file, out or file.with_suffix(".png")))
+    print(draw_preview(experiment_of(file, data), FeatureDataset(file), out or file.with_suffix(".png")))

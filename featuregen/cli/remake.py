@@ -32,8 +32,8 @@ def remake(
     featuregen remake sent.h5 --data mine.npz --source standard.safetensors
     """
     check_suffix(out, ".h5", "a dataset")
-    from featuregen.experiment import remake as run
-    from featuregen.report import diff_text
+    from featuregen.experiment.remake import remake as run
+    from featuregen.report.diff import diff_text
 
     remade = run(file, out, data=data, source=source, device=device, force=force)
     comparison = remade.comparison.to_dict()

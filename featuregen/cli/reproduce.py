@@ -24,7 +24,7 @@ from featuregen.cli.options import (
     common_values,
     load_settings,
 )
-from featuregen.config import NamedRecipe
+from featuregen.config.recipes import NamedRecipe
 
 
 def reproduce(
@@ -68,9 +68,12 @@ def reproduce(
         for name, path in (("standard", standard_from), ("robust", robust_from))
     }
     settings = load_settings(config, data, set_, values, NamedRecipe(named, training=True) if named else None)
-    from featuregen.experiment import Experiment, cost_of, estimate_cost, write_results
-    from featuregen.experiment import reproduce as run
-    from featuregen.report import cost_sentence, cost_table, results_table
+    from featuregen.experiment.cost import cost_of, estimate_cost
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.experiment.outputs import write_results
+    from featuregen.experiment.reproduce import reproduce as run
+    from featuregen.report.cost import cost_sentence, cost_table
+    from featuregen.report.results import results_table
 
     if dry_run:
         cost = estimate_cost(settings, out).to_dict()

@@ -47,7 +47,7 @@ def share(
 
         featuregen share mine.h5 --data mine.npz --licence "CC BY 4.0"
     """
-    from featuregen.experiment import share_file
+    from featuregen.experiment.share import share_file
 
     path = share_file(
         file, out, data=data, source=source, with_source=not without_source, results=results, licence=licence,

@@ -23,11 +23,13 @@ from featuregen.cli.options import (
     drop_none,
     load_settings,
 )
-from featuregen.config import Config, EarlyStop, NamedRecipe, Norm, RecipeName, load_config
+from featuregen.config.loader import load_config
+from featuregen.config.recipes import NamedRecipe, RecipeName
+from featuregen.config.schema import Config, EarlyStop, Norm
 from featuregen.errors import UserError
 
 if TYPE_CHECKING:
-    from featuregen.models import TrainedModel
+    from featuregen.models.io import TrainedModel
 
 Loss = Literal["standard", "adversarial", "mixed"]
 
@@ -161,8 +163,8 @@ def _check_stopping(early_stop: str, options: list[str]) -> None:
 
 
 def _train_source(which: str, settings: Config, out: Path | None, force: bool, stopping: list[str]) -> None:
-    from featuregen.experiment import Experiment
-    from featuregen.runtime import init_distributed
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.runtime.distributed import init_distributed
 
     recipe = settings.sources.robust if which == "robust" else settings.sources.standard
     _check_stopping(recipe.early_stop, stopping)
@@ -188,9 +190,10 @@ def _train_on_dataset(
     stopping: list[str],
 ) -> None:
     check_suffix(path, ".h5", "a dataset", "--on")
-    from featuregen.experiment import FRESH_SEED, experiment_on
-    from featuregen.runtime import init_distributed
-    from featuregen.storage import FeatureDataset
+    from featuregen.experiment.evaluate_files import experiment_on
+    from featuregen.experiment.experiment import FRESH_SEED
+    from featuregen.runtime.distributed import init_distributed
+    from featuregen.storage.torch_dataset import FeatureDataset
 
     settings, folder = load_config(config) if config else None, out.parent if out else OUT
     options: dict[str, Any] = {
@@ -210,8 +213,9 @@ def _train_on_dataset(
 
 
 def _print_accuracy(title: str, trained: TrainedModel, out: Path | None, force: bool) -> None:
-    from featuregen.experiment import copy_model, run_record
-    from featuregen.report import evaluation_table
+    from featuregen.experiment.evaluate_files import run_record
+    from featuregen.experiment.files import copy_model
+    from featuregen.report.results import evaluation_table
 
     path = copy_model(trained.path, out, force) if out else trained.path
     print(evaluation_table([{"title": title, "runs": [run_record(trained)]}]))

@@ -22,7 +22,8 @@ from featuregen.cli.options import (
     common_values,
     load_settings,
 )
-from featuregen.config import PGD, Model, Norm, from_dict
+from featuregen.config.loader import from_dict
+from featuregen.config.schema import PGD, Model, Norm
 from featuregen.errors import UserError
 
 
@@ -55,11 +56,11 @@ def transfer(
     """
     values = common_values(None, seed, device, precision) | {"evaluation.seeds": seeds}
     settings = load_settings(config, data, set_, values)
-    from featuregen.experiment import Experiment
-    from featuregen.experiment import transfer as run
-    from featuregen.models import find_architecture
-    from featuregen.report import transfer_scatter, transfer_table
-    from featuregen.runtime import atomic_write
+    from featuregen.experiment.experiment import Experiment
+    from featuregen.experiment.transfer import transfer as run
+    from featuregen.models.registry import find_architecture
+    from featuregen.report.transfer import transfer_scatter, transfer_table
+    from featuregen.runtime.atomic import atomic_write
 
     if "det" not in settings.synthesis:
         raise UserError(f"config '{settings.name}' has no recipe for det, which transfer trains on; add synthesis.det.")

@@ -27,7 +27,7 @@ def verify(
 
         featuregen verify sent.h5 --data mine.npz --source standard.safetensors
     """
-    from featuregen.experiment import verify as run
+    from featuregen.experiment.verify import verify as run
 
     checks = run(file, data, source)
     if json_:

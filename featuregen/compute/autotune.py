@@ -13,10 +13,13 @@ import torch
 
 from featuregen.compute import winograd
 from featuregen.compute.folding import folded_copy
-from featuregen.config import Config, Runtime
+from featuregen.config.schema import Config, Runtime
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier
-from featuregen.runtime import ComputeSpec, atomic_write, free_memory, log, resolve_device
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, free_memory, resolve_device
 
 _FILE = "arithmetic.json"
 # fp32 with torch's convolutions is the default unless another choice is clearly faster: timings are noisy.

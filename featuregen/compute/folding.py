@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from featuregen.compute import winograd
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.device import ComputeSpec
 
 
 class FoldedModel:

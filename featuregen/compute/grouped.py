@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from featuregen.models import Classifier, ConvNet
+from featuregen.models.architectures.convnets import ConvNet
+from featuregen.models.classifier import Classifier
 
 
 def supports_grouping(architecture: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featuregen.runtime import log
+from featuregen.runtime.console import log
 
 # Not -ffast-math: linked into a library, it makes the whole process flush small numbers to zero.
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")

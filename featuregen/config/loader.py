@@ -17,8 +17,8 @@ import yaml
 
 from featuregen.config.kinds import ATTACKED, KINDS
 from featuregen.config.recipes import NamedRecipe, attack_values, recipe_values
-from featuregen.config.safe_yaml import parse_yaml
-from featuregen.config.schema import Config, Sources, check_consistency, to_dict
+from featuregen.config.schema import Config, Sources, check_consistency
+from featuregen.config.serialize import parse_yaml, to_dict
 from featuregen.errors import UserError
 
 _T = typing.TypeVar("_T")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from featuregen.config.kinds import KINDS
+from featuregen.config.kinds import KINDS, MISLABELLED
+from featuregen.config.schema import Config, Training
 
 RecipeName = Literal["paper", "fast"]
 RECIPES: tuple[str, ...] = get_args(RecipeName)
@@ -41,3 +42,19 @@ def attack_values(name: str, eps: float) -> dict[str, Any]:
     """The settings of the attack that the robust model is trained against, by their keys; eps stays as it is."""
     steps, fraction = _TRAINING[name]
     return {"sources.robust.attack.steps": steps, "sources.robust.attack.step_size": fraction * eps}
+
+
+def fresh_recipe(config: Config, kind: str) -> Training:
+    """The recipe of the models trained on a kind; without an entry in `fresh` it is that of the standard source."""
+    return config.fresh.get(kind, config.sources.standard)
+
+
+def source_seeds(config: Config) -> int:
+    """The number of models per source recipe that a table shows."""
+    return config.sources.seeds or config.evaluation.seeds
+
+
+def source_models(config: Config, which: str) -> int:
+    """The number of models per source recipe that are trained: the label audit needs a second standard one."""
+    audited = which == "standard" and any(kind in MISLABELLED for kind in config.synthesis)
+    return max(2 if audited else 1, source_seeds(config))

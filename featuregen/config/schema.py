@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from featuregen.config.kinds import KINDS, MISLABELLED
+from featuregen.config.kinds import KINDS
 from featuregen.errors import UserError
 
 Norm = Literal["l2", "linf"]
@@ -237,22 +236,6 @@ class Config:
     honesty: LabelAudit = LabelAudit()
 
 
-def fresh_recipe(config: Config, kind: str) -> Training:
-    """The recipe of the models trained on a kind; without an entry in `fresh` it is that of the standard source."""
-    return config.fresh.get(kind, config.sources.standard)
-
-
-def source_seeds(config: Config) -> int:
-    """The number of models per source recipe that a table shows."""
-    return config.sources.seeds or config.evaluation.seeds
-
-
-def source_models(config: Config, which: str) -> int:
-    """The number of models per source recipe that are trained: the label audit needs a second standard one."""
-    audited = which == "standard" and any(kind in MISLABELLED for kind in config.synthesis)
-    return max(2 if audited else 1, source_seeds(config))
-
-
 def check_training(recipe: Training, name: str) -> None:
     """Refuse settings that need an attack in a recipe without one."""
     if recipe.alpha and recipe.attack is None:
@@ -310,20 +293,3 @@ def check_consistency(config: Config) -> None:
     sources = {"sources.standard": config.sources.standard, "sources.robust": config.sources.robust}
     for name, training in (sources | fresh).items():
         check_training(training, name)
-
-
-def to_dict(settings: Any) -> Any:
-    """Dictionaries and lists, ready for JSON or YAML."""
-    if dataclasses.is_dataclass(settings):
-        pairs = ((f, getattr(settings, f.name)) for f in dataclasses.fields(settings))
-        return {f.name: to_dict(v) for f, v in pairs if not (f.metadata.get("omit_default") and v == f.default)}
-    if isinstance(settings, Mapping):
-        return {key: to_dict(value) for key, value in settings.items()}
-    if isinstance(settings, (tuple, list)):
-        return [to_dict(value) for value in settings]
-    return settings
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with one spelling per value, for digests and cache keys."""
-    return json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

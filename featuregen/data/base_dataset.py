@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featuregen.data.lazy import ImageSource, LazyImages, Rows
 from featuregen.errors import UserError
-from featuregen.runtime import RowRandom
+from featuregen.runtime.rng import RowRandom
 
 
 def balanced_rows(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:

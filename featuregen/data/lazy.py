@@ -77,6 +77,13 @@ class Hdf5Rows:
             raise UserError(f"{self.path}: {self.name} cannot be read ({one_line(error)}); get it again.") from None
         return values.reshape(len(values), *self.shape[1:])
 
+    def column(self, name: str) -> NDArray[Any]:
+        """Another array of the same file, whole."""
+        try:
+            return np.asarray(self._open()[name])
+        except HDF5_ERRORS as error:
+            raise UserError(f"{self.path}: {name} cannot be read ({one_line(error)}); get it again.") from None
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}
 

@@ -17,7 +17,7 @@ from featuregen.data.base_dataset import ImageSplit
 from featuregen.data.lazy import HDF5_ERRORS, Hdf5Rows, Rows
 from featuregen.data.npz import ARRAYS, check_class_ids, check_labels
 from featuregen.errors import UserError, one_line
-from featuregen.runtime import has_oversized_local_heap
+from featuregen.runtime.hdf5_guard import has_oversized_local_heap
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from featuregen.config import Data, did_you_mean
+from featuregen.config.loader import did_you_mean
+from featuregen.config.schema import Data
 from featuregen.data.base_dataset import BaseDataset, DatasetSize, ImageSplit, class_ranks
 from featuregen.data.npz import ARRAYS, EXPECTED, make_splits, read_npz
 from featuregen.data.on_disk import read_folder, read_hdf5

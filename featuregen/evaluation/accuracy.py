@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import pgd
-from featuregen.compute import folded_copy
-from featuregen.config import PGD, Evaluation, Norm
-from featuregen.data import ImageSource
-from featuregen.models import Accuracy, Classifier
-from featuregen.runtime import ComputeSpec, RowRandom
+from featuregen.attacks.pgd import pgd
+from featuregen.compute.folding import folded_copy
+from featuregen.config.schema import PGD, Evaluation, Norm
+from featuregen.data.lazy import ImageSource
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import Accuracy
+from featuregen.runtime.device import ComputeSpec
+from featuregen.runtime.rng import RowRandom
 
 
 def evaluate(

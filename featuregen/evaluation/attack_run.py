@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import AttackResult, Criterion, attack, find_attack, measure_result, settings_for
-from featuregen.compute import Ball
-from featuregen.config import ATTACKED, to_dict
-from featuregen.data import BaseDataset, balanced_rows
+from featuregen.attacks.api import attack
+from featuregen.attacks.criterion import Criterion
+from featuregen.attacks.registry import find_attack, settings_for
+from featuregen.attacks.result import AttackResult, measure_result
+from featuregen.compute.optimize import Ball, quantize, to_unit_range
+from featuregen.config.kinds import ATTACKED
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset, balanced_rows
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
-from featuregen.models import Classifier, TrainedModel, describe_model, model_summary
-from featuregen.runtime import ComputeSpec, versions
-from featuregen.storage import FeatureDataset, Header, Writer, read_info
-from featuregen.synthesis import quantize, to_unit_range
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import TrainedModel, describe_model, model_summary
+from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.storage.reader import read_info
+from featuregen.storage.schema import Header
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.writer import Writer
 
 # The sample taken by default: enough to tell attacks apart, and few enough for the slow ones.
 SAMPLE = 1000

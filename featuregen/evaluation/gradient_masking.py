@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import attack
-from featuregen.compute import frozen_eval
-from featuregen.config import from_dict
+from featuregen.attacks.api import attack
+from featuregen.compute.optimize import frozen_eval
+from featuregen.config.loader import from_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.masking_checks import (
@@ -25,8 +25,9 @@ from featuregen.evaluation.masking_checks import (
     run_checks,
     unbounded_radius,
 )
-from featuregen.models import TrainedModel, model_summary
-from featuregen.runtime import ComputeSpec, atomic_write, check_writable, versions
+from featuregen.models.io import TrainedModel, model_summary
+from featuregen.runtime.atomic import atomic_write, check_writable
+from featuregen.runtime.device import ComputeSpec, versions
 
 # With fewer images, not even an attack that wins on all of them is significantly better.
 MIN_IMAGES = math.ceil(-math.log2(SIGNIFICANCE))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from featuregen.data import ImageSource
+from featuregen.data.lazy import ImageSource
 from featuregen.evaluation.accuracy import batch_slices, fraction, predict
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.errors import UserError
-from featuregen.runtime import RowRandom
+from featuregen.runtime.rng import RowRandom
 
 Classes = NDArray[np.int64]
 Counts = NDArray[np.int64]

@@ -15,15 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import attack as run_attack
-from featuregen.attacks import find_attack
-from featuregen.config import Norm, from_dict, to_dict
+from featuregen.attacks.api import attack as run_attack
+from featuregen.attacks.registry import find_attack
+from featuregen.config.loader import from_dict
+from featuregen.config.schema import Norm
+from featuregen.config.serialize import to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
 from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.label_flip_statistics import LabelFlips, agreement, asymmetry, attraction
-from featuregen.models import TrainedModel, weights_sha256
-from featuregen.runtime import ComputeSpec, atomic_write, check_writable, log, versions
+from featuregen.models.io import TrainedModel, weights_sha256
+from featuregen.runtime.atomic import atomic_write, check_writable
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, versions
 
 CSV_HEADER = ("model", "attack", "eps", "true", "predicted", "count")
 

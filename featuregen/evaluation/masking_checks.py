@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.attacks import attack
-from featuregen.compute import frozen_eval
-from featuregen.config import Norm, bounded
+from featuregen.attacks.api import attack
+from featuregen.compute.optimize import frozen_eval
+from featuregen.config.schema import Norm, bounded
 from featuregen.evaluation.accuracy import predict
-from featuregen.runtime import ComputeSpec
+from featuregen.runtime.device import ComputeSpec
 
 # An attack succeeds significantly more often than another if it leads by this share of the images, and a one-sided
 # sign test is below this level.

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import pgd
-from featuregen.compute import folded_copy
-from featuregen.config import PGD
+from featuregen.attacks.pgd import pgd
+from featuregen.compute.folding import folded_copy
+from featuregen.config.schema import PGD
 from featuregen.evaluation.accuracy import fraction, predict
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec, log
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec
 
 
 @dataclass(frozen=True, eq=False)

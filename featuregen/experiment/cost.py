@@ -12,23 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.compute import (
-    bytes_per_image,
-    folded_copy,
-    frozen_eval,
-    load_or_autotune,
-    move_pixels,
-    seconds_for,
-    untrained_model,
-)
-from featuregen.config import Config, Training, to_dict
-from featuregen.data import DatasetSize, size_of
-from featuregen.evaluation import predict
+from featuregen.compute.autotune import bytes_per_image, load_or_autotune, seconds_for, untrained_model
+from featuregen.compute.folding import folded_copy
+from featuregen.compute.optimize import frozen_eval, move_pixels
+from featuregen.config.schema import Config, Training
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import DatasetSize
+from featuregen.data.sources import size_of
+from featuregen.evaluation.accuracy import predict
 from featuregen.experiment.stages import WorkCount, stages, work_by_title
-from featuregen.models import count_parameters
-from featuregen.runtime import ComputeSpec, configure_process, free_memory
-from featuregen.synthesis import class_loss
-from featuregen.training import can_group, train_many
+from featuregen.models.classifier import count_parameters
+from featuregen.runtime.device import ComputeSpec, configure_process, free_memory
+from featuregen.synthesis.generate import class_loss
+from featuregen.training.loop import can_group, train_many
 
 # Images in the first try of a measurement, and the seconds after which it is not repeated with more.
 _FIRST_BATCH, _LONG_SECONDS = 8, 0.5

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featuregen.compute import fitting_batch, folded_copy
-from featuregen.config import KINDS, Config, Synthesis, to_dict
-from featuregen.data import BaseDataset
+from featuregen.compute.autotune import fitting_batch
+from featuregen.compute.folding import folded_copy
+from featuregen.config.kinds import KINDS
+from featuregen.config.schema import Config, Synthesis
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import TrainedModel, describe_model
-from featuregen.runtime import ComputeSpec, versions
-from featuregen.storage import PAPER, DatasetInfo, Header, Writer, check_compatible, read_info
-from featuregen.synthesis import RowPlan, synthesize
+from featuregen.models.io import TrainedModel, describe_model
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.storage.schema import PAPER, Header
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.writer import Writer, check_compatible
+from featuregen.synthesis.generate import RowPlan, synthesize
 
 
 def dataset_path(folder: Path, base: str, kind: str) -> Path:
@@ -87,7 +95,7 @@ class DatasetJob:
         """Whether the file exists already; a different one in its place is refused."""
         return check_compatible(path, self.header(source))
 
-    def run(self, path: Path, source: TrainedModel, force: bool = False, processes: int = 1) -> DatasetInfo:
+    def run(self, path: Path, source: TrainedModel, force: bool = False, processes: int = 1) -> FeatureDataset:
         """Write the file, or what an interrupted run left to write of it.
 
         `processes` is how many such jobs share this machine's memory.
@@ -95,7 +103,7 @@ class DatasetJob:
         with Writer.open(path, self.header(source), force) as writer:
             if not writer.complete:
                 self._fill(writer, source, processes)
-        return read_info(path)
+        return FeatureDataset(path)
 
     def _fill(self, writer: Writer, source: TrainedModel, processes: int) -> None:
         batch = self._fitting_batch(source, processes) if self.batch else (writer.batches or [0])[0]
@@ -138,3 +146,26 @@ def _describe_batches(sizes: Sequence[int]) -> str:
     if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
         return str(sizes[0])
     return f"{sizes[0]}, later {min(sizes[:-1])}, since memory ran out: made again, images may differ in their bytes"
+
+
+def find_shards(whole: Path) -> dict[int, list[Path]]:
+    """The shards beside a file, finished or not, by how many it was divided into."""
+    shards: dict[int, list[Path]] = {}
+    for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*")):
+        name = path.name.removesuffix(".partial")
+        if match := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
+            shard = Shard(int(match[1]), int(match[2]))
+            if 1 <= shard.number <= shard.of and name == shard.path(whole).name:
+                shards.setdefault(shard.of, []).append(path)
+    return shards
+
+
+def warn_unused_shards(whole: Path, used: int = 0) -> None:
+    """Name the shards beside a file that this run does not use; `used` is the division that it does."""
+    for of, paths in find_shards(whole).items():
+        if of != used:
+            more, ending = (f" and {len(paths) - 1} more", "") if len(paths) > 1 else ("", "s")
+            log(
+                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; resume with "
+                f"--shard i/{of} or torchrun, or delete what is not wanted"
+            )

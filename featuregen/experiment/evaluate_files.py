@@ -7,14 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import Config, fresh_recipe, to_dict, with_overrides
+from featuregen.config.loader import with_overrides
+from featuregen.config.recipes import fresh_recipe
+from featuregen.config.schema import Config
+from featuregen.config.serialize import to_dict
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import recorded_config
-from featuregen.interop import is_model_file
-from featuregen.models import TrainedModel
-from featuregen.runtime import SINGLE_PROCESS, DistInfo
-from featuregen.storage import FeatureDataset, read_info
+from featuregen.interop.load import is_model_file
+from featuregen.models.io import TrainedModel
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.storage.reader import read_info
+from featuregen.storage.torch_dataset import FeatureDataset
 
 # A sweep of learning rates without values tries these factors of the recipe's rate.
 LR_FACTORS = (0.1, 1 / 3, 1, 3)

@@ -9,18 +9,26 @@ from typing import Any
 
 import torch
 
-from featuregen.compute import load_or_autotune
-from featuregen.config import Config, Synthesis, Training, did_you_mean, fresh_recipe, load_config, with_overrides
-from featuregen.data import BaseDataset, balanced_rows, load_images
+from featuregen.compute.autotune import load_or_autotune
+from featuregen.config.loader import did_you_mean, load_config, with_overrides
+from featuregen.config.recipes import fresh_recipe
+from featuregen.config.schema import Config, Synthesis, Training
+from featuregen.data.base_dataset import BaseDataset, balanced_rows
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import evaluate
+from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
-from featuregen.experiment.model_cache import LabelledImages, ModelCache, check_base
-from featuregen.interop import load_model
-from featuregen.models import Accuracy, Classifier, TrainedModel
-from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, configure_process, resolve_device
-from featuregen.storage import DatasetInfo, FeatureDataset
-from featuregen.synthesis import RowPlan, find_kind, make_plan
+from featuregen.experiment.model_cache import LabelledImages, ModelCache
+from featuregen.interop.load import load_model
+from featuregen.interop.torch_files import is_checkpoint
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import Accuracy, TrainedModel, read_model_record
+from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.synthesis.generate import RowPlan, make_plan
+from featuregen.synthesis.kinds import find_kind
 
 # Fresh models start from other weights than any source model, or the two would share more than the data.
 FRESH_SEED = 1000
@@ -96,8 +104,7 @@ class Experiment:
             (20, (1, 8, 8))
         """
         target = Path(path) if path else dataset_path(self.out, self.base.name, kind)
-        self.write_dataset(self.dataset_job(kind), target, source, force)
-        return FeatureDataset(target)
+        return self.write_dataset(self.dataset_job(kind), target, source, force)
 
     def dataset_job(self, kind: str, shard: Shard | None = None, batch: int = 0) -> DatasetJob:
         """What a dataset of this kind, or a shard of it, will hold; `batch` fixes how many rows are made at once."""
@@ -107,7 +114,7 @@ class Experiment:
 
     def write_dataset(
         self, job: DatasetJob, path: Path, source: TrainedModel | None = None, force: bool = False, processes: int = 1
-    ) -> DatasetInfo:
+    ) -> FeatureDataset:
         """Run a job; `processes` is how many run on this machine at once."""
         if not force:
             job.is_done(path, source)
@@ -197,7 +204,8 @@ class Experiment:
         """A saved model, ours or a checkpoint of robustness, which must fit the base dataset."""
         model = load_model(path, self.device)
         self.check_fits(model, str(path))
-        return TrainedModel(model, model.record, Path(path))
+        digest = "" if is_checkpoint(path) else read_model_record(path)["weights_sha256"]
+        return TrainedModel(model, model.record, Path(path), digest)
 
     @cached_property
     def models(self) -> ModelCache:
@@ -236,7 +244,7 @@ class Experiment:
 
     def training_images(self, data: FeatureDataset) -> LabelledImages:
         """A dataset's images on the device, ready to train on; they must have been made from this base dataset."""
-        check_base(data.info, self.base)
+        self.check_made_from_base(data.info)
         # Where the base dataset does not fit into memory, a dataset as large as that would not fit either.
         images = data.images.to(self.device) if self.base.in_memory else data.lazy_images(self.device)
         name = f"{data.info.kind} ({data.path.name})"
@@ -260,6 +268,23 @@ class Experiment:
                 f"{name} takes images of shape {model.image_shape} in {model.classes} classes, but {self.base.name} "
                 f"has {expected[0]} in {expected[1]}; choose the image set it was trained on with --data."
             )
+
+    def check_made_from_base(self, info: DatasetInfo) -> None:
+        """Refuse a dataset of other images: models trained on it are tested on this base dataset's test images."""
+        name, base = info.base.get("name"), self.base
+        recorded, digest = info.base.get("sha256"), base.train.sha256
+        if info.base.get("split", "train") != "train":
+            raise UserError(
+                f"{info.path} was made from {name}, {info.base.get('split')}; fresh models and their test need a "
+                "dataset made from the training images of a base set."
+            )
+        if recorded != digest:
+            raise UserError(
+                f"{info.path} was made from {name} (sha256 {str(recorded)[:12]}), which is not {base.name} here "
+                f"(sha256 {digest[:12]}); choose its base set with --data."
+            )
+        if info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
+            raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
 
     def _check_rows(self, name: str, rows: int, available: int, which: str) -> None:
         if rows > available:

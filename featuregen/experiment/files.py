@@ -7,14 +7,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from featuregen.config import Config, Data, check_consistency, from_dict, with_overrides
-from featuregen.data import needs_download
+from featuregen.config.loader import from_dict, with_overrides
+from featuregen.config.schema import Config, Data, check_consistency
+from featuregen.data.sources import needs_download
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.interop import is_checkpoint, is_model_file
-from featuregen.models import read_model_record
-from featuregen.runtime import atomic_path
-from featuregen.storage import read_info
+from featuregen.interop.load import is_model_file
+from featuregen.interop.torch_files import is_checkpoint
+from featuregen.models.io import read_model_record
+from featuregen.runtime.atomic import atomic_path
+from featuregen.storage.reader import read_info
 
 
 def find_by_weights(weights: str, folders: Iterable[Path]) -> Path | None:

@@ -13,15 +13,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from featuregen.config import KINDS, MISLABELLED, Config, canonical_json, source_models
-from featuregen.evaluation import audit_labels, nearest_neighbour
+from featuregen.compute.optimize import to_unit_range
+from featuregen.config.kinds import KINDS, MISLABELLED
+from featuregen.config.recipes import source_models
+from featuregen.config.schema import Config
+from featuregen.config.serialize import canonical_json
+from featuregen.evaluation.label_audit import audit_labels, nearest_neighbour
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.model_cache import LabelledImages
-from featuregen.models import TrainedModel
-from featuregen.runtime import atomic_write, log
-from featuregen.storage import FeatureDataset, read_columns
-from featuregen.synthesis import synthesize, to_unit_range
+from featuregen.models.io import TrainedModel
+from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.console import log
+from featuregen.storage.reader import read_columns
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.synthesis.generate import synthesize
 
 
 def audit_experiment(

@@ -14,22 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config import Config, Model, Training, canonical_json, to_dict
-from featuregen.data import BaseDataset, ImageSource
+from featuregen.config.schema import Config, Model, Training
+from featuregen.config.serialize import canonical_json, to_dict
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
-from featuregen.models import (
-    Accuracy,
-    Classifier,
-    TrainedModel,
-    build_classifier,
-    load_model,
-    read_model_record,
-    save_model,
-    weights_sha256,
-)
-from featuregen.runtime import LOCK_TIMEOUT, ComputeSpec, DistInfo, check_writable, locked, log, versions
-from featuregen.storage import DatasetInfo
-from featuregen.training import TrainingLog, TrainingState, can_group, train_many
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.runtime.distributed import DistInfo
+from featuregen.training.loop import TrainingLog, can_group, train_many
+from featuregen.training.resume import TrainingState
 
 
 @dataclass(frozen=True)
@@ -40,23 +38,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-def check_base(info: DatasetInfo, base: BaseDataset) -> None:
-    """Whether a dataset was made from this base set's training images; its test images will judge what is trained."""
-    recorded, own = info.base.get("sha256"), base.train.sha256
-    if info.base.get("split", "train") != "train":
-        raise UserError(
-            f"{info.path} was made from {info.base.get('name')}, {info.base.get('split')}; fresh models and their "
-            "test need a dataset made from the training images of a base set."
-        )
-    if recorded == own and info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
-        raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
-    if recorded != own:
-        raise UserError(
-            f"{info.path} was made from {info.base.get('name')} (sha256 {str(recorded)[:12]}), which is not "
-            f"{base.name} here (sha256 {own[:12]}); choose its base set with --data."
-        )
 
 
 # Rows, and numbers, of which a few copies are in memory at once.
@@ -104,7 +85,7 @@ class ModelCache:
     def add(self, trained: TrainedModel) -> TrainedModel:
         """Copy a model from elsewhere into the folder, so that it is evaluated once and found again."""
         model = trained.model
-        path = self.folder / f"{model.architecture}-{weights_sha256(model)[:16]}.safetensors"
+        path = self.folder / f"{model.architecture}-{trained.weights_sha256[:16]}.safetensors"
         if not path.exists():
             unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
             save_model(model, path, {**unknown, **trained.record})
@@ -169,7 +150,7 @@ class ModelCache:
             record["accuracy"] = {"settings": settings, **self._evaluate(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
             save_model(model, path, record)
-        return TrainedModel(model, record, path)
+        return TrainedModel(model, record, path, read_model_record(path)["weights_sha256"])
 
     def _settings(self, data: LabelledImages, recipe: Training, seed: int, group: Sequence[int]) -> dict[str, Any]:
         settings = {

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.model_cache import check_base
-from featuregen.experiment.reproduce import Results
 from featuregen.experiment.stages import TITLES
-from featuregen.report import (
-    Row,
-    accuracy_bars,
-    accuracy_curves,
-    draw_grid,
-    label_audit_curves,
-    results_markdown,
-    write_report,
-)
-from featuregen.runtime import atomic_write
-from featuregen.storage import FeatureDataset, read_columns
-from featuregen.synthesis import RowPlan, start_images
+from featuregen.report.html import write_report
+from featuregen.report.image_grid import Row, draw_grid
+from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
+from featuregen.report.results import results_markdown
+from featuregen.runtime.atomic import atomic_write
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.synthesis.generate import RowPlan, start_images
 
 SHOWN = 10
 
 
-def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
+def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) -> Path:
     """Base image, start image and result of ten rows, one per class where there are ten."""
-    data = FeatureDataset(path)
     info = data.info
-    check_base(info, experiment.base)
-    plan = _recorded_plan(path)
+    experiment.check_made_from_base(info)
+    plan = _recorded_plan(data)
     with_base = np.flatnonzero(plan.index >= 0)
     # Rows of an imported file need not know their base image, nor how their noise was drawn.
     rows = with_base[_one_per_class(plan.source_labels[with_base])] if len(with_base) else _one_per_class(plan.labels)
@@ -50,10 +43,10 @@ def draw_preview(experiment: Experiment, path: Path, picture: Path) -> Path:
     names = [*info.classes, "?"]
     labels = ((names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows)
     headers = [true if true == stored else f"{true} → {stored}" for true, stored in labels]
-    return draw_grid(picture, grid, headers, f"{path.name}: {info.kind}")
+    return draw_grid(picture, grid, headers, f"{data.path.name}: {info.kind}")
 
 
-def write_results(experiment: Experiment, results: Results, folder: Path) -> Path:
+def write_results(experiment: Experiment, results: dict[str, Any], folder: Path) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
     atomic_write(folder / "results.json", json.dumps(results, indent=1))
     atomic_write(folder / "table.md", results_markdown(results))
@@ -76,21 +69,22 @@ def write_results(experiment: Experiment, results: Results, folder: Path) -> Pat
 
 
 def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -> Path:
-    plans = {kind: _recorded_plan(path) for kind, path in files.items()}
+    datasets = {kind: FeatureDataset(path) for kind, path in files.items()}
+    plans = {kind: _recorded_plan(data) for kind, data in datasets.items()}
     common = set.intersection(*(set(plan.index.tolist()) for plan in plans.values()))
     index = np.array(sorted(common), dtype=np.int64)
     shown = index[_one_per_class(experiment.base.train.labels[index])]
     grid = [Row("base image", _base_images(experiment, shown))]
-    for kind, path in files.items():
+    for kind, data in datasets.items():
         plan = plans[kind]
         rows = np.array([int(np.flatnonzero(plan.index == row)[0]) for row in shown])
         labels = [experiment.base.classes[label] for label in plan.labels[rows]]
-        grid.append(Row(TITLES.get(kind, kind), FeatureDataset(path).fetch(rows).numpy(), labels))
+        grid.append(Row(TITLES.get(kind, kind), data.fetch(rows).numpy(), labels))
     return draw_grid(picture, grid)
 
 
-def _recorded_plan(path: Path) -> RowPlan:
-    return RowPlan(**read_columns(path, ["index", "source_labels", "labels", "start_index"]))
+def _recorded_plan(data: FeatureDataset) -> RowPlan:
+    return RowPlan(**data.columns("index", "source_labels", "labels", "start_index"))
 
 
 def _base_images(experiment: Experiment, index: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 
-from featuregen.config import Config, load_plugin, loaded_plugins
-from featuregen.data import BaseDataset
+from featuregen.config.plugins import load_plugin, loaded_plugins
+from featuregen.config.schema import Config
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.stages import Stage
-from featuregen.runtime import ComputeSpec, progress
+from featuregen.runtime.console import progress
+from featuregen.runtime.device import ComputeSpec
 
 
 def run_stages(experiment: Experiment, rounds: list[list[Stage]]) -> None:

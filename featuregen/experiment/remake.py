@@ -1,4 +1,4 @@
-"""A dataset made again from nothing but its own record, and held against the one that is there."""
+"""Remaking a dataset from its own record, and comparing it with the file that is there."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import ATTACKED, Config, to_dict, with_overrides
-from featuregen.data import SPLITS, load_images
+from featuregen.config.kinds import ATTACKED
+from featuregen.config.loader import with_overrides
+from featuregen.config.schema import Config
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import SPLITS
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import AttackRun, attack_to_file, inputs_from_split
+from featuregen.evaluation.attack_run import AttackRun, attack_to_file, inputs_from_split
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import find_by_weights, recorded_config
-from featuregen.models import TrainedModel, weights_sha256
-from featuregen.runtime import log, resolve_device
-from featuregen.storage import DatasetDiff, DatasetInfo, read_info
-from featuregen.storage.diff import diff
-from featuregen.synthesis import find_kind
+from featuregen.models.io import TrainedModel
+from featuregen.runtime.console import log
+from featuregen.runtime.device import resolve_device
+from featuregen.storage.diff import DatasetDiff, diff
+from featuregen.storage.reader import DatasetInfo, read_info
+from featuregen.synthesis.kinds import find_kind
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _find_model(
     """The model of these weights: the one at the path, or one in a folder near either file."""
     if path:
         model = experiment.load_model(path)
-        if (digest := weights_sha256(model.model)) != weights:
+        if (digest := model.weights_sha256) != weights:
             raise UserError(
                 f"{path} has weights {digest[:12]}, and {info.path} was made with {str(weights)[:12]}; give that one."
             )

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import source_seeds, to_dict
+from featuregen.config.recipes import source_seeds
+from featuregen.config.serialize import to_dict
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import audit_experiment
 from featuregen.experiment.parallel import run_stages
 from featuregen.experiment.stages import TITLES, base_sample, kinds_of, make_timed, stages
-from featuregen.models import TrainedModel
-from featuregen.runtime import versions
-from featuregen.storage import DatasetInfo, FeatureDataset, read_columns
+from featuregen.models.io import TrainedModel
+from featuregen.runtime.device import versions
+from featuregen.storage.reader import DatasetInfo, read_columns
+from featuregen.storage.torch_dataset import FeatureDataset
 
 Results = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import re
 from collections.abc import Iterator
@@ -13,14 +12,18 @@ from pathlib import Path
 
 import torch
 
-from featuregen.config import Config
+from featuregen.config.schema import Config
 from featuregen.errors import UserError
-from featuregen.experiment.dataset_job import Shard, dataset_path
+from featuregen.experiment.dataset_job import Shard, dataset_path, find_shards, warn_unused_shards
 from featuregen.experiment.experiment import Experiment
-from featuregen.models import TrainedModel
-from featuregen.runtime import ComputeSpec, DistInfo, check_writable, locked, log, resolve_device
-from featuregen.storage import DatasetInfo
+from featuregen.models.io import TrainedModel
+from featuregen.runtime.atomic import check_writable, locked
+from featuregen.runtime.console import log
+from featuregen.runtime.device import ComputeSpec, resolve_device
+from featuregen.runtime.distributed import DistInfo
 from featuregen.storage.merge import merge
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.torch_dataset import FeatureDataset
 
 
 def parse_shard(text: str) -> Shard:
@@ -38,7 +41,7 @@ def make_shard(
     shard: Shard,
     source: TrainedModel | None = None,
     force: bool = False,
-) -> DatasetInfo:
+) -> FeatureDataset:
     """Make one shard, as one job of an array.
 
     The first job measures arithmetic and trains the source model that all need; the others wait for it.
@@ -76,29 +79,6 @@ def _one_job_at_a_time(path: Path, message: str) -> Iterator[None]:
         yield
 
 
-def find_shards(whole: Path) -> dict[int, list[Path]]:
-    """The shards beside a file, finished or not, by how many it was divided into."""
-    shards: dict[int, list[Path]] = {}
-    for path in sorted(whole.parent.glob(f"{glob.escape(whole.stem)}.shard-*")):
-        name = path.name.removesuffix(".partial")
-        if match := re.search(r"\.shard-(\d{2,6})-of-(\d{2,6})\.", name):
-            shard = Shard(int(match[1]), int(match[2]))
-            if 1 <= shard.number <= shard.of and name == shard.path(whole).name:
-                shards.setdefault(shard.of, []).append(path)
-    return shards
-
-
-def warn_unused_shards(whole: Path, used: int = 0) -> None:
-    """Name the shards beside a file that this run does not use; `used` is the division that it does."""
-    for of, paths in find_shards(whole).items():
-        if of != used:
-            more, ending = (f" and {len(paths) - 1} more", "") if len(paths) > 1 else ("", "s")
-            log(
-                f"note: {paths[0]}{more}, of a division into {of}, stay{ending} unused here; resume with "
-                f"--shard i/{of} or torchrun, or delete what is not wanted"
-            )
-
-
 @dataclass(frozen=True)
 class ShardAssignment:
     """What the main process decides for all: the division, and which shards are still missing."""
@@ -117,7 +97,7 @@ class ShardAssignment:
 
 def make_distributed(
     dist: DistInfo, config: Config, folder: Path, kind: str, out: Path | None, source: Path | None, force: bool
-) -> tuple[Experiment, DatasetInfo] | None:
+) -> tuple[Experiment, FeatureDataset] | None:
     """Make a dataset in all processes of torchrun, each its shards; the main one merges them. None for the others."""
     if dist.is_main:
         experiment = Experiment(config, folder)
@@ -142,12 +122,13 @@ def make_distributed(
     if not dist.is_main:
         return None
     if not assignment.finished:
-        info = merge([shard.path(path) for shard in assignment.shards], path, force, remove=True)
+        merge([shard.path(path) for shard in assignment.shards], path, force, remove=True)
+        data = FeatureDataset(path)
     else:
-        info = experiment.write_dataset(experiment.dataset_job(kind), path, model)
-        _remove_merged_shards(experiment, kind, path, model, assignment, info)
+        data = experiment.write_dataset(experiment.dataset_job(kind), path, model)
+        _remove_merged_shards(experiment, kind, path, model, assignment, data.info)
     warn_unused_shards(path)
-    return experiment, info
+    return experiment, data
 
 
 def _remove_merged_shards(

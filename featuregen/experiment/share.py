@@ -7,18 +7,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import with_overrides
-from featuregen.data import NAMED_SETS, load_images
+from featuregen.config.loader import with_overrides
+from featuregen.data.sources import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.verify import verify_origin
-from featuregen.interop import is_checkpoint, load_model, model_header
-from featuregen.models import save_model
-from featuregen.publish import Bundle, base_citation, check_name, evaluation_section, results_about, write_folder
-from featuregen.runtime import log
-from featuregen.storage import Check, DatasetInfo, check_file, file_sha256, read_info
+from featuregen.interop.load import load_model, model_header
+from featuregen.interop.torch_files import is_checkpoint
+from featuregen.models.io import save_model
+from featuregen.publish.bundle import Bundle, check_name, write_folder
+from featuregen.publish.facts import evaluation_section, results_about
+from featuregen.publish.layout import base_citation
+from featuregen.runtime.console import log
+from featuregen.storage.checksums import file_sha256
+from featuregen.storage.reader import DatasetInfo, read_info
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import Check, check_file
 
 
 def share_file(
@@ -33,10 +39,10 @@ def share_file(
     citation: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the folder, by default beside the file, and say where; a file that fails a check is not shared.
+    """Verify a dataset and write the folder to publish it with, by default beside the file; returns the folder.
 
-    `results` is what `reproduce` or `evaluate --json` wrote, by default the results.json beside the file; `licence` and
-    `citation` are those of the base set, where it is none that featuregen knows.
+    A file that fails a check is not shared. `results` is what `reproduce` or `evaluate --json` wrote, by default the
+    results.json beside the file. `licence` and `citation` are those of a base set that featuregen does not know.
     """
     check_name(path)
     if source and not with_source:
@@ -44,7 +50,7 @@ def share_file(
     digest = file_sha256(path) if path.is_file() else ""
     _refuse_failing(path, check_file(path))
     info = read_info(path)
-    model = _source_of(path, info, source) if with_source else None
+    model = _source_file(path, info, source) if with_source else None
     recorded = recorded_config(path)
     config = with_overrides(recorded, (), {"data.name": data} if data else {})
     base = load_images(config.data)
@@ -53,17 +59,17 @@ def share_file(
     if not drawn:
         log(f"note: {path} was made from {info.base.get('name')}, {info.base.get('split')}, so no preview is drawn")
     experiment = Experiment(config, path.parent, base=base)
-    parcel = Bundle(
+    bundle = Bundle(
         info,
         digest,
         weights=(lambda target: _copy_weights(model, target)) if model else None,
-        preview=(lambda picture: draw_preview(experiment, path, picture)) if drawn else None,
+        preview=(lambda picture: draw_preview(experiment, FeatureDataset(path), picture)) if drawn else None,
         results=_results_of(path, info, results),
         base="" if recorded.data.name in NAMED_SETS else config.data.name,
         licence=licence or _licence_of(info),
         citation=citation or base_citation(info),
     )
-    return write_folder(parcel, out or path.with_name(f"{path.stem}-share"), force)
+    return write_folder(bundle, out or path.with_name(f"{path.stem}-share"), force)
 
 
 def _refuse_failing(path: Path, checks: list[Check]) -> None:
@@ -72,37 +78,37 @@ def _refuse_failing(path: Path, checks: list[Check]) -> None:
         raise CheckFailed(f"{path} is not shared: {'; '.join(failed)}")
 
 
-def _source_of(path: Path, info: DatasetInfo, given: Path | None) -> Path | None:
+def _source_file(path: Path, info: DatasetInfo, source: Path | None) -> Path | None:
     """The file that holds the recorded source model, or None where none is recorded."""
-    wanted = info.source_model.get("weights_sha256")
-    if not isinstance(wanted, str):
-        if given:
+    recorded = info.source_model.get("weights_sha256")
+    if not isinstance(recorded, str):
+        if source:
             raise UserError(f"{path} records no source model to compare with; leave out --source.")
         return None
-    if given is None:
-        return _found_model(path, wanted)
-    held = str(model_header(given)["weights_sha256"])
-    if held != wanted:
+    if source is None:
+        return _find_source(path, recorded)
+    digest = str(model_header(source)["weights_sha256"])
+    if digest != recorded:
         raise UserError(
-            f"{given} is not the source model of {path}: its weights have sha256 {held[:12]}, recorded is "
-            f"{wanted[:12]}."
+            f"{source} is not the source model of {path}: its weights have sha256 {digest[:12]}, recorded is "
+            f"{recorded[:12]}."
         )
-    return given
+    return source
 
 
-def _found_model(path: Path, wanted: str) -> Path:
+def _find_source(path: Path, digest: str) -> Path:
     here = path.absolute().parent
-    # `reproduce` keeps its datasets a folder below its models; a folder that was shared has the model beside the file.
-    if found := find_by_weights(wanted, (here / "models", here.parent / "models", here)):
+    # `reproduce` keeps its datasets a folder below its models; a shared folder has the model beside the file.
+    if found := find_by_weights(digest, (here / "models", here.parent / "models", here)):
         return found
     raise UserError(
-        f"The source model of {path} (weights sha256 {wanted[:12]}) is not in {path.parent / 'models'}; name its file "
+        f"The source model of {path} (weights sha256 {digest[:12]}) is not in {path.parent / 'models'}; name its file "
         "with --source, or leave it out with --without-source."
     )
 
 
 def _copy_weights(model: Path, target: Path) -> None:
-    """Ours as it is; a checkpoint of robustness as one of ours, since nobody should have to unpickle what is sent."""
+    """Copy the model file; convert a checkpoint of robustness, since recipients should not have to unpickle it."""
     if is_checkpoint(model):
         save_model(load_model(model), target)
     else:
@@ -110,13 +116,13 @@ def _copy_weights(model: Path, target: Path) -> None:
 
 
 def _licence_of(info: DatasetInfo) -> str:
-    """As recorded; a file of images states none, but may hold a set that is known by its name."""
+    """The recorded licence; a file of images states none, but its name may be that of a known set."""
     recorded, known = str(info.base.get("licence") or ""), NAMED_SETS.get(str(info.base.get("name")))
     return known.licence if known and (not recorded or recorded.startswith("not stated")) else recorded
 
 
 def _results_of(path: Path, info: DatasetInfo, given: Path | None) -> dict[str, Any] | None:
-    """Those that were given, or those of the experiment that the dataset is part of, where they lie beside it."""
+    """The results in the named file, or in the results.json of the experiment that the dataset is part of."""
     place = given or path.with_name("results.json")
     if not given and not place.is_file():
         return None

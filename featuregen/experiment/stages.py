@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import KINDS, MISLABELLED, Config, Synthesis, Training, fresh_recipe, source_models
-from featuregen.data import DatasetSize, ImageSplit
+from featuregen.config.kinds import KINDS, MISLABELLED
+from featuregen.config.recipes import fresh_recipe, source_models
+from featuregen.config.schema import Config, Synthesis, Training
+from featuregen.data.base_dataset import DatasetSize, ImageSplit
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.label_audit import audited_radii, load_or_audit
 from featuregen.experiment.model_cache import LabelledImages
-from featuregen.report import KIND_NAMES
-from featuregen.runtime import atomic_write
-from featuregen.storage import DatasetInfo, FeatureDataset
+from featuregen.report.tables import KIND_NAMES
+from featuregen.runtime.atomic import atomic_write
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.torch_dataset import FeatureDataset
 
 TITLES = {"standard": "D, standard", "adversarial": "D, adversarial", "sample": "D, same rows", **KIND_NAMES}
 
@@ -143,7 +146,7 @@ def make_timed(experiment: Experiment, folder: Path, kind: str, force: bool = Fa
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     started = time.perf_counter()
     job = experiment.dataset_job(kind)
-    info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force)
+    info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force).info
     seconds = time.perf_counter() - started
     if before.get("content_sha256") == info.content_sha256:
         return info, float(before["seconds"])

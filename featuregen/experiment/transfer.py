@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featuregen.config import PGD, Model, to_dict
-from featuregen.evaluation import adversarial_examples, transfer_correlation, transfer_rate
-from featuregen.evaluation.transfer import AdversarialExamples
+from featuregen.config.schema import PGD, Model
+from featuregen.config.serialize import to_dict
+from featuregen.evaluation.transfer import (
+    AdversarialExamples,
+    adversarial_examples,
+    transfer_correlation,
+    transfer_rate,
+)
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.model_cache import LabelledImages
-from featuregen.models import skeleton
-from featuregen.runtime import versions
+from featuregen.models.registry import skeleton
+from featuregen.runtime.device import versions
 
 
 def transfer(

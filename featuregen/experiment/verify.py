@@ -7,24 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from featuregen.config import Config, with_overrides
-from featuregen.data import SPLITS, BaseDataset, load_images
+from featuregen.config.loader import with_overrides
+from featuregen.config.schema import Config
+from featuregen.data.base_dataset import SPLITS, BaseDataset
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import predict
+from featuregen.evaluation.accuracy import predict
 from featuregen.experiment.files import recorded_config
-from featuregen.interop import load_model
-from featuregen.models import weights_sha256
-from featuregen.runtime import configure_process, log, resolve_device
-from featuregen.storage import (
-    Check,
-    DatasetInfo,
-    FeatureDataset,
-    check_against_base,
-    check_file,
-    check_sums,
-    read_columns,
-    read_info,
-)
+from featuregen.interop.load import load_model
+from featuregen.models.io import weights_sha256
+from featuregen.runtime.console import log
+from featuregen.runtime.device import configure_process, resolve_device
+from featuregen.storage.checksums import check_sums
+from featuregen.storage.reader import DatasetInfo, read_columns, read_info
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import Check, check_against_base, check_file
 
 
 def verify(
@@ -59,16 +56,16 @@ def verify(
         except UserError as error:
             if data:
                 raise
-            # Nobody asked for it, and the rest can be checked without.
+            # The recorded base dataset is not here; everything else can be checked without it.
             base = None
-            log(f"note: {path} is not held against its base images; with --data it will be. {error}")
-            checks.append(Check("base images", True, "not looked at, since they are not here"))
+            log(f"note: {path} is not compared with its base images; with --data it will be. {error}")
+            checks.append(Check("base images", True, "not compared, since they are not here"))
         checks += verify_origin(path, config, base, source)
     return checks
 
 
 def verify_origin(path: Path, config: Config, base: BaseDataset | None, source: Path | None) -> list[Check]:
-    """An undamaged file against its base set where that is here, then against its source model."""
+    """Compare an undamaged file with its base dataset, where that is loaded, and with its source model."""
     info = read_info(path)
     checks = _check_base(path, info, config, base) if base else []
     return checks + (_check_success(path, info, config, source) if source else [])
@@ -77,7 +74,7 @@ def verify_origin(path: Path, config: Config, base: BaseDataset | None, source: 
 def _check_base(path: Path, info: DatasetInfo, config: Config, base: BaseDataset) -> list[Check]:
     part = info.base.get("split", "train")
     if part not in SPLITS:
-        return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not looked at")]
+        return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not compared")]
     split = base.split(part)
     if split.sha256 != info.base.get("sha256"):
         raise UserError(
@@ -100,10 +97,10 @@ def _check_success(path: Path, info: DatasetInfo, config: Config, source: Path) 
         )
     digest, recorded = weights_sha256(model), info.source_model.get("weights_sha256")
     columns = read_columns(path, ["labels", "source_pred"])
-    seen = predict(model, FeatureDataset(path).images.to(device)).cpu().numpy()
-    differ = int((seen != columns["source_pred"]).sum())
-    success = float(np.mean(seen == columns["labels"]))
-    # Another machine may round a prediction on the border the other way: one row in two hundred, and no more.
+    predicted = predict(model, FeatureDataset(path).images.to(device)).cpu().numpy()
+    differ = int((predicted != columns["source_pred"]).sum())
+    success = float(np.mean(predicted == columns["labels"]))
+    # Another machine may round a prediction at the decision boundary the other way, in one row of two hundred at most.
     return [
         Check("source model", digest == recorded, f"weights {digest[:12]}, recorded {str(recorded)[:12]}"),
         Check(

@@ -1,7 +1,4 @@
-"""Exporting a dataset file: to the authors' tensors, .npz, a folder of PNGs, or Parquet.
-
-Exports are written atomically, and equal files give equal bytes, so that an export which exists already is recognised.
-"""
+"""Exports of a dataset file. Equal files give equal bytes, so that an export which exists already is recognised."""
 
 from __future__ import annotations
 
@@ -27,20 +24,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from featuregen.config import did_you_mean
+from featuregen.config.loader import did_you_mean
 from featuregen.errors import UserError
 from featuregen.interop.released import IMAGES, LABELS
-from featuregen.runtime import atomic_folder, atomic_path, log, progress
-from featuregen.storage import (
-    COLUMNS,
-    DatasetInfo,
-    FeatureDataset,
-    column_blocks,
-    read_columns,
-    read_info,
-    row_blocks,
-    to_pixels,
-)
+from featuregen.runtime.atomic import atomic_folder, atomic_path
+from featuregen.runtime.console import log, progress
+from featuregen.storage.reader import DatasetInfo, column_blocks, read_columns, read_info, to_pixels
+from featuregen.storage.schema import COLUMNS, row_blocks
+from featuregen.storage.torch_dataset import FeatureDataset
 
 # The columns of numbers, under the names they have where each row is a record.
 NUMBERS = {

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from featuregen import models
-from featuregen.interop.robustness import is_checkpoint, load_checkpoint
-from featuregen.models import Classifier, read_model_record, weights_sha256
+from featuregen.interop.robustness import load_checkpoint
+from featuregen.interop.torch_files import is_checkpoint
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import load_model as load_own_model
+from featuregen.models.io import read_model_record, weights_sha256
 
 _SUFFIX = ".safetensors"
 
@@ -45,7 +47,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
         >>> loaded.architecture, loaded.record
         ('convnet', {'note': 'untrained'})
     """
-    return load_checkpoint(path, device) if is_checkpoint(Path(path)) else models.load_model(path, device)
+    return load_checkpoint(path, device) if is_checkpoint(Path(path)) else load_own_model(path, device)
 
 
 def model_header(path: str | os.PathLike[str]) -> dict[str, Any]:

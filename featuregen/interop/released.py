@@ -17,13 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.config import KINDS, Config, Kind, config_names, load_config, to_dict
-from featuregen.data import BaseDataset
+from featuregen.compute.optimize import quantize, to_unit_range
+from featuregen.config.kinds import KINDS, Kind
+from featuregen.config.loader import config_names, load_config
+from featuregen.config.schema import Config
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
-from featuregen.runtime import ComputeSpec, log, progress, versions
-from featuregen.storage import PAPER, DatasetInfo, Header, Writer, file_sha256, read_info, row_blocks
-from featuregen.synthesis import find_kind, quantize, to_unit_range
+from featuregen.runtime.console import log, progress
+from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.storage.checksums import file_sha256
+from featuregen.storage.reader import DatasetInfo, read_info
+from featuregen.storage.schema import PAPER, Header, row_blocks
+from featuregen.storage.writer import Writer
+from featuregen.synthesis.kinds import find_kind
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 # The radius of the authors' ball, 0.5, plus what rounding to uint8 adds to it on CIFAR-10.

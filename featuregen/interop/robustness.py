@@ -11,25 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.interop.torch_files import begins_as_torch_file, read_torch_file
-from featuregen.models import ARCHITECTURES, Classifier, RobustnessNet, skeleton
-from featuregen.runtime import atomic_path
-from featuregen.storage import file_sha256
+from featuregen.interop.torch_files import read_torch_file
+from featuregen.models.architectures.robustness_nets import RobustnessNet
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import ARCHITECTURES, skeleton
+from featuregen.runtime.atomic import atomic_path
+from featuregen.storage.checksums import file_sha256
 
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
 # Prefixes of tensor names: the package stores every net twice, and wraps it in DataParallel.
 _NET, _WRAPPER = "model.", "module."
 _MEAN, _STD = "normalizer.new_mean", "normalizer.new_std"
 # The nets of its CIFAR family take images of one size.
 _SHAPE = (3, 32, 32)
 _MAX_CLASSES = 100_000
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a file is one of torch.save: by its first bytes, or by its suffix where it does not exist."""
-    return begins_as_torch_file(path) if path.is_file() else path.suffix in _SUFFIXES
 
 
 def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Classifier:

@@ -20,6 +20,7 @@ from featuregen.errors import UserError, one_line
 from featuregen.interop.unpickle import Refused, Unpickler
 
 # The first bytes of either layout; in the old one, torch's magic number as a pickle, after its protocol.
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
 _ZIP = b"PK\x03\x04"
 _OLD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -158,3 +159,8 @@ class _Storages:
             raise Refused("one of its storages is shorter or longer than declared")
         if content:
             storage.view(torch.uint8).copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is one of torch.save: by its first bytes, or by its suffix where it does not exist."""
+    return begins_as_torch_file(path) if path.is_file() else path.suffix in _SUFFIXES

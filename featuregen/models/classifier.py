@@ -14,7 +14,19 @@ from featuregen.errors import UserError
 
 
 class Backbone(nn.Module, ABC):
-    """A network in two parts, features and head, which can run separately."""
+    """A network in two parts, features and head, which can run separately.
+
+    Example:
+        >>> import torch, featuregen as fg
+        >>> class Flat(fg.Backbone):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = torch.nn.Linear(64, 10)
+        ...     def features(self, x, fake_relu=False):
+        ...         return x.flatten(1)
+        >>> tuple(Flat()(torch.zeros(2, 1, 8, 8)).shape)
+        (2, 10)
+    """
 
     linear: nn.Linear
 

@@ -11,10 +11,12 @@ from typing import TypeVar
 
 import torch
 
-from featuregen.config import Model, did_you_mean
+from featuregen.config.loader import did_you_mean
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
 from featuregen.models.classifier import Backbone, Classifier
-from featuregen.runtime import format_columns, seeded
+from featuregen.runtime.console import format_columns
+from featuregen.runtime.rng import seeded
 
 ImageShape = tuple[int, int, int]
 Builder = Callable[[ImageShape, int, int], Backbone]
@@ -68,7 +70,7 @@ def register_architecture(
 ) -> Callable[[_Builder], _Builder]:
     """Add an architecture, so that models of it can be built, trained, saved and loaded by its name.
 
-    The decorated function takes (image_shape, classes, width) and returns a `featuregen.models.Backbone`: a module with
+    The decorated function takes (image_shape, classes, width) and returns a `Backbone`: a module with
     `features(x, fake_relu)` and a last layer `linear`. It draws its weights from torch's global generator, which
     `build_model` seeds. A file of such a model can be loaded wherever the architecture is registered. Registering a
     name again replaces it, except the name of an architecture that comes with featuregen.

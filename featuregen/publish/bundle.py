@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.errors import UserError
-from featuregen.interop import replaced_folder
+from featuregen.interop.export import replaced_folder
 from featuregen.publish.card import write_card
 from featuregen.publish.croissant import write_croissant
 from featuregen.publish.layout import CARD, CROISSANT, RESULTS, Contents, licence_of, safe_name
-from featuregen.storage import SUMS, DatasetInfo, file_sha256
+from featuregen.storage.checksums import SUMS, file_sha256
+from featuregen.storage.reader import DatasetInfo
 
 # Names that file patterns, checksum lists, JSON-LD and web addresses all take as they are.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(h5|hdf5)")

@@ -11,12 +11,14 @@ import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from featuregen.config import KINDS
+from featuregen.config.kinds import KINDS
 from featuregen.publish.facts import can_be_remade, evaluation_section, facts, limits
 from featuregen.publish.layout import BIBTEX, CROISSANT, MEANINGS, Contents, title_of, unique_classes
-from featuregen.report import markdown_escape
-from featuregen.storage import COLUMNS, PAPER, SUMS, DatasetInfo, column_dtype
-from featuregen.synthesis import meaning_of
+from featuregen.report.tables import markdown_escape
+from featuregen.storage.checksums import SUMS
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.schema import COLUMNS, PAPER, column_dtype
+from featuregen.synthesis.kinds import meaning_of
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 _CLASS_COLUMNS = ("labels", "source_labels", "source_pred")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from featuregen.publish.layout import BIBTEX, MEANINGS, Contents, title_of, unique_classes
-from featuregen.storage import COLUMNS, PAPER, DatasetInfo, column_dtype
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.schema import COLUMNS, PAPER, column_dtype
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import ATTACKED, KINDS, MISLABELLED
-from featuregen.report import (
+from featuregen.config.kinds import ATTACKED, KINDS, MISLABELLED
+from featuregen.report.attack import describe_attack
+from featuregen.report.tables import (
     NORMS,
     accuracies,
     accuracy_columns,
-    describe_attack,
     describe_seeds,
     describe_test_images,
     markdown_escape,
@@ -22,7 +22,7 @@ from featuregen.report import (
     percent,
     titles_of,
 )
-from featuregen.storage import DatasetInfo, read_columns
+from featuregen.storage.reader import DatasetInfo, read_columns
 
 Results = Mapping[str, Any]
 

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from featuregen.config import ATTACKED
-from featuregen.report import KIND_NAMES
-from featuregen.storage import PAPER, DatasetInfo
+from featuregen.config.kinds import ATTACKED
+from featuregen.report.tables import KIND_NAMES
+from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.schema import PAPER
 
 CARD = "README.md"
 CROISSANT = "croissant.json"

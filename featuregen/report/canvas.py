@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featuregen.runtime import atomic_write
+from featuregen.runtime.atomic import atomic_write
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 BLACK, BLUE, GREEN, ORANGE = "#000000", "#0072B2", "#009E73", "#E69F00"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featuregen.report.tables import duration
-from featuregen.runtime import format_columns
+from featuregen.runtime.console import format_columns
 
 
 def cost_table(cost: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from featuregen.errors import printable
 from featuregen.report import canvas
 from featuregen.report.tables import NORMS, Results, percent
-from featuregen.runtime import format_columns
+from featuregen.runtime.console import format_columns
 
 _THREAT_MODELS = {"white-box": "white box", "query": "black box (queries)", "transfer": "black box (transfer)"}
 _COLOURS = {"white-box": canvas.BLUE, "query": canvas.ORANGE, "transfer": canvas.PURPLE}

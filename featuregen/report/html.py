@@ -31,7 +31,7 @@ from featuregen.report.tables import (
     titles_of,
     training_columns,
 )
-from featuregen.runtime import atomic_write
+from featuregen.runtime.atomic import atomic_write
 
 Picture = tuple[str, str, str | Path]
 # Columns, and the title of every row.

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.data import h5_take
+from featuregen.data.lazy import h5_take
 from featuregen.storage.reader import DatasetInfo, columns_of, info_of, open_file, to_pixels
 from featuregen.storage.schema import COLUMNS, Array, differences, row_blocks
 

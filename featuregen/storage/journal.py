@@ -11,13 +11,65 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from featuregen.config import canonical_json
-from featuregen.runtime import lock, log, unlock
-from featuregen.storage.schema import COLUMNS, Array, Header, column_dtype, column_shape
+from featuregen.config.serialize import canonical_json
+from featuregen.runtime.atomic import lock, unlock
+from featuregen.runtime.console import log
+from featuregen.storage.schema import BLOCK_BYTES, COLUMNS, Array, Header, column_dtype, column_shape
+
+
+class PreallocatedFile:
+    """The file interface of h5py. HDF5 aborts the process if it cannot flush, so a full disk must be noticed before."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        _allocate(file, size)
+        self._file = file
+        self._end = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(self._end + offset if whence == os.SEEK_END else offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: memoryview) -> int:
+        count = self._file.write(data)
+        self._end = max(self._end, self._file.tell())
+        return count
+
+    def truncate(self, size: int) -> None:
+        self._end = size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Cut the file to what was written, and flush it to disk."""
+        self._file.truncate(self._end)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _allocate(file: IO[bytes], size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    # macOS has no such call.
+    for start in range(0, size, BLOCK_BYTES):
+        file.write(bytes(min(BLOCK_BYTES, size - start)))
+    file.flush()
+
 
 MAGIC = b"featuregen unfinished 1\n"
 # Before each batch: its number of rows, and the CRC-32 of that number and the rows, which a torn batch does not match.

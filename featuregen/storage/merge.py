@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.errors import CheckFailed, UserError
-from featuregen.runtime import progress
+from featuregen.runtime.console import progress
 from featuregen.storage.reader import DatasetInfo, column_blocks, read_info
 from featuregen.storage.schema import Header, difference
 from featuregen.storage.verify import check_file

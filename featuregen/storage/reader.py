@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import canonical_json, to_dict, too_deeply_nested
-from featuregen.data import HDF5_ERRORS
+from featuregen.config.serialize import canonical_json, to_dict, too_deeply_nested
+from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
-from featuregen.runtime import first_bad_vlen_string, has_oversized_local_heap
+from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap
 from featuregen.storage.journal import MAGIC
 from featuregen.storage.schema import (
     ATTRIBUTES,

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import canonical_json
+from featuregen.config.serialize import canonical_json
 from featuregen.errors import UserError
 
 FORMAT = "featuregen"

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from featuregen.data import Hdf5Rows, LazyImages, Rows
+from featuregen.data.lazy import Hdf5Rows, LazyImages, Rows
 from featuregen.errors import UserError
 from featuregen.storage.reader import check_columns, columns_of, info_of, open_file, to_pixels
-from featuregen.storage.schema import BLOCK_BYTES, CorruptFile, row_blocks, value_problem
+from featuregen.storage.schema import BLOCK_BYTES, Array, CorruptFile, row_blocks, value_problem
 
 # In a notebook: how many images are shown, their side in pixels, and the characters of a text from the file.
 _SHOWN, _SIDE, _MAX_TEXT = 10, 64, 60
@@ -92,6 +92,14 @@ class FeatureDataset(Dataset[tuple[Any, int]]):
             row, problem = next((row, problem) for row, problem in problems if problem)
             raise CorruptFile(f"{self.path}: image {row} is damaged: {problem}.")
         return torch.from_numpy(to_pixels(stored))
+
+    def columns(self, *names: str) -> dict[str, Array]:
+        """Columns by name, whole and as stored, such as index, source_labels, norm and source_pred."""
+        columns = {name: self._stored.column(name) for name in names}
+        for name, values in columns.items():
+            if problem := value_problem(name, values, len(self.info.classes)):
+                raise CorruptFile(f"{self.path}: column '{name}' is damaged: {problem}.")
+        return columns
 
     def __len__(self) -> int:
         return self.info.rows

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config import registered_kind
-from featuregen.data import HDF5_ERRORS
+from featuregen.config.kinds import registered_kind
+from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
-from featuregen.runtime import RowRandom
+from featuregen.runtime.rng import RowRandom
 from featuregen.storage.reader import DatasetInfo, attributes_of, info_of, open_file, read_columns, to_pixels
 from featuregen.storage.schema import (
     ATTRIBUTES,

@@ -14,9 +14,8 @@ import h5py
 import numpy as np
 
 from featuregen.errors import UserError
-from featuregen.runtime import os_errors_as_user_errors, partial_path, sync_folder
-from featuregen.storage.journal import Journal
-from featuregen.storage.preallocated import PreallocatedFile
+from featuregen.runtime.atomic import os_errors_as_user_errors, partial_path, sync_folder
+from featuregen.storage.journal import Journal, PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
     BLOCK_BYTES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,57 +12,81 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.compute import (
+from featuregen.compute.autotune import fitting_batch
+from featuregen.compute.folding import folded_copy
+from featuregen.compute.optimize import (
     Ball,
     Objective,
-    fitting_batch,
-    folded_copy,
     frozen_eval,
     image_norms,
     move_pixels,
+    quantize,
     step_sizes,
+    to_unit_range,
 )
-from featuregen.config import KINDS, Synthesis
-from featuregen.data import ImageSplit, balanced_rows
+from featuregen.config.kinds import KINDS, Kind
+from featuregen.config.schema import Synthesis
+from featuregen.data.base_dataset import ImageSplit, balanced_rows
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec, log, out_of_memory, progress
-from featuregen.synthesis.plan import RowPlan, make_plan, start_images
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.console import log, progress
+from featuregen.runtime.device import ComputeSpec, out_of_memory
+from featuregen.runtime.rng import RowRandom
+from featuregen.synthesis.kinds import find_kind
 
 
-def to_unit_range(stored: Tensor) -> Tensor:
-    """Stored values as float32 in [0, 1]."""
-    # By a tensor: CUDA divides by a Python number as a multiplication by its reciprocal, unlike readers of the file.
-    return stored.float() / torch.tensor(255.0, device=stored.device) if stored.dtype == torch.uint8 else stored.float()
+@dataclass(frozen=True)
+class RowPlan:
+    """Base row, labels and start of every row. A row's plan depends on the seed and its base row alone."""
+
+    index: NDArray[np.int64]
+    source_labels: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    start_index: NDArray[np.int64]
+
+    def take(self, rows: slice) -> RowPlan:
+        """The plan of these rows."""
+        return RowPlan(self.index[rows], self.source_labels[rows], self.labels[rows], self.start_index[rows])
 
 
-def quantize(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:
-    """Images in the stored type, still inside the ball: a row that rounding pushes out is shrunk towards the centre."""
+def make_plan(kind: str, labels: NDArray[np.int64], index: NDArray[np.int64], classes: int, seed: int) -> RowPlan:
+    """The plan of a dataset made from these base rows; `labels` are those of the whole base split."""
+    rule = find_kind(kind)
+    source_labels = labels[index]
+    if rule.label == "random":
+        stored = RowRandom(seed, "target").integers(index, classes)
+    else:
+        stored = _checked_labels(rule, rule.labels_of(source_labels, classes), source_labels, classes)
+    if rule.start == "image":
+        start = RowRandom(seed, "start").integers(index, len(labels))
+    elif rule.start == "self":
+        start = index
+    else:
+        start = np.full_like(index, -1)
+    return RowPlan(index, source_labels, stored, start)
 
-    def rounded(x: Tensor) -> Tensor:
-        return (x * 255).round().to(torch.uint8) if dtype == "uint8" else x.to(getattr(torch, dtype))
 
-    stored = rounded(images)
-    if ball is None:
-        return stored
-    if _outside(to_unit_range(rounded(ball.centre)), ball).any():
+def _checked_labels(kind: Kind, stored: Any, true: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """A user's rule may give anything."""
+    labels = np.asarray(stored)
+    if labels.shape != true.shape or labels.dtype.kind not in "iu" or ((labels < 0) | (labels >= classes)).any():
         raise UserError(
-            f"eps {ball.eps:g} ({ball.norm}) is less than rounding to {dtype} moves an image; "
-            "raise eps or store as float32."
+            f"kind {kind.name}: its label rule gives {labels.dtype} of shape {labels.shape} for {len(true)} labels; it "
+            f"must give one whole number from 0 to {classes - 1} for each."
         )
-    shrink = torch.ones(len(images), 1, 1, 1, device=images.device)
-    while (outside := _outside(to_unit_range(stored), ball)).any():
-        shrink = torch.where(outside.view(-1, 1, 1, 1), shrink * 0.995, shrink)
-        stored = rounded(ball.centre + (images - ball.centre) * shrink)
-    return stored
+    return labels.astype(np.int64)
 
 
-def _outside(images: Tensor, ball: Ball) -> Tensor:
-    """Which images lie outside the ball, beyond rounding errors."""
-    offset = (images - ball.centre).flatten(1)
-    distance = offset.abs().amax(1) if ball.norm == "linf" else offset.norm(dim=1)
-    # Pixels near 1 have rounding errors of 2**-24, which in a small Linf ball exceed any fraction of eps.
-    return distance > ball.eps * (1 + 5e-7) + 2**-23
+def start_images(split: ImageSplit, plan: RowPlan, rows: NDArray[np.int64], noise: float, seed: int) -> Tensor:
+    """The images from which these rows of the plan start, float32 NCHW on the CPU."""
+    if plan.start_index[rows[0]] >= 0:
+        return split.images_tensor(rows=plan.start_index[rows])
+    height, width, channels = split.images.shape[1:]
+    draws = RowRandom(seed, "noise")
+    size = height * width * channels
+    flat = np.stack([draws.normal(int(plan.index[row]), size) for row in rows])
+    grey = 0.5 + noise * flat.reshape(len(rows), channels, height, width)
+    return torch.from_numpy(grey.clip(0, 1).astype(np.float32))
 
 
 Columns = dict[str, NDArray[Any]]

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.compute import Objective
-from featuregen.config import ATTACKED, KINDS, Kind, did_you_mean, registered_kind
+from featuregen.compute.optimize import Objective
+from featuregen.config.kinds import ATTACKED, KINDS, Kind, registered_kind
+from featuregen.config.loader import did_you_mean
 from featuregen.errors import UserError
-from featuregen.models import Classifier
+from featuregen.models.classifier import Classifier
 
 # Of the source model, the base images of a batch and the labels to store: what an image of the batch should minimise.
 ObjectiveRule = Callable[[Classifier, Tensor, Tensor], Objective]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.config import Augment
+from featuregen.config.schema import Augment
 
 
 def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from featuregen.errors import UserError
-from featuregen.runtime import DistInfo, RowRandom, connection_errors_as_user_errors
+from featuregen.runtime.distributed import DistInfo, connection_errors_as_user_errors
+from featuregen.runtime.rng import RowRandom
 
 
 def check_equal_shares(batch: int, dist: DistInfo, title: str) -> None:

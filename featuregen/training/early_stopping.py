@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featuregen.attacks import pgd
-from featuregen.compute import FoldedModel
-from featuregen.config import Training
-from featuregen.data import ImageSource
+from featuregen.attacks.pgd import pgd
+from featuregen.compute.folding import FoldedModel
+from featuregen.config.schema import Training
+from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import SINGLE_PROCESS, DistInfo, RowRandom
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.runtime.rng import RowRandom
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.attacks import pgd
-from featuregen.compute import FoldedModel, GroupedEnsemble, supports_grouping
-from featuregen.config import Training, check_training
-from featuregen.data import ImageSource
+from featuregen.attacks.pgd import pgd
+from featuregen.compute.folding import FoldedModel
+from featuregen.compute.grouped import GroupedEnsemble, supports_grouping
+from featuregen.config.schema import Training, check_training
+from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import SINGLE_PROCESS, ComputeSpec, DistInfo, RowRandom, autocast, progress, seeded
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.console import progress
+from featuregen.runtime.device import ComputeSpec, autocast
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.runtime.rng import RowRandom, seeded
 from featuregen.training.augment import augment
 from featuregen.training.data_parallel import (
     average_batch_norms,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from featuregen.config import Training
+from featuregen.config.schema import Training
 
 
 def make_optimizer(model: nn.Module, recipe: Training) -> torch.optim.Optimizer:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from featuregen.errors import UserError
-from featuregen.runtime import atomic_write, log
+from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.console import log
 
 
 class Stateful(Protocol):

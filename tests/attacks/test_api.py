@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from featuregen.attacks import AttackProblem, attack, find_attack, list_attacks, register_attack, settings_for
-from featuregen.attacks.registry import ATTACKS
+from featuregen.attacks.api import attack
+from featuregen.attacks.problem import AttackProblem
+from featuregen.attacks.registry import ATTACKS, find_attack, list_attacks, register_attack, settings_for
 from featuregen.errors import UserError
-from featuregen.models import Classifier
+from featuregen.models.classifier import Classifier
 
 RESULT = ("images", "success", "initially_met", "before", "after", "confidence_after", "l0", "l1", "l2", "linf")
 

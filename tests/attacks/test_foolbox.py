@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import AttackResult, attack
+from featuregen.attacks.api import attack
 from featuregen.attacks.registry import ATTACKS
-from featuregen.config import Norm
-from featuregen.models import Classifier
+from featuregen.attacks.result import AttackResult
+from featuregen.config.schema import Norm
+from featuregen.models.classifier import Classifier
 from tests.helpers.attack_cases import AIMED, CASES, OWN, RADII, Case, distance, has, seen, won
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from benchmarks.attack_pairs import Effort, Pair, Peer, Result, in_batches, judged, pairs, seed_peers
 from benchmarks.attack_peers import Run
 from benchmarks.attack_race import weaker
-from featuregen.attacks import pgd
 from featuregen.attacks.apgd import checkpoints
-from featuregen.compute import frozen_eval
-from featuregen.config import PGD, Norm
-from featuregen.models import Classifier
+from featuregen.attacks.pgd import pgd
+from featuregen.compute.optimize import frozen_eval
+from featuregen.config.schema import PGD, Norm
+from featuregen.models.classifier import Classifier
 
 # Radii at which success is neither 0 nor 1, so that a weaker attack would show.
 EFFORTS = {

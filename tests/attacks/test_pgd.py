@@ -18,12 +18,11 @@ from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import pgd
-from featuregen.attacks.pgd import random_in_ball
-from featuregen.compute import Ball, steepest
-from featuregen.config import PGD, Norm
-from featuregen.evaluation import predict
-from featuregen.models import Classifier
+from featuregen.attacks.pgd import pgd, random_in_ball
+from featuregen.compute.optimize import Ball, steepest
+from featuregen.config.schema import PGD, Norm
+from featuregen.evaluation.accuracy import predict
+from featuregen.models.classifier import Classifier
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")
 Nets = dict[str, Classifier]

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from featuregen.attacks import AttackResult, Criterion, attack
+from featuregen.attacks.api import attack
+from featuregen.attacks.criterion import Criterion
 from featuregen.attacks.registry import ATTACKS
-from featuregen.attacks.result import clip_exact
-from featuregen.compute import Ball
-from featuregen.config import Norm
+from featuregen.attacks.result import AttackResult, clip_exact
+from featuregen.compute.optimize import Ball
+from featuregen.config.schema import Norm
 from tests.helpers.attack_cases import distance
 
 NORMS = st.sampled_from(["l2", "linf"])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.attacks import Criterion, attack
+from featuregen.attacks.api import attack
+from featuregen.attacks.criterion import Criterion
 from featuregen.attacks.spatial import Spatial, grid, transform
-from featuregen.config import Norm
-from featuregen.models import Classifier
+from featuregen.config.schema import Norm
+from featuregen.models.classifier import Classifier
 from tests.helpers.attack_cases import CASES, RADII, Case, seen, won
 
 # The smallest change ------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.config import Data
-from featuregen.data import load_images
-from featuregen.models import load_model
-from featuregen.storage import FeatureDataset, read_columns
+from featuregen.config.schema import Data
+from featuregen.data.sources import load_images
+from featuregen.models.io import load_model
+from featuregen.storage.reader import read_columns
+from featuregen.storage.torch_dataset import FeatureDataset
 from tests.helpers.cli_runs import dataset, done, info, model, refused, tiny
 
 ROWS = ("--rows", "40")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featuregen.models import load_model, save_model
+from featuregen.models.io import load_model, save_model
 from featuregen.report.canvas import MAX_BYTES
 from tests.helpers.cli_runs import ROOM, Ran, dataset, done, model, refused, run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from featuregen.models import load_model, read_model_record
+from featuregen.models.io import load_model, read_model_record
 from tests.helpers.cli_runs import dataset, done, model, refused, tiny, trace
 
 

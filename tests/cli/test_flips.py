@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.evaluation.label_flips import CSV_HEADER
-from featuregen.models import build_classifier, save_model
-from featuregen.report import flip_maps, flips_table
+from featuregen.models.io import save_model
+from featuregen.models.registry import build_classifier
 from featuregen.report.canvas import MAX_BYTES
+from featuregen.report.label_flips import flip_maps, flips_table
 from tests.helpers.cli_runs import ROOM, Ran, done, model, refused, tiny
 
 WORDS = ("--attacks", "fgsm,pgd,spatial", "--eps", "0.1,51/255", "--rows", "60", "--set", "pgd.steps=3")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featuregen.models import read_model_record
+from featuregen.models.io import read_model_record
 from tests.helpers.cli_runs import dataset, done, info, model
 
 

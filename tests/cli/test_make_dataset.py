@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuregen.config import KINDS, Kind, recipe_values
-from featuregen.config.recipes import RECIPES
-from featuregen.models import read_model_record
+from featuregen.config.kinds import KINDS, Kind
+from featuregen.config.recipes import RECIPES, recipe_values
+from featuregen.models.io import read_model_record
 from tests.helpers.cli_runs import dataset, done, info, make, model, refused, run, tiny, trace
 
 

@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from featuregen.config import Model
-from featuregen.models import build_classifier, save_model
+from featuregen.config.schema import Model
+from featuregen.models.io import save_model
+from featuregen.models.registry import build_classifier
 from tests.helpers.cli_runs import dataset, model, refused, tiny
 
 Change = Callable[[dict[str, Any]], Any]

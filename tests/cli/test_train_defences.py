@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from featuregen.models import read_model_record
+from featuregen.models.io import read_model_record
 from tests.helpers.cli_runs import Ran, dataset, done, model, refused, tiny, trace
 
 

@@ -13,13 +13,13 @@ import torch
 
 import featuregen.compute.autotune
 from featuregen import Experiment, load_config
-from featuregen.compute import pick_compute_spec, winograd
-from featuregen.compute.autotune import candidate_specs, measure, multiplies_bf16
-from featuregen.config import Config, Model, Runtime
-from featuregen.config.schema import Convolution, Precision
+from featuregen.compute import winograd
+from featuregen.compute.autotune import candidate_specs, measure, multiplies_bf16, pick_compute_spec
+from featuregen.config.schema import Config, Convolution, Model, Precision, Runtime
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier
-from featuregen.runtime import ComputeSpec
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.device import ComputeSpec
 
 PLAIN = ComputeSpec()
 WINOGRAD = ComputeSpec(convolution="winograd")
@@ -167,7 +167,7 @@ def test_torch_compile_gives_the_same_features() -> None:
     compute, _ = pick_compute_spec(Runtime(device="cpu", precision="fp32", convolution="direct", compile=True), net)
     assert compute.compiled
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    from featuregen.compute import folded_copy
+    from featuregen.compute.folding import folded_copy
 
     assert torch.allclose(folded_copy(net(), compute).features(x), folded_copy(net(), PLAIN).features(x), atol=1e-4)
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from featuregen.attacks import pgd
-from featuregen.compute import FoldedModel, folded_copy, winograd
-from featuregen.config import PGD, Model
-from featuregen.models import Classifier, build_classifier
-from featuregen.runtime import ComputeSpec
+from featuregen.attacks.pgd import pgd
+from featuregen.compute import winograd
+from featuregen.compute.folding import FoldedModel, folded_copy
+from featuregen.config.schema import PGD, Model
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.device import ComputeSpec
 
 
 def randomize_norms(model: Classifier) -> Classifier:

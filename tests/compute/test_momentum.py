@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.compute import Ball, frozen_eval, move_pixels, step_sizes
-from featuregen.compute.optimize import capture_cuda_graph, polyak_length
-from featuregen.config import Norm, Synthesis, load_config, recipe_values
-from featuregen.config.recipes import RECIPES
-from featuregen.models import Classifier
+from featuregen.compute.optimize import Ball, capture_cuda_graph, frozen_eval, move_pixels, polyak_length, step_sizes
+from featuregen.config.loader import load_config
+from featuregen.config.recipes import RECIPES, recipe_values
+from featuregen.config.schema import Norm, Synthesis
+from featuregen.models.classifier import Classifier
 from featuregen.synthesis.generate import feature_distance
 
 

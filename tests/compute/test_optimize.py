@@ -12,10 +12,18 @@ from robustness.attack_steps import L2Step, LinfStep, UnconstrainedStep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featuregen.compute import Ball, frozen_eval, image_norms, move_pixels, project, steepest, step_sizes
-from featuregen.compute.optimize import Schedule
-from featuregen.config import Norm
-from featuregen.models import Classifier
+from featuregen.compute.optimize import (
+    Ball,
+    Schedule,
+    frozen_eval,
+    image_norms,
+    move_pixels,
+    project,
+    steepest,
+    step_sizes,
+)
+from featuregen.config.schema import Norm
+from featuregen.models.classifier import Classifier
 
 RULES = {"l2": L2Step, "linf": LinfStep}
 NORMS: tuple[Norm, ...] = ("l2", "linf")

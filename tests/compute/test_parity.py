@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import pgd
-from featuregen.compute import Ball, folded_copy, frozen_eval, move_pixels, step_sizes, winograd
-from featuregen.config import PGD, Model, Synthesis, Training
-from featuregen.data import BaseDataset, ImageSplit
-from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_classifier
-from featuregen.runtime import ComputeSpec
-from featuregen.synthesis import class_loss, make_plan, quantize, synthesize, to_unit_range
-from featuregen.synthesis.generate import feature_distance
-from featuregen.training import train, train_many
+from featuregen.attacks.pgd import pgd
+from featuregen.compute import winograd
+from featuregen.compute.folding import folded_copy
+from featuregen.compute.optimize import Ball, frozen_eval, move_pixels, quantize, step_sizes, to_unit_range
+from featuregen.config.schema import PGD, Model, Synthesis, Training
+from featuregen.data.base_dataset import BaseDataset, ImageSplit
+from featuregen.evaluation.accuracy import predict
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.device import ComputeSpec
+from featuregen.synthesis.generate import class_loss, feature_distance, make_plan, synthesize
+from featuregen.training.loop import train, train_many
 
 CPU = torch.device("cpu")
 FOLDED = ComputeSpec()

@@ -10,20 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from featuregen.config import (
-    KINDS,
-    PGD,
-    Config,
-    Synthesis,
-    Training,
-    canonical_json,
-    config_names,
-    did_you_mean,
-    from_dict,
-    load_config,
-    to_dict,
-    with_overrides,
-)
+from featuregen.config.kinds import KINDS
+from featuregen.config.loader import config_names, did_you_mean, from_dict, load_config, with_overrides
+from featuregen.config.schema import PGD, Config, Synthesis, Training
+from featuregen.config.serialize import canonical_json, to_dict
 from featuregen.errors import UserError
 
 ROBUST = "sources: {robust: {attack: {eps: 0.5}}}\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from featuregen.config import load_plugin, loaded_plugins, plugins
+from featuregen.config import plugins
+from featuregen.config.plugins import load_plugin, loaded_plugins
 from featuregen.errors import UserError
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from featuregen.config import KINDS, Config, NamedRecipe, load_config, loader, recipe_values
-from featuregen.config.recipes import RECIPES
+from featuregen.config import loader
+from featuregen.config.kinds import KINDS
+from featuregen.config.loader import load_config
+from featuregen.config.recipes import RECIPES, NamedRecipe, recipe_values
+from featuregen.config.schema import Config
 from featuregen.errors import UserError
-from featuregen.models import read_model_record
+from featuregen.models.io import read_model_record
 from tests.helpers.cli_runs import done, refused, tiny
 
 BALL = {"synthesis.det.norm": "l2", "synthesis.det.eps": 0.5}

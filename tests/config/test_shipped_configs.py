@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featuregen.config import KINDS, load_config
-from featuregen.models import load_model
+from featuregen.config.kinds import KINDS
+from featuregen.config.loader import load_config
+from featuregen.models.io import load_model
 from tests.helpers.cli_runs import done
 
 ROWS = 60

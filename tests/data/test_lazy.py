@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.data import BaseDataset, Hdf5Rows
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.lazy import Hdf5Rows
 from featuregen.errors import UserError
-from featuregen.storage import read_columns
+from featuregen.storage.reader import read_columns
 from tests.helpers.cli_runs import TINY, done, info, refused
 from tests.helpers.image_files import Arrays, load, make_arrays, save
 

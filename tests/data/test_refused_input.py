@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featuregen.config import Data
-from featuregen.data import load_images
+from featuregen.config.schema import Data
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
 from tests.helpers.image_files import Arrays, load, make_arrays, save
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from featuregen.config import Data
-from featuregen.data import BaseDataset, ImageSplit, balanced_rows, load_images
+from featuregen.config.schema import Data
+from featuregen.data.base_dataset import BaseDataset, ImageSplit, balanced_rows
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
 from tests.helpers.image_files import Arrays, load, make_arrays, save
 

@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-from featuregen.data import ImageSplit
-from featuregen.runtime import RowRandom
-from featuregen.storage import COLUMNS, Header, Writer, column_dtype
-from featuregen.storage.schema import ATTRIBUTES, CONTENT_ATTRIBUTES, FORMAT_VERSION
+from featuregen.data.base_dataset import ImageSplit
+from featuregen.runtime.rng import RowRandom
+from featuregen.storage.schema import ATTRIBUTES, COLUMNS, CONTENT_ATTRIBUTES, FORMAT_VERSION, Header, column_dtype
+from featuregen.storage.writer import Writer
 from tests.helpers.dataset_files import BASE_ROWS, CLASSES, CREATED, base_set, failed, header, sealed
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"

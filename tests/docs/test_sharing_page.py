@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuregen.data import NAMED_SETS
+from featuregen.data.sources import NAMED_SETS
 from featuregen.publish.layout import licence_of
 from tests.helpers.cli_runs import done, model, refused
 from tests.helpers.image_files import make_arrays, save
@@ -152,9 +152,9 @@ def test_images_of_ones_own(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     Path(name).rename(tmp_path / name)
     assert name in refused(*commands[1].split()[1:])
     without = done(*commands[1].replace(f"--data {name}", "").split()[1:])
-    assert "mine-det.h5 is not held against its base images; with --data it will be. No " in without.err
+    assert "mine-det.h5 is not compared with its base images; with --data it will be. No " in without.err
     assert "success recomputed" in without.out and "distance" not in without.out
-    assert "base images: not looked at" in without.out
+    assert "base images: not compared" in without.out
 
 
 def test_the_card_of_adversarial_examples_names_only_what_works(

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from featuregen.attacks import pgd
-from featuregen.config import PGD, Evaluation
-from featuregen.evaluation import evaluate, predict
-from featuregen.models import Accuracy, Classifier
+from featuregen.attacks.pgd import pgd
+from featuregen.config.schema import PGD, Evaluation
+from featuregen.evaluation.accuracy import evaluate, predict
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import Accuracy
 
 RADII = Evaluation(l2=(0.5, 0.25, 1.0, 0.0), linf=(0.1, 0.05), steps=5)
 

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from featuregen.data import BaseDataset
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.evaluation import (
+from featuregen.evaluation.attack_run import (
     AttackInputs,
     AttackRun,
     attack_to_file,
-    expand_grid,
-    gradient_masking_to_file,
     inputs_from_file,
     inputs_from_split,
-    label_flips_to_folder,
 )
-from featuregen.models import Classifier, TrainedModel
-from featuregen.runtime import ComputeSpec
-from featuregen.storage import FeatureDataset
+from featuregen.evaluation.gradient_masking import gradient_masking_to_file
+from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import TrainedModel
+from featuregen.runtime.device import ComputeSpec
+from featuregen.storage.torch_dataset import FeatureDataset
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {"seed": 0, "batch_size": 16, "compute": ComputeSpec(CPU)}

@@ -13,11 +13,12 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from featuregen import check_gradient_masking
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
 from featuregen.evaluation.gradient_masking import MIN_IMAGES, MaskingReport
 from featuregen.evaluation.masking_checks import MIN_LEAD, MaskingCheck, significantly_more
-from featuregen.models import Classifier, build_classifier
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
 
 # So few, since a mask shows in most images.
 COUNT = 60

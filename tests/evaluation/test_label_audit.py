@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from featuregen import audit_labels
-from featuregen.evaluation import nearest_neighbour, predict
-from featuregen.evaluation.label_audit import label_agreement
-from featuregen.models import Classifier
+from featuregen.evaluation.accuracy import predict
+from featuregen.evaluation.label_audit import label_agreement, nearest_neighbour
+from featuregen.models.classifier import Classifier
 
 
 @pytest.mark.parametrize(("batch_size", "block_size"), [(7, 5000), (500, 100), (7, 1)])

@@ -10,12 +10,12 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor, nn
 
-from featuregen.attacks import attack
+from featuregen.attacks.api import attack
 from featuregen.errors import UserError
-from featuregen.evaluation import expand_grid, predict
+from featuregen.evaluation.accuracy import predict
 from featuregen.evaluation.label_flip_statistics import LabelFlips, agreement, asymmetry, attraction
-from featuregen.evaluation.label_flips import label_flips
-from featuregen.models import Classifier
+from featuregen.evaluation.label_flips import expand_grid, label_flips
+from featuregen.models.classifier import Classifier
 
 Array = np.ndarray[Any, Any]
 

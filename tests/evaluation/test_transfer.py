@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from featuregen.evaluation import transfer_correlation, transfer_rate
 from featuregen.evaluation.accuracy import predict
-from featuregen.models import Classifier
+from featuregen.evaluation.transfer import transfer_correlation, transfer_rate
+from featuregen.models.classifier import Classifier
 
 
 def test_a_transfer_rate_is_of_the_images_classified_correctly(

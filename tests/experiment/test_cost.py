@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featuregen.compute import move_pixels
-from featuregen.config import Config, Data, load_config, with_overrides
-from featuregen.data import load_images, size_of
-from featuregen.experiment import Experiment, reproduce
+from featuregen.compute.optimize import move_pixels
+from featuregen.config.loader import load_config, with_overrides
+from featuregen.config.schema import Config, Data
+from featuregen.data.sources import load_images, size_of
 from featuregen.experiment.cost import Throughput
+from featuregen.experiment.experiment import Experiment
+from featuregen.experiment.reproduce import reproduce
 from featuregen.experiment.stages import WorkCount, stages, work_by_title
-from featuregen.report import cost_table
-from featuregen.training import train_many
+from featuregen.report.cost import cost_table
+from featuregen.training.loop import train_many
 from tests.helpers.cli_runs import done, refused, tiny
 
 SMALL = (

@@ -132,8 +132,8 @@ def test_what_cannot_be_made_again_is_refused(sent: Path, tmp_path: Path) -> Non
 
 
 def digits_file(folder: Path) -> Path:
-    from featuregen.config import Data
-    from featuregen.data import load_images
+    from featuregen.config.schema import Data
+    from featuregen.data.sources import load_images
 
     base, path = load_images(Data()), folder / "digits.npz"
     parts = {"train": base.train, "test": base.test}

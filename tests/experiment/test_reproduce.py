@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from benchmarks.processes import Command
-from featuregen.config import Data
-from featuregen.data import load_images
-from featuregen.models import read_model_record
+from featuregen.config.schema import Data
+from featuregen.data.sources import load_images
+from featuregen.models.io import read_model_record
 from tests.helpers.cli_runs import ROOM, TINY, Ran, done, info, refused, trace
 
 KINDS = ("robust", "rand")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import has_rows
-from featuregen.experiment.shards import find_shards
+from featuregen.experiment.dataset_job import find_shards
 from tests.helpers.cli_runs import done, info, model, refused
 from tests.helpers.shard_runs import digest, shards, three, whole, words
 from tests.helpers.torchrun_runs import in_proc, stopped_at, together, torchrun

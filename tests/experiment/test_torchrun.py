@@ -15,9 +15,14 @@ from torch import Tensor, nn
 
 from benchmarks.processes import has_rows
 from featuregen.errors import UserError
-from featuregen.models import load_model, read_model_record, weights_sha256
-from featuregen.runtime import SINGLE_PROCESS, DistInfo, connection_errors_as_user_errors, dist_from_env
-from featuregen.runtime.distributed import threads_per_process
+from featuregen.models.io import load_model, read_model_record, weights_sha256
+from featuregen.runtime.distributed import (
+    SINGLE_PROCESS,
+    DistInfo,
+    connection_errors_as_user_errors,
+    dist_from_env,
+    threads_per_process,
+)
 from featuregen.training.data_parallel import check_same_epoch, rank_rng, rank_seed, sync_bn_copy
 from tests.helpers.cli_runs import done, info, model, refused, tiny
 from tests.helpers.torchrun_runs import in_proc, stopped_at, together, torchrun

@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from featuregen.config import PGD, Data, load_config
-from featuregen.data import load_images
-from featuregen.evaluation import adversarial_examples, predict
-from featuregen.experiment import Experiment
-from featuregen.models import read_model_record
+from featuregen.config.loader import load_config
+from featuregen.config.schema import PGD, Data
+from featuregen.data.sources import load_images
+from featuregen.evaluation.accuracy import predict
+from featuregen.evaluation.transfer import adversarial_examples
+from featuregen.experiment.experiment import Experiment
+from featuregen.models.io import read_model_record
 from tests.helpers.cli_runs import dataset, done, refused, tiny, trace
 
 WORDS = ("transfer", "--config", tiny(), "--models", "convnet:8,convnet:4,convnet:6", "--eps", "1", "--steps", "5")

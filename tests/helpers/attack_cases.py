@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featuregen.attacks import AttackResult
 from featuregen.attacks.registry import ATTACKS
-from featuregen.config import Norm
+from featuregen.attacks.result import AttackResult
+from featuregen.config.schema import Norm
 
 RADII: dict[Norm, float] = {"l2": 0.6, "linf": 0.1}
 # For those that should reach a given class, which lies further away.

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from featuregen.errors import UserError
-from featuregen.runtime import RowRandom
-from featuregen.storage import Header, Writer, check_file, column_dtype
+from featuregen.runtime.rng import RowRandom
 from featuregen.storage.reader import attributes_of
-from featuregen.storage.schema import content_digest, record_digest
+from featuregen.storage.schema import Header, column_dtype, content_digest, record_digest
+from featuregen.storage.verify import check_file
+from featuregen.storage.writer import Writer
 
 ROWS, BATCH, SHAPE, CLASSES = 10, 4, (1, 5, 5), 3
 SEED, BASE_ROWS, EPS = 7, 20, 0.5

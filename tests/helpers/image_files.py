@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from featuregen.config import Data
-from featuregen.data import BaseDataset, load_images
+from featuregen.config.schema import Data
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.sources import load_images
 
 Arrays = dict[str, Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featuregen.data import BaseDataset, ImageSplit
+from featuregen.data.base_dataset import BaseDataset, ImageSplit
 
 ROWS, SHAPE, CLASSES = 30, (3, 4, 5), 3
 

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featuregen.config import PGD, Augment, Data, Model, Training
-from featuregen.data import load_images
+from featuregen.config.schema import PGD, Augment, Data, Model, Training
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier
-from featuregen.runtime import SINGLE_PROCESS, DistInfo, init_distributed
-from featuregen.training import TrainingLog, train
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo, init_distributed
+from featuregen.training.loop import TrainingLog, train
 
 _BASIC = Training(epochs=1, batch_size=32, lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant")
 _ADVERSARIAL = replace(_BASIC, attack=PGD(eps=0.5, steps=2))

@@ -20,10 +20,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from featuregen.errors import UserError
-from featuregen.interop import FORMATS, export_dataset
 from featuregen.interop import export as exports
-from featuregen.interop.export import default_path
-from featuregen.storage import COLUMNS, read_columns, read_info
+from featuregen.interop.export import FORMATS, default_path, export_dataset
+from featuregen.storage.reader import read_columns, read_info
+from featuregen.storage.schema import COLUMNS
 from tests.helpers import dataset_files as store_files
 from tests.helpers.cli_runs import dataset, done, model, refused, trace
 

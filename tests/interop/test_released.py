@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from featuregen.config import load_config, to_dict
-from featuregen.data import BaseDataset, ImageSplit
+from featuregen.config.loader import load_config
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset, ImageSplit
 from featuregen.interop import export as exports
-from featuregen.interop import export_dataset, released
-from featuregen.storage import COLUMNS, FeatureDataset, Writer, check_against_base, check_file, read_columns, read_info
+from featuregen.interop import released
+from featuregen.interop.export import export_dataset
+from featuregen.storage.reader import read_columns, read_info
+from featuregen.storage.schema import COLUMNS
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import check_against_base, check_file
+from featuregen.storage.writer import Writer
 from tests.helpers import cli_runs
 from tests.helpers import dataset_files as store_files
 from tests.helpers.cli_runs import dataset, done, refused, tiny, trace

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.robustness_package import borrowed, trained
-from featuregen.config import Data, Evaluation, Model
-from featuregen.data import load_images
+from featuregen.config.schema import Data, Evaluation, Model
+from featuregen.data.sources import load_images
 from featuregen.errors import UserError
-from featuregen.evaluation import evaluate, predict
-from featuregen.interop import is_checkpoint, is_model_file, load_checkpoint, load_model, model_header, save_checkpoint
-from featuregen.models import Classifier, RobustnessNet, build_classifier, save_model, weights_sha256
-from featuregen.storage import read_info
+from featuregen.evaluation.accuracy import evaluate, predict
+from featuregen.interop.load import is_model_file, load_model, model_header
+from featuregen.interop.robustness import load_checkpoint, save_checkpoint
+from featuregen.interop.torch_files import is_checkpoint
+from featuregen.models.architectures.robustness_nets import RobustnessNet
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import save_model, weights_sha256
+from featuregen.models.registry import build_classifier
+from featuregen.storage.reader import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
 
 # As the package has them; not the true deviations of CIFAR-10.
@@ -124,8 +129,10 @@ def test_attacked_accuracy_is_the_packages(
     ours, theirs = load_checkpoint(path), restored(package, "vgg16", path)
     settings = {"constraint": constraint, "eps": eps, "step_size": 2.5 * eps / steps, "iterations": steps}
     logits, _ = theirs(x, y, make_adv=True, use_best=False, **settings)
-    result = evaluate(ours, x, y, Evaluation(l2=(eps,) if constraint == "2" else (0.0,), linf=(eps,), steps=steps))
-    accuracy = (result.l2 if constraint == "2" else result.linf)[f"{eps:g}"]
+    norm = "l2" if constraint == "2" else "linf"
+    radii: dict[str, Any] = {"l2": (), "linf": (), norm: (eps,)}
+    result = evaluate(ours, x, y, Evaluation(**radii, steps=steps))
+    accuracy = getattr(result, norm)[f"{eps:g}"]
     assert accuracy == pytest.approx((logits.argmax(1) == y).float().mean().item(), abs=1e-3)
     assert 0.1 < accuracy < 0.9, "an attack that all or none survive would prove nothing"
 

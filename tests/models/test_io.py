@@ -15,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier, load_model, read_model_record, save_model, weights_sha256
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import load_model, read_model_record, save_model, weights_sha256
+from featuregen.models.registry import build_classifier
 
 Shape = tuple[int, int, int]
 Header = dict[str, Any]

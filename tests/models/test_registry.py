@@ -9,25 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.models import (
+from featuregen.models.architectures.convnets import ConvNet
+from featuregen.models.architectures.robustness_nets import RobustnessNet
+from featuregen.models.classifier import Classifier, count_parameters, rectify
+from featuregen.models.io import load_model, save_model, weights_sha256
+from featuregen.models.registry import (
     ARCHITECTURES,
-    Classifier,
-    RobustnessNet,
     architecture_table,
     build_classifier,
     build_model,
-    count_parameters,
     find_architecture,
     list_models,
-    load_model,
     register_architecture,
-    save_model,
-    weights_sha256,
 )
-from featuregen.models.architectures.convnets import ConvNet
-from featuregen.models.classifier import rectify
 
 Shape = tuple[int, int, int]
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from featuregen.config import Model
+from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.models import Accuracy, Classifier, TrainedModel, build_classifier, describe_model, model_summary
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import Accuracy, TrainedModel, describe_model, model_summary
+from featuregen.models.registry import build_classifier
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import yaml
 
 from featuregen.publish.card import front_matter, size_category
 from featuregen.publish.layout import Contents, licence_of
-from featuregen.storage import read_columns, read_info
+from featuregen.storage.reader import read_columns, read_info
 from tests.helpers import dataset_files as store_files
 from tests.helpers import report_cases
 from tests.helpers.bundle_folders import FILES, blocks, card, movable, shared, sums_hold

@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.processes import Command
 from featuregen.errors import UserError
-from featuregen.publish import evaluation_section
+from featuregen.publish.facts import evaluation_section
 from featuregen.publish.layout import Contents, licence_of, safe_name
-from featuregen.storage import read_info
+from featuregen.storage.reader import read_info
 from tests.helpers import dataset_files as store_files
 from tests.helpers import report_cases
 from tests.helpers.bundle_folders import FILES, blocks, card, content, movable, shared
@@ -242,7 +242,7 @@ def test_a_judge_in_strange_results_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_name_that_other_tools_would_misread_is_refused_before_anything_is_read() -> None:
-    from featuregen.publish import check_name
+    from featuregen.publish.bundle import check_name
 
     for name in ("a b.h5", "*.h5", "-a.h5", "a.hdf", "ä.h5", ".h5", "a\n.h5"):
         with pytest.raises(UserError) as caught:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from featuregen import report
 from featuregen.errors import UserError
+from featuregen.report.html import write_report
+from featuregen.report.results import results_table
 from featuregen.report.tables import UNKNOWN
 from tests.helpers.report_cases import make_results
 
@@ -65,7 +66,7 @@ def results() -> dict[str, Any]:
 def write_page(results: dict[str, Any], folder: Path, caption: str = "What it shows.") -> str:
     png = folder / "picture.png"
     Image.new("RGB", (4, 4), "red").save(png)
-    return report.write_report(results, [("A picture", caption, png)], folder / "report.html").read_text("utf-8")
+    return write_report(results, [("A picture", caption, png)], folder / "report.html").read_text("utf-8")
 
 
 def test_page_says_what_was_measured(results: dict[str, Any], tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_page_of_little(tmp_path: Path) -> None:
     assert "Datasets" not in page.text and "judge" not in page.text
     results["models"] = []
     assert "No network has been tested" in Page(write_page(results, tmp_path)).text
-    assert "no run" in report.results_table(results)
+    assert "no run" in results_table(results)
 
 
 def test_hostile_names_stay_words(results: dict[str, Any], tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_unknown_values_are_dashes(results: dict[str, Any], tmp_path: Path) -> N
 
 def test_missing_picture_is_one_sentence(results: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Cannot read picture .*gone\.png"):
-        report.write_report(results, [("t", "c", tmp_path / "gone.png")], tmp_path / "report.html")
+        write_report(results, [("t", "c", tmp_path / "gone.png")], tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,8 +18,9 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from featuregen import report
-from featuregen.report import Row, canvas
+from featuregen.report import canvas
+from featuregen.report.image_grid import Row, draw_grid
+from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
 from tests.helpers.report_cases import JUDGES, make_results
 
 
@@ -69,14 +70,14 @@ def assert_good_png(path: Path) -> Image.Image:
 
 
 CHARTS = [
-    (report.accuracy_bars, "three seeds"),
-    (report.accuracy_bars, "one seed, no linf"),
-    (report.accuracy_bars, "strange names"),
-    (report.accuracy_curves, "three seeds"),
-    (report.accuracy_curves, "one seed, no linf"),
-    (report.accuracy_curves, "strange names"),
-    (report.label_audit_curves, "three seeds"),
-    (report.label_audit_curves, "few"),
+    (accuracy_bars, "three seeds"),
+    (accuracy_bars, "one seed, no linf"),
+    (accuracy_bars, "strange names"),
+    (accuracy_curves, "three seeds"),
+    (accuracy_curves, "one seed, no linf"),
+    (accuracy_curves, "strange names"),
+    (label_audit_curves, "three seeds"),
+    (label_audit_curves, "few"),
 ]
 
 
@@ -105,15 +106,15 @@ def test_charts(draw: Any, case: str, tmp_path: Path, drawn: list[Figure]) -> No
 
 def test_charts_repeat_to_the_byte_and_leave_matplotlib_alone(results: dict[str, Any], tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    report.accuracy_bars(results, tmp_path / "one.png")
+    accuracy_bars(results, tmp_path / "one.png")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black"}):
-        report.accuracy_bars(copy.deepcopy(results), tmp_path / "two.png")
+        accuracy_bars(copy.deepcopy(results), tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert dict(matplotlib.rcParams) == before
 
 
 def test_bar_heights_are_the_means(results: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
-    report.accuracy_bars(results, tmp_path / "bars.png")
+    accuracy_bars(results, tmp_path / "bars.png")
     axes = drawn[0].axes[0]
     heights = [patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)]
     assert heights[:2] == pytest.approx([99.4, 58.9])
@@ -127,15 +128,15 @@ def test_nothing_to_draw_draws_nothing(results: dict[str, Any], tmp_path: Path) 
     for model in results["models"]:
         for run in model["runs"]:
             run["l2"] = run["linf"] = {}
-    assert report.label_audit_curves(results, tmp_path / "h.png") is None
-    assert report.accuracy_curves(results, tmp_path / "c.png") is None
+    assert label_audit_curves(results, tmp_path / "h.png") is None
+    assert accuracy_curves(results, tmp_path / "c.png") is None
     assert list(tmp_path.iterdir()) == []
-    assert_good_png(report.accuracy_bars(results, tmp_path / "b.png"))
+    assert_good_png(accuracy_bars(results, tmp_path / "b.png"))
 
 
 def test_honesty_marks_the_eps_of_the_set(results: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
     results["honesty"].pop("rand")
-    report.label_audit_curves(results, tmp_path / "honesty.png")
+    label_audit_curves(results, tmp_path / "honesty.png")
     assert [axes.get_title() for axes in drawn[0].axes] == JUDGES
     true, stored, made_at = drawn[0].axes[1].lines
     assert list(np.asarray(made_at.get_xdata())) == [1.25, 1.25]
@@ -150,7 +151,7 @@ def test_preview_shows_every_pixel_as_a_sharp_square(tmp_path: Path, drawn: list
     image[0, 0, 2, 5] = 128 / 255
     rows = [Row("base image", image), Row("start image", image), Row("result", image)]
     path, again = (
-        report.draw_grid(tmp_path / name, rows, ["7 → 8"], "D_det: true → stored label") for name in ("p.png", "q.png")
+        draw_grid(tmp_path / name, rows, ["7 → 8"], "D_det: true → stored label") for name in ("p.png", "q.png")
     )
     assert path.read_bytes() == again.read_bytes()
     pixels = np.asarray(assert_good_png(path))[..., 0].astype(int)
@@ -177,7 +178,7 @@ def test_grids(size: int, channels: int, tmp_path: Path, drawn: list[Figure]) ->
         Row("D_NR", some_images(12, size, channels, 1)),
         Row("D_det", some_images(12, size, channels, 2), ["automobile → bird"] * 12),
     ]
-    assert_good_png(report.draw_grid(tmp_path / "grid.png", rows))
+    assert_good_png(draw_grid(tmp_path / "grid.png", rows))
     assert_words_are_legible(drawn[0])
     assert len(drawn[0].images) == 4 * 10, "ten columns at most"
 
@@ -185,14 +186,14 @@ def test_grids(size: int, channels: int, tmp_path: Path, drawn: list[Figure]) ->
 def test_colour_and_range(tmp_path: Path, drawn: list[Figure]) -> None:
     image = np.array([2.0, -1.0, 0.5], dtype=np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 8, 8), np.float32)
     as_uint8 = (image.clip(0, 1) * 255).round().astype(np.uint8)
-    report.draw_grid(tmp_path / "g.png", [Row("float32", [image[0]]), Row("uint8", as_uint8)])
+    draw_grid(tmp_path / "g.png", [Row("float32", [image[0]]), Row("uint8", as_uint8)])
     shades = {tuple(np.asarray(drawing.get_array())[0, 0]) for drawing in drawn[0].images}
     assert shades == {(255, 0, 128)}
 
 
 def test_undrawable_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(2, 8, 8\)"):
-        report.draw_grid(tmp_path / "g.png", [Row("two channels", some_images(channels=2))])
+        draw_grid(tmp_path / "g.png", [Row("two channels", some_images(channels=2))])
     with pytest.raises(ValueError, match="no images"):
-        report.draw_grid(tmp_path / "g.png", [Row("none", [])])
+        draw_grid(tmp_path / "g.png", [Row("none", [])])
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import pytest
 
 from featuregen.errors import UserError
 from featuregen.runtime import atomic as module
-from featuregen.runtime import atomic_folder, atomic_path, atomic_write, lock, locked, partial_path
+from featuregen.runtime.atomic import atomic_folder, atomic_path, atomic_write, lock, locked, partial_path
 
 
 def test_content_takes_the_name_when_it_is_complete(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ import torch
 from tqdm import tqdm
 
 from featuregen.errors import UserError
-from featuregen.runtime import RowDraws, RowRandom, autocast, console, progress, resolve_device
+from featuregen.runtime import console
+from featuregen.runtime.console import progress
+from featuregen.runtime.device import autocast, resolve_device
+from featuregen.runtime.rng import RowDraws, RowRandom
 
 CPU = torch.device("cpu")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -12,10 +12,13 @@ import torch
 
 import featuregen.storage.reader
 import featuregen.storage.schema
-from featuregen.data import ImageSplit
+from featuregen.data.base_dataset import ImageSplit
 from featuregen.errors import UserError
-from featuregen.storage import COLUMNS, FeatureDataset, Header, Writer, check_against_base, read_info
-from featuregen.storage.schema import FORMAT_VERSION
+from featuregen.storage.reader import read_info
+from featuregen.storage.schema import COLUMNS, FORMAT_VERSION, Header
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import check_against_base
+from featuregen.storage.writer import Writer
 from tests.helpers.dataset_files import CREATED, attribute, failed, one_sentence
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "version-1.h5"

@@ -21,8 +21,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from featuregen.errors import UserError
-from featuregen.storage import COLUMNS, FeatureDataset, check_file, column_dtype
-from featuregen.storage.schema import CorruptFile
+from featuregen.storage.schema import COLUMNS, CorruptFile, column_dtype
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import check_file
 from tests.helpers.dataset_files import (
     CLASSES,
     ROWS,

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from featuregen.errors import UserError
-from featuregen.runtime import partial_path
-from featuregen.storage import Writer, read_info
+from featuregen.runtime.atomic import partial_path
+from featuregen.storage.reader import read_info
+from featuregen.storage.writer import Writer
 from tests.helpers.dataset_files import (
     BATCH,
     CLASSES,

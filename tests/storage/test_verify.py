@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from featuregen.errors import UserError
-from featuregen.storage import Check, FeatureDataset, check_against_base
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import Check, check_against_base
 from tests.helpers.dataset_files import (
     BASE_ROWS,
     CLASSES,

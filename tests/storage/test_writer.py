@@ -14,16 +14,12 @@ import numpy as np
 import pytest
 
 from featuregen.errors import UserError
-from featuregen.runtime import partial_path
-from featuregen.storage import (
-    COLUMNS,
-    FeatureDataset,
-    Writer,
-    check_against_base,
-    column_dtype,
-    read_columns,
-    read_info,
-)
+from featuregen.runtime.atomic import partial_path
+from featuregen.storage.reader import read_columns, read_info
+from featuregen.storage.schema import COLUMNS, column_dtype
+from featuregen.storage.torch_dataset import FeatureDataset
+from featuregen.storage.verify import check_against_base
+from featuregen.storage.writer import Writer
 from tests.helpers.dataset_files import BATCH, CREATED, ROWS, SEED, base_set, batches, columns_of, failed, header, write
 
 # What they hold -----------------------------------------------------------------------------------

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.compute import Ball, project
-from featuregen.config import KINDS, Norm, Synthesis
-from featuregen.data import BaseDataset, balanced_rows
+from featuregen.compute.optimize import Ball, project, quantize, to_unit_range
+from featuregen.config.kinds import KINDS
+from featuregen.config.schema import Norm, Synthesis
+from featuregen.data.base_dataset import BaseDataset, balanced_rows
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.runtime import ComputeSpec, RowRandom
-from featuregen.synthesis import RowPlan, make_plan, quantize, start_images, synthesize, to_unit_range
-from featuregen.synthesis.generate import Columns
+from featuregen.models.classifier import Classifier
+from featuregen.runtime.device import ComputeSpec
+from featuregen.runtime.rng import RowRandom
+from featuregen.synthesis.generate import Columns, RowPlan, make_plan, start_images, synthesize
 
 CPU = torch.device("cpu")
 SEED = 3

@@ -12,12 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featuregen.config import KINDS, Config, Synthesis, from_dict, load_config, to_dict, with_overrides
+from featuregen.config.kinds import KINDS
+from featuregen.config.loader import from_dict, load_config, with_overrides
 from featuregen.config.recipes import recipe_values
-from featuregen.data import BaseDataset
+from featuregen.config.schema import Config, Synthesis
+from featuregen.config.serialize import to_dict
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import Classifier
-from featuregen.synthesis import find_kind, make_plan, meaning_of, register_kind, synthesize
+from featuregen.models.classifier import Classifier
+from featuregen.synthesis.generate import make_plan, synthesize
+from featuregen.synthesis.kinds import find_kind, meaning_of, register_kind
 
 NEAR = Synthesis(steps=3, step_size=0.3, norm="l2", eps=1.0, rows=20, batch_size=8, dtype="float32")
 

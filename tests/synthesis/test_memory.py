@@ -15,14 +15,16 @@ import torch
 import featuregen.compute.autotune
 import featuregen.synthesis.generate
 from featuregen import Experiment, load_config
-from featuregen.compute import fitting_batch, folded_copy
-from featuregen.config import Model, Synthesis
-from featuregen.data import BaseDataset
+from featuregen.compute.autotune import fitting_batch
+from featuregen.compute.folding import folded_copy
+from featuregen.config.schema import Model, Synthesis
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.models import Classifier, build_classifier
-from featuregen.runtime import ComputeSpec, free_memory, out_of_memory
-from featuregen.storage import read_columns, read_info
-from featuregen.synthesis import make_plan, synthesize
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.device import ComputeSpec, free_memory, out_of_memory
+from featuregen.storage.reader import read_columns, read_info
+from featuregen.synthesis.generate import make_plan, synthesize
 
 DET = Synthesis(steps=2, step_size=0.3, norm="l2", eps=1.25, batch_size=16)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from featuregen.config import Augment
+from featuregen.config.schema import Augment
 from featuregen.training.augment import augment
 
 OPTIONS = {

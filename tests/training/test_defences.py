@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import pgd
-from featuregen.config import PGD, Config, Model, Training, canonical_json, from_dict, load_config, to_dict
-from featuregen.data import BaseDataset
+from featuregen.attacks.pgd import pgd
+from featuregen.config.loader import from_dict, load_config
+from featuregen.config.schema import PGD, Config, Model, Training
+from featuregen.config.serialize import canonical_json, to_dict
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_classifier, weights_sha256
-from featuregen.runtime import RowRandom
-from featuregen.training import TrainingLog, can_group, train, train_many
+from featuregen.evaluation.accuracy import predict
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import weights_sha256
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.rng import RowRandom
 from featuregen.training.early_stopping import hold_out
+from featuregen.training.loop import TrainingLog, can_group, train, train_many
 from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.attacks import pgd
-from featuregen.config import PGD, Augment, Model, Training
-from featuregen.data import BaseDataset
+from featuregen.attacks.pgd import pgd
+from featuregen.config.schema import PGD, Augment, Model, Training
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.evaluation import predict
-from featuregen.models import Classifier, build_classifier, weights_sha256
-from featuregen.runtime import RowRandom
-from featuregen.training import TrainingLog, train, train_many
+from featuregen.evaluation.accuracy import predict
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import weights_sha256
+from featuregen.models.registry import build_classifier
+from featuregen.runtime.rng import RowRandom
+from featuregen.training.loop import TrainingLog, train, train_many
 from featuregen.training.optimizer import learning_rate
 
 CPU = torch.device("cpu")

@@ -13,13 +13,16 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from featuregen.config import PGD, Augment, Model, Training, load_config, with_overrides
-from featuregen.data import BaseDataset
+from featuregen.config.loader import load_config, with_overrides
+from featuregen.config.schema import PGD, Augment, Model, Training
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.experiment import Experiment
-from featuregen.models import Classifier, build_classifier, weights_sha256
-from featuregen.training import TrainingLog, TrainingState, train_many
-from featuregen.training.resume import Stateful
+from featuregen.experiment.experiment import Experiment
+from featuregen.models.classifier import Classifier
+from featuregen.models.io import weights_sha256
+from featuregen.models.registry import build_classifier
+from featuregen.training.loop import TrainingLog, train_many
+from featuregen.training.resume import Stateful, TrainingState
 
 CPU = torch.device("cpu")
 PLAIN = Training(epochs=4, batch_size=32, lr=0.05)

@@ -1,8 +1,11 @@
-"""YAML and records from files of unknown origin, refused before they exhaust the memory or the stack."""
+"""Settings as text: YAML that is read safely, and JSON in one canonical spelling."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -68,3 +71,20 @@ def too_deeply_nested(tree: Any) -> bool:
             for child in (node.values() if isinstance(node, dict) else node)
         ]
     return bool(level)
+
+
+def to_dict(settings: Any) -> Any:
+    """Dictionaries and lists, ready for JSON or YAML."""
+    if dataclasses.is_dataclass(settings):
+        pairs = ((f, getattr(settings, f.name)) for f in dataclasses.fields(settings))
+        return {f.name: to_dict(v) for f, v in pairs if not (f.metadata.get("omit_default") and v == f.default)}
+    if isinstance(settings, Mapping):
+        return {key: to_dict(value) for key, value in settings.items()}
+    if isinstance(settings, (tuple, list)):
+        return [to_dict(value) for value in settings]
+    return settings
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling per value, for digests and cache keys."""
+    return json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
