@@ -87,7 +87,7 @@ def register_architecture(
     Example:
         >>> from torch import nn
         >>> import featuregen as fg
-        >>> from featuregen.models import Backbone
+        >>> from featuregen.models.classifier import Backbone
         >>> class Linear(Backbone):
         ...     def __init__(self, inputs, classes):
         ...         super().__init__()

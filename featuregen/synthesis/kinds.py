@@ -54,7 +54,7 @@ def register_kind(
         meaning: What such an image shows, in half a line.
 
     Returns:
-        The kind, as `featuregen.config.KINDS` holds it.
+        The kind, as `featuregen.config.kinds.KINDS` holds it.
 
     Example:
         >>> import featuregen as fg
