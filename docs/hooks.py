@@ -42,6 +42,14 @@ API = {
 log = logging.getLogger("mkdocs.hooks")
 
 
+class ExampleSections(griffe.Extension):
+    """Shows the section `Example:` of a docstring as code; griffe knows only `Examples:`."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {"reference/commands.md": commands(), "reference/api.md": api(), "reference/settings.md": settings()}
     made |= {page: (ROOT / name).read_text(encoding="utf-8") for name, page in PAGES.items()}
@@ -86,15 +94,21 @@ def commands() -> str:
     """Every command with its help and its options, as the command line itself knows them."""
     group: Any = get_command(app)
     parts = ["# Command reference", "This page is made from the program's own help.", fenced(group.help)]
+    parts += ["An option of featuregen itself comes before the name of the command:", *options(group, "featuregen")]
     for name in sorted(group.commands):
         command = group.commands[name]
         context = command.make_context(name, [], resilient_parsing=True)
-        rows = [option(param.get_help_record(context)) for param in command.get_params(context)]
         usage = " ".join(["featuregen", name, *command.collect_usage_pieces(context)])
-        parts += [f"## {name}", f"```text\n{usage}\n```", fenced(command.help)]
-        if rows := [row for row in rows if row and not row.startswith("| `--help`")]:
-            parts.append("\n".join(["| argument or option | default | meaning |", "|---|---|---|", *rows]))
+        parts += [f"## {name}", f"```text\n{usage}\n```", fenced(command.help), *options(command, name)]
     return "\n\n".join(parts) + "\n"
+
+
+def options(command: Any, name: str) -> list[str]:
+    """A table of the arguments and options, if there are any besides --help and those that install completion."""
+    context = command.make_context(name, [], resilient_parsing=True)
+    rows = [option(param.get_help_record(context)) for param in command.get_params(context)]
+    rows = [row for row in rows if row and not re.match(r"\| `--(help|install-completion|show-completion)`", row)]
+    return ["\n".join(["| argument or option | default | meaning |", "|---|---|---|", *rows])] if rows else []
 
 
 def option(record: tuple[str, str] | None) -> str:
