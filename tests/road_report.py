@@ -31,17 +31,16 @@ class Road:
         file = frame.f_code.co_filename
         if event != "call" or not file.startswith(PACKAGE):
             return
-        # Classes, modules and comprehensions are run like functions, and are none.
-        if frame.f_code.co_flags & 2 and not frame.f_code.co_name.startswith("<"):
-            self.functions.add((file, frame.f_code.co_qualname))
         depth, above = 0, frame.f_back
         while above:
             # What modules call while they are imported is no part of a row's way.
             if above.f_code.co_filename.startswith("<frozen importlib"):
-                self.functions.discard((file, frame.f_code.co_qualname))
                 return
             depth += above.f_code.co_filename.startswith(PACKAGE)
             above = above.f_back
+        # Classes, modules and comprehensions are run like functions, and are none.
+        if frame.f_code.co_flags & 2 and not frame.f_code.co_name.startswith("<"):
+            self.functions.add((file, frame.f_code.co_qualname))
         self.deepest = max(self.deepest, depth + 1)
 
     def __str__(self) -> str:
