@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 import featuregen as fg
-from featuregen.models import Classifier
+from featuregen.models.classifier import Classifier
 from tests.helpers.cli_runs import model
 from tests.helpers.image_files import make_arrays, save
 
