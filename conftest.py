@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from featuregen.config import PGD, Data, Model, Training
-from featuregen.data import BaseDataset, load_images
-from featuregen.models import Classifier, build_classifier
-from featuregen.training import train
+from featuregen.config.schema import PGD, Data, Model, Training
+from featuregen.data.base_dataset import BaseDataset
+from featuregen.data.sources import load_images
+from featuregen.models.classifier import Classifier
+from featuregen.models.registry import build_classifier
+from featuregen.training.loop import train
 
 CPU = torch.device("cpu")
 FEW = 24

@@ -64,7 +64,7 @@ def merge(
 
     Example:
         >>> import featuregen as fg
-        >>> from featuregen.experiment import make_shard, parse_shard
+        >>> from featuregen.experiment.shards import make_shard, parse_shard
         >>> tiny = ["sources.standard.epochs=1", "synthesis.det.rows=20", "synthesis.det.steps=2"]
         >>> tiny += ["synthesis.det.batch_size=10"]
         >>> exp = fg.Experiment("digits", out="sharded", overrides=tiny)
