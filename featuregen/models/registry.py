@@ -87,8 +87,7 @@ def register_architecture(
     Example:
         >>> from torch import nn
         >>> import featuregen as fg
-        >>> from featuregen.models.classifier import Backbone
-        >>> class Linear(Backbone):
+        >>> class Linear(fg.Backbone):
         ...     def __init__(self, inputs, classes):
         ...         super().__init__()
         ...         self.linear = nn.Linear(inputs, classes)
