@@ -53,7 +53,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """`work` is that of each stage, by title; `seconds` are those of a whole run from nothing, on this machine."""
+    """`work` is that of each stage, by title; `seconds` are those of a whole run from scratch, on this machine."""
 
     config: Config
     size: DatasetSize

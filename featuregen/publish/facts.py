@@ -121,7 +121,7 @@ def limits(info: DatasetInfo, weights: bool) -> list[str]:
     texts = []
     if info.kind in MISLABELLED:
         texts.append(
-            "Most labels are not what a person sees. The set is for experiments on what networks learn from, not for "
+            "Most labels look wrong to a person. The set is for experiments on what networks learn from, not for "
             "training anything that is used."
         )
     if not math.isnan(info.success_rate):

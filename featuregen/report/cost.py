@@ -33,7 +33,7 @@ def cost_table(cost: Mapping[str, Any]) -> str:
 
 def cost_sentence(cost: Mapping[str, Any]) -> str:
     """The same in one line."""
-    return f"{_time(cost)} from nothing; {_space(cost)}"
+    return f"{_time(cost)} from scratch; {_space(cost)}"
 
 
 def _time(cost: Mapping[str, Any]) -> str:

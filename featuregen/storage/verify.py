@@ -201,7 +201,7 @@ def _success(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     if _is_unrecorded(predicted) or math.isnan(info.success_rate):
         return [Check("success_rate", True, "not recorded")]
     share = float((predicted == columns["labels"]).mean())
-    detail = f"{share:.4f} of the rows have the label the source model sees; recorded is {info.success_rate:.4f}"
+    detail = f"the source model predicts the label of {share:.4f} of the rows; recorded is {info.success_rate:.4f}"
     return [Check("success_rate", abs(share - info.success_rate) < 1e-6, detail)]
 
 

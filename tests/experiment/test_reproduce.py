@@ -61,7 +61,7 @@ def test_the_folder_of_an_experiment() -> None:
     pictures = {"accuracy.png", "curves.png", "honesty.png", "kinds.png"}
     assert names == sets | pictures | {"results.json", "table.md", "report.html"}
     assert ran.out.splitlines()[-1] == f"report: {out / 'small' / 'report.html'}"
-    assert ran.err.startswith("note: about ") and "from nothing" in ran.err and "memory about" in ran.err
+    assert ran.err.startswith("note: about ") and "from scratch" in ran.err and "memory about" in ran.err
     table = (out / "small" / "table.md").read_text(encoding="utf-8").replace("\\", "")
     for title in ("D, standard", "D, adversarial", "D_R", "D_rand"):
         assert title in ran.out and title in table

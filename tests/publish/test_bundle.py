@@ -58,7 +58,7 @@ def test_the_card_says_what_it_is() -> None:
         found["source_model"]["weights_sha256"],
         "E. Alpaydin and C. Kaynak",
         "https://creativecommons.org/licenses/by/4.0/",
-        "Most labels are not what a person sees",
+        "Most labels look wrong to a person",
         "![Ten of the rows](det.png)",
     ):
         assert said in text, said
