@@ -85,7 +85,7 @@ def reproduced(monkeypatch: pytest.MonkeyPatch, *words: str) -> Config:
         found.append(config)
         raise UserError("no more is wanted")
 
-    monkeypatch.setattr("featuregen.experiment.Experiment", experiment)
+    monkeypatch.setattr("featuregen.experiment.experiment.Experiment", experiment)
     assert "no more is wanted" in refused("reproduce", "--config", str(tiny()), *words)
     return found[0]
 
