@@ -24,7 +24,7 @@ from featuregen.cli.options import (
     load_settings,
 )
 from featuregen.config.loader import load_config
-from featuregen.config.recipes import NamedRecipe, RecipeName
+from featuregen.config.recipes import NamedRecipe, RecipeName, source_recipe
 from featuregen.config.schema import Config, EarlyStop, Norm
 from featuregen.errors import UserError
 
@@ -166,7 +166,7 @@ def _train_source(which: str, settings: Config, out: Path | None, force: bool, s
     from featuregen.experiment.experiment import Experiment
     from featuregen.runtime.distributed import init_distributed
 
-    recipe = settings.sources.robust if which == "robust" else settings.sources.standard
+    recipe, _ = source_recipe(settings, which)
     _check_stopping(recipe.early_stop, stopping)
     with init_distributed(settings.runtime.device) as dist:
         with dist.main_first():

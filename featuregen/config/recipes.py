@@ -49,6 +49,14 @@ def fresh_recipe(config: Config, kind: str) -> Training:
     return config.fresh.get(kind, config.sources.standard)
 
 
+def source_recipe(config: Config, role: str) -> tuple[Training, str | None]:
+    """How the `robust` or the `standard` source model is trained, and the file it is imported from, if any."""
+    sources = config.sources
+    if role == "robust":
+        return sources.robust, sources.robust_from
+    return sources.standard, sources.standard_from
+
+
 def source_seeds(config: Config) -> int:
     """The number of models per source recipe that a table shows."""
     return config.sources.seeds or config.evaluation.seeds

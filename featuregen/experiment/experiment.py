@@ -11,7 +11,7 @@ import torch
 
 from featuregen.compute.autotune import load_or_autotune
 from featuregen.config.loader import did_you_mean, load_config, with_overrides
-from featuregen.config.recipes import fresh_recipe
+from featuregen.config.recipes import fresh_recipe, source_recipe
 from featuregen.config.schema import Config, Synthesis, Training
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
 from featuregen.data.sources import load_images
@@ -142,10 +142,7 @@ class Experiment:
         """The source model, trained alone so that it never depends on `count`, then others of its recipe."""
         if role not in ("robust", "standard"):
             raise UserError(f"'{role}' is no source model; {did_you_mean(role, ('robust', 'standard'))}")
-        sources, seed = self.config.sources, self.config.seed
-        recipe, imported = (
-            (sources.robust, sources.robust_from) if role == "robust" else (sources.standard, sources.standard_from)
-        )
+        (recipe, imported), seed = source_recipe(self.config, role), self.config.seed
         title, others = f"{role} model", list(range(seed + 1, seed + count))
         if imported:
             source = [self.models.add(self.load_model(Path(imported)))]

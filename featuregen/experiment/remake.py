@@ -8,6 +8,7 @@ from typing import Any
 
 from featuregen.config.kinds import ATTACKED
 from featuregen.config.loader import with_overrides
+from featuregen.config.recipes import source_recipe
 from featuregen.config.schema import Config
 from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import SPLITS
@@ -105,7 +106,7 @@ def _recorded_settings(info: DatasetInfo, data: str | None, device: str | None) 
 
 def _synthesize_again(info: DatasetInfo, experiment: Experiment, out: Path, source: Path | None, force: bool) -> None:
     role, config = find_kind(info.kind).source, experiment.config
-    recipe = config.sources.robust if role == "robust" else config.sources.standard
+    recipe, _ = source_recipe(config, role)
     trained = info.source_model.get("settings", {})
     model = _find_model(info, info.source_model.get("weights_sha256"), experiment, out, source)
     same_training = (trained.get("training"), trained.get("model")) == (to_dict(recipe), to_dict(config.model))

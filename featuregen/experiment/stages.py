@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.config.kinds import KINDS, MISLABELLED
-from featuregen.config.recipes import fresh_recipe, source_models
+from featuregen.config.recipes import fresh_recipe, source_models, source_recipe
 from featuregen.config.schema import Config, Synthesis, Training
 from featuregen.data.base_dataset import DatasetSize, ImageSplit
 from featuregen.experiment.dataset_job import dataset_path
@@ -87,10 +87,7 @@ def kinds_of(config: Config) -> list[str]:
 
 def _source_stage(config: Config, size: DatasetSize, role: str, first: int, count: int) -> Stage:
     """Source models `first` to `count`; an imported one need not be trained."""
-    sources = config.sources
-    recipe, imported = (
-        (sources.robust, sources.robust_from) if role == "robust" else (sources.standard, sources.standard_from)
-    )
+    recipe, imported = source_recipe(config, role)
     trained = count - first - (1 if imported and first == 0 else 0)
     work = _training_work(recipe, size.train_rows) * trained + _evaluation_work(config, size) * (count - first)
     return Stage(_train_sources, (role, count), {f"{role} model × {source_models(config, role)}": work})

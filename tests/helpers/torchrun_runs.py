@@ -61,15 +61,16 @@ def stopped_at(moment: Callable[[], bool], victim: int, *words: str | Path) -> N
     """One of the two processes gets SIGKILL as soon as the moment has come; then all have ended, with an error."""
     command = [*TORCHRUN, "2", "-m", "featuregen", *map(str, words)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
+    # It ends a hang; no machine is that slow.
     deadline = time.monotonic() + 600
     while not moment():
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
-    dist = children(running.pid)
-    os.kill(owner(dist, victim), signal.SIGKILL)
+    ranks = children(running.pid)
+    os.kill(owner(ranks, victim), signal.SIGKILL)
     running.communicate(timeout=600)
     assert running.returncode != 0
-    assert not [each for each in dist if Path(f"/proc/{each}").exists()], "the other one still works"
+    assert not [each for each in ranks if Path(f"/proc/{each}").exists()], "the other one still works"
 
 
 in_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
