@@ -57,12 +57,12 @@ class LazyImages:
 class Hdf5Rows:
     """One array of an HDF5 file, read by row. Every process opens the file itself, also after a fork or unpickling.
 
-    `check` is called with every newly opened file and raises if it is no longer the file that was checked at first.
+    `open_file` opens it, and raises if it is no longer the file that was checked at first.
     """
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, ...], check: Callable[[h5py.File], None]) -> None:
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], open_file: Callable[[], h5py.File]) -> None:
         self.path, self.name, self.shape = path, name, shape
-        self._check = check
+        self._open_file = open_file
         self._handle: h5py.File | None = None
         self._process = 0
 
@@ -90,9 +90,7 @@ class Hdf5Rows:
     def _open(self) -> h5py.File:
         # HDF5 handles must not be shared with a forked child.
         if self._handle is None or self._process != os.getpid():
-            handle = h5py.File(self.path, "r", locking=False)
-            self._check(handle)
-            self._handle, self._process = handle, os.getpid()
+            self._handle, self._process = self._open_file(), os.getpid()
         return self._handle
 
 

@@ -17,19 +17,17 @@ from featuregen.data.base_dataset import ImageSplit
 from featuregen.data.lazy import HDF5_ERRORS, Hdf5Rows, Rows
 from featuregen.data.npz import ARRAYS, check_class_ids, check_labels
 from featuregen.errors import UserError, one_line
-from featuregen.runtime.hdf5_guard import has_oversized_local_heap
+from featuregen.runtime.hdf5_guard import FileKey, key_of, open_hdf5
+from featuregen.runtime.hdf5_probe import FILTERS, MAX_CHUNK
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# Limits on what a small file may claim: pixels of one image, bytes of a chunk, bytes of the labels as int64.
+# Limits on what a small file may claim: pixels of one image, bytes of the labels as int64.
 _MAX_PIXELS = 1 << 24
-_MAX_CHUNK = 1 << 26
 _MAX_LABEL_BYTES = 1 << 25
 # How many bytes deflate unpacks from one, at best.
 _DEFLATE_RATIO = 1032
-# Those that come with HDF5 and h5py; for any other number HDF5 looks for a plugin library and runs it.
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 
 
 class FolderImages:
@@ -83,10 +81,9 @@ def _size_text(size: tuple[int, int]) -> str:
 
 def read_hdf5(path: Path) -> tuple[ImageSplit, ImageSplit]:
     """Training and test split of a file with x_train, y_train, x_test, y_test, as in a Keras-style `.npz`."""
-    if has_oversized_local_heap(path):
-        raise UserError(f"{path} is damaged: its table of names does not add up; get it again.")
     try:
-        with h5py.File(path, "r", locking=False) as root:
+        with open_hdf5(path, ARRAYS) as root:
+            key = key_of(root)
             # Labels first: the number of images is compared with theirs.
             shapes = {name: _check_array(root, name, path) for name in sorted(ARRAYS, reverse=True)}
             labels = {name: check_labels(np.asarray(root[name]), f"{path}: {name}") for name in ("y_train", "y_test")}
@@ -100,21 +97,23 @@ def read_hdf5(path: Path) -> tuple[ImageSplit, ImageSplit]:
         )
     check_class_ids(labels["y_train"], labels["y_test"], path)
     train, test = (
-        _lazy_split(_hdf5_images(path, f"x_{split}", shapes[f"x_{split}"]), labels[f"y_{split}"])
+        _lazy_split(_hdf5_images(path, f"x_{split}", shapes[f"x_{split}"], key), labels[f"y_{split}"])
         for split in ("train", "test")
     )
     return train, test
 
 
-def _hdf5_images(path: Path, name: str, shape: tuple[int, ...]) -> Hdf5Rows:
+def _hdf5_images(path: Path, name: str, shape: tuple[int, ...], key: FileKey) -> Hdf5Rows:
     """Images as (N, H, W, C); grey ones may be stored without the last axis."""
-    check = partial(_check_unchanged, path=path, name=name, shape=shape)
-    return Hdf5Rows(path, name, shape if len(shape) == 4 else (*shape, 1), check)
+    return Hdf5Rows(path, name, shape if len(shape) == 4 else (*shape, 1), partial(_open_unchanged, path, key))
 
 
-def _check_unchanged(root: h5py.File, path: Path, name: str, shape: tuple[int, ...]) -> None:
-    if _check_array(root, name, path) != shape:
+def _open_unchanged(path: Path, key: FileKey) -> h5py.File:
+    root = open_hdf5(path, ARRAYS, known=key)
+    if key_of(root) != key:
+        root.close()
         raise UserError(f"{path} was replaced while it was in use; start again.")
+    return root
 
 
 def _lazy_split(images: Hdf5Rows | FolderImages, labels: NDArray[np.int64]) -> ImageSplit:
@@ -125,7 +124,7 @@ def _lazy_split(images: Hdf5Rows | FolderImages, labels: NDArray[np.int64]) -> I
 def is_image_file(path: Path) -> bool:
     """Whether an HDF5 file is a base set rather than a featuregen dataset."""
     try:
-        with h5py.File(path, "r", locking=False) as root:
+        with open_hdf5(path, ARRAYS) as root:
             return ARRAYS[0] in root
     except HDF5_ERRORS:
         return False
@@ -150,12 +149,12 @@ def _check_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
     if 0 in shape:
         raise UserError(f"{path}: {name} is empty.")
     chunk = math.prod(layout.get_chunk()) * dtype.itemsize if layout.get_layout() == h5py.h5d.CHUNKED else 0
-    if chunk > _MAX_CHUNK:
+    if chunk > MAX_CHUNK:
         raise UserError(
             f"{path}: {name} is stored in chunks of {chunk >> 20} MiB, and reading a row reads a chunk; rechunk it."
         )
     filters = {layout.get_filter(number)[0] for number in range(layout.get_nfilters())}
-    if filters - _FILTERS:
+    if filters - FILTERS:
         raise UserError(f"{path}: {name} has a filter that is not supported; use gzip, lzf, shuffle or fletcher32.")
     compressed = layout.get_layout() == h5py.h5d.CHUNKED and bool(filters)
     if array.get_storage_size() * (_DEFLATE_RATIO if compressed else 1) < dtype.itemsize * math.prod(shape):

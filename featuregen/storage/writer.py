@@ -15,6 +15,7 @@ import numpy as np
 
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import os_errors_as_user_errors, partial_path, sync_folder
+from featuregen.runtime.hdf5_guard import remember_written
 from featuregen.storage.journal import Journal, PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
@@ -117,6 +118,7 @@ class Writer:
                     digest = self._write(target, journal, attributes)
                     target.finish()
                 os.replace(finishing, self.path)
+                remember_written(self.path)
                 sync_folder(self.path.parent)
             finally:
                 finishing.unlink(missing_ok=True)

@@ -254,12 +254,13 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
         load(path)
 
 
-def test_rows_that_go_bad_later_are_a_sentence(tmp_path: Path) -> None:
-    base = load(as_hdf5(tmp_path / "a.h5", make_arrays(12), chunks=(1, 4, 5, 3), fletcher32=True))
-    content = bytearray((tmp_path / "a.h5").read_bytes())
+def test_damaged_rows_are_a_sentence_when_they_are_read(tmp_path: Path) -> None:
+    path = as_hdf5(tmp_path / "a.h5", make_arrays(12), chunks=(1, 4, 5, 3), fletcher32=True)
+    content = bytearray(path.read_bytes())
     at = content.find(make_arrays(12)["x_train"][5].tobytes())
     content[at] ^= 1
-    (tmp_path / "a.h5").write_bytes(content)
+    path.write_bytes(content)
+    base = load(path)
     with pytest.raises(UserError, match="x_train cannot be read"):
         base.train.images_tensor(CPU, np.array([5]))
 
