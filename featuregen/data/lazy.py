@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featuregen.errors import UserError, one_line
+from featuregen.runtime.hdf5_guard import FileKey, key_of
 
 Rows = NDArray[np.int64] | slice
 # What h5py raises on bytes it cannot make sense of.
@@ -64,6 +65,7 @@ class Hdf5Rows:
         self.path, self.name, self.shape = path, name, shape
         self._open_file = open_file
         self._handle: h5py.File | None = None
+        self._key: FileKey | None = None
         self._process = 0
 
     def __len__(self) -> int:
@@ -88,9 +90,10 @@ class Hdf5Rows:
         return {**self.__dict__, "_handle": None}
 
     def _open(self) -> h5py.File:
-        # HDF5 handles must not be shared with a forked child.
-        if self._handle is None or self._process != os.getpid():
-            self._handle, self._process = self._open_file(), os.getpid()
+        # HDF5 handles must not be shared with a forked child, and an open file can be written over in its place.
+        if self._handle is None or self._process != os.getpid() or key_of(self._handle) != self._key:
+            handle = self._open_file()
+            self._handle, self._key, self._process = handle, key_of(handle), os.getpid()
         return self._handle
 
 

@@ -93,10 +93,12 @@ def remember_written(path: Path) -> None:
     """Note that this process has written the file."""
     # The kernel's clock ticks so slowly that a later change could leave the time as it is; it never has this one.
     now = time.time_ns()
-    os.utime(path, ns=(now, now))
-    status = os.stat(path)
-    if status.st_mtime_ns == now:
-        remember(_key(status))
+    # Otherwise it is read like any other.
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(now, now))
+        status = os.stat(path)
+        if status.st_mtime_ns == now:
+            remember(_key(status))
 
 
 # The other process -----------------------------------------------------------------------------------

@@ -222,17 +222,22 @@ def _how_it_ended(code: int, doing: str, request: Mapping[str, Any]) -> str:
 
 
 def _read_and_exit(request: Mapping[str, Any], journal: int) -> None:
-    def note(text: str) -> None:
-        os.write(journal, f">{_one_line(text, 100)}\n".encode())
+    doing = problem = ""
 
-    problem = ""
+    def note(text: str) -> None:
+        nonlocal doing
+        doing = _one_line(text, 100)
+        os.write(journal, f">{doing}\n".encode())
+
     try:
         _limit(request)
         read(request["path"], request["names"], note)
     except MemoryError:
-        problem = f"HDF5 asked for more than {request['memory'] >> 20} MiB of memory"
+        problem = f"{doing} takes more than {request['memory'] >> 20} MiB of memory"
+    except Refused as error:
+        problem = _one_line(str(error), 600)
     except BaseException as error:
-        problem = _one_line(str(error), 600).rstrip(".") or type(error).__name__
+        problem = f"{doing} cannot be read ({_one_line(str(error), 600).rstrip('.') or type(error).__name__})"
     os.write(journal, f"={problem}\n".encode())
     os._exit(0)
 

@@ -128,6 +128,8 @@ def _head(path: Path) -> bytes:
     """The first bytes, unless they show that this is no featuregen file."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the HDF5 file itself.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file; name the HDF5 file itself.")
     try:
         with path.open("rb") as file:
             head = file.read(1 << 16)

@@ -114,6 +114,18 @@ def test_a_replaced_file_is_noticed(tmp_path: Path) -> None:
         base.train.images_tensor()
 
 
+def test_a_file_written_over_between_two_reads_is_noticed(tmp_path: Path) -> None:
+    arrays = make_arrays(12)
+    path = as_hdf5(tmp_path / "a.h5", arrays)
+    base, content = load(path), path.read_bytes()
+    base.train.images_tensor(CPU, np.array([0]))
+    path.chmod(0o600)
+    base.train.images_tensor(CPU, np.array([1]))
+    path.write_bytes(content.replace(arrays["x_train"].tobytes(), bytes(arrays["x_train"].nbytes)))
+    with pytest.raises(UserError, match=r"a\.h5 was replaced while it was in use; start again\."):
+        base.train.images_tensor(CPU, np.array([2]))
+
+
 # The same models and datasets ----------------------------------------------------------------------
 
 
