@@ -166,8 +166,12 @@ def packed(path: Path, name: str, content: bytes, **how: Any) -> None:
         new.id.write_direct_chunk((0,) * old.ndim, content)
 
 
-def unpacks_to(name: str, size: int) -> Change:
-    return lambda path: packed(path, name, zlib.compress(bytes(size), 9), compression="gzip")
+def unpacks_to(name: str, size: int, **how: Any) -> Change:
+    def change(path: Path) -> None:
+        content = zlib.compress(bytes(size), 9)
+        packed(path, name, content + bytes(4) * how.get("fletcher32", False), compression="gzip", **how)
+
+    return change
 
 
 def chunk_shorter_than_the_others(name: str) -> Change:
