@@ -212,6 +212,8 @@ class Accuracy:
 class TrainedModel:
     """A model, the record that travels with it, and its file.
 
+    `found` means that it was not trained on this machine, so that nothing but its weights is known.
+
     Example:
         >>> import featuregen as fg
         >>> tiny = ["sources.standard.epochs=1", "evaluation.steps=1"]
@@ -224,6 +226,7 @@ class TrainedModel:
     record: dict[str, Any]
     path: Path
     digest: str = ""
+    found: bool = False
 
     @cached_property
     def weights_sha256(self) -> str:
