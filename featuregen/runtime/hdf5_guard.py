@@ -1,8 +1,8 @@
 """Opening HDF5 files that a stranger may have made: HDF5 reads them first in a process that may crash or hang.
 
 With a few bytes changed, a file makes the library crash, loop for ever or take all memory, and no signal ends a loop in
-it. So a program, `hdf5_probe`, reads each file before this process does. It starts with the first file, and a file that
-this process has written or opened before is opened at once.
+it. So a program, `hdf5_probe`, reads each file before this process does. It starts with the first file that needs it: one
+that this user's runs have written or read on this machine is opened at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+
+from featuregen.runtime.ledger import is_remembered, remember
 
 # Device, inode, size, time of the last change of the content and of the inode.
 FileKey = tuple[int, int, int, int, int]
@@ -56,7 +58,7 @@ def open_hdf5(path: Path, names: Sequence[str], known: FileKey | None = None) ->
         if not stat.S_ISREG(status.st_mode):
             raise Hdf5Error("it is no regular file")
         key = _key(status)
-        if key != known and not is_known(key):
+        if key != known and not is_known(key, names):
             _probe(path, names, key)
         root = h5py.File(path, "r", locking=False)
         if key_of(root) == key:
@@ -76,21 +78,25 @@ def _key(status: os.stat_result) -> FileKey:
 
 # Which files are known -------------------------------------------------------------------------------
 
-_known: set[FileKey] = set()
-_problems: dict[FileKey, str] = {}
+_problems: dict[tuple[FileKey, tuple[str, ...]], str] = {}
 
 
-def is_known(key: FileKey) -> bool:
-    """Whether HDF5 can open the file in this process."""
-    return key in _known
+def is_known(key: FileKey, names: Sequence[str]) -> bool:
+    """Whether HDF5 can read the file, and these data sets of it, in this process."""
+    return is_remembered("HDF5 file", _entry(key, names))
 
 
-def remember(key: FileKey) -> None:
-    _known.add(key)
+def remember_known(key: FileKey, names: Sequence[str]) -> None:
+    remember("HDF5 file", _entry(key, names))
 
 
-def remember_written(path: Path) -> None:
-    """Note that this process has written the file."""
+def _entry(key: FileKey, names: Sequence[str]) -> list[str | int]:
+    # Another version of the library may fail where this one does not.
+    return [h5py.version.hdf5_version, *key, *names]
+
+
+def remember_written(path: Path, names: Sequence[str]) -> None:
+    """Note that this process has written the file, with these data sets."""
     # The kernel's clock ticks so slowly that a later change could leave the time as it is; it never has this one.
     now = time.time_ns()
     # Otherwise it is read like any other.
@@ -98,7 +104,7 @@ def remember_written(path: Path) -> None:
         os.utime(path, ns=(now, now))
         status = os.stat(path)
         if status.st_mtime_ns == now:
-            remember(_key(status))
+            remember_known(_key(status), names)
 
 
 # The other process -----------------------------------------------------------------------------------
@@ -159,8 +165,9 @@ _lock = threading.Lock()
 
 
 def _probe(path: Path, names: Sequence[str], key: FileKey) -> None:
-    if key in _problems:
-        raise Hdf5Error(_problems[key])
+    what = (key, tuple(names))
+    if what in _problems:
+        raise Hdf5Error(_problems[what])
     size, changed = key[2], max(key[3:])
     settled = time.time_ns() - changed > _TICK
     seconds = _CPU_SECONDS + size // _BYTES_PER_SECOND
@@ -174,9 +181,9 @@ def _probe(path: Path, names: Sequence[str], key: FileKey) -> None:
     with _lock:
         problem = _ask(request)
     if settled and problem:
-        _problems[key] = problem
+        _problems[what] = problem
     elif settled:
-        remember(key)
+        remember_known(key, names)
     if problem:
         raise Hdf5Error(problem)
 

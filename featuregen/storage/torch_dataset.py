@@ -113,6 +113,16 @@ class FeatureDataset(Dataset[tuple[Any, int]]):
                 raise CorruptFile(f"{self.path}: column '{name}' is damaged: {problem}.")
         return columns
 
+    def check_content(self) -> None:
+        """Refuse a file whose content is not what its digest says: results are kept by that digest."""
+        with open_file(self.path) as root:
+            computed = content_digest(root, attributes_of(root, self.path))
+        if computed != self.info.content_sha256:
+            raise CorruptFile(
+                f"{self.path} is damaged: its content gives sha256 {computed[:12]}, recorded is "
+                f"{self.info.content_sha256[:12]}; get it again, or make it again."
+            )
+
     def __len__(self) -> int:
         return self.info.rows
 

@@ -18,8 +18,9 @@ import h5py
 import numpy as np
 import pytest
 
+from featuregen.data.on_disk import is_image_file
 from featuregen.errors import UserError
-from featuregen.runtime import hdf5_guard, hdf5_probe
+from featuregen.runtime import hdf5_guard, hdf5_probe, ledger
 from featuregen.runtime.hdf5_guard import Hdf5Error, open_hdf5
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import COLUMNS, CorruptFile
@@ -243,6 +244,25 @@ def test_a_file_that_this_process_wrote_is_not_read_first(tmp_path: Path, asked:
         with pytest.raises(CorruptFile, match="HDF5 crashed"):
             read_info(path)
     assert asked == [str(path)]
+
+
+def test_a_file_is_read_first_for_what_is_used_of_it(tmp_path: Path, asked: list[str]) -> None:
+    """Whether it is a base set is asked of a dataset, too, and that reads no chunks."""
+    write(tmp_path / "a.h5")
+    broken.child_is_itself(CHUNKS)(tmp_path / "a.h5")
+    assert not is_image_file(tmp_path / "a.h5")
+    with pytest.raises(CorruptFile, match="HDF5 crashed"):
+        read_info(tmp_path / "a.h5")
+    assert len(asked) == 2
+
+
+def test_a_later_run_knows_the_file(tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "set.h5")
+    open_hdf5(tmp_path / "set.h5", NAMES).close()
+    monkeypatch.setattr(ledger, "_known", set())
+    monkeypatch.setattr(ledger, "_read_bytes", 0)
+    open_hdf5(tmp_path / "set.h5", NAMES).close()
+    assert len(asked) == 1
 
 
 def test_a_file_changed_within_a_tick_of_the_clock_is_read_again(
