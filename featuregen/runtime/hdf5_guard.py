@@ -1,8 +1,8 @@
 """Opening HDF5 files that a stranger may have made: HDF5 reads them first in a process that may crash or hang.
 
 With a few bytes changed, a file makes the library crash, loop for ever or take all memory, and no signal ends a loop in
-it. So a program, `hdf5_probe`, reads each file before this process does. It starts with the first file that needs it: one
-that this user's runs have written or read on this machine is opened at once.
+it. So a program, `hdf5_probe`, reads each file before this process does, but only once: what a user has written or read
+on this machine is opened at once.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,14 @@ def packed(path: Path, name: str, content: bytes, **how: Any) -> None:
         new.id.write_direct_chunk((0,) * old.ndim, content)
 
 
+@cache
+def _zeros(size: int) -> bytes:
+    return zlib.compress(bytes(size), 1)
+
+
 def unpacks_to(name: str, size: int, **how: Any) -> Change:
     def change(path: Path) -> None:
-        content = zlib.compress(bytes(size), 9)
+        content = _zeros(size)
         packed(path, name, content + bytes(4) * how.get("fletcher32", False), compression="gzip", **how)
 
     return change
