@@ -13,11 +13,11 @@ from torch import Tensor
 
 from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.interop.torch_files import read_torch_file
 from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import ARCHITECTURES, skeleton
 from featuregen.runtime.atomic import atomic_path
+from featuregen.runtime.torch_files import read_torch_file
 from featuregen.storage.checksums import file_sha256
 
 # Prefixes of tensor names: the package stores every net twice, and wraps it in DataParallel.
