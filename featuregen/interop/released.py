@@ -81,7 +81,6 @@ def import_released(
         20
     """
     folder, out = Path(folder), Path(out)
-    folder, out = Path(folder), Path(out)
     find_kind(kind)
     if not (math.isfinite(within) and within > 0):
         raise UserError(f"within is {within:g}; give the largest L2 distance from a base image, such as {WITHIN:g}.")
