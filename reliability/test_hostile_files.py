@@ -19,8 +19,8 @@ from featuregen.config.schema import Config, Data, Model, Training
 from featuregen.config.serialize import to_dict
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.files import recorded_config
-from featuregen.interop.torch_files import read_torch_file
 from featuregen.models.registry import build_classifier
+from featuregen.runtime.torch_files import read_torch_file
 from featuregen.storage.reader import read_info
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.verify import check_file
@@ -31,7 +31,7 @@ from tests.helpers.cli_runs import refused, run
 from tests.helpers.counting import calls_of
 from tests.helpers.dataset_files import attribute, edited, header, one_sentence, write
 from tests.helpers.image_files import load, make_arrays, save
-from tests.interop.test_torch_files import archive
+from tests.runtime.test_torch_files import archive
 
 
 def told(call: Callable[..., Any], *args: Any) -> str:

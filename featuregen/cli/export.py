@@ -45,8 +45,8 @@ def export_file(
 
 def _export_model(file: Path, out: Path | None, force: bool) -> Path:
     from featuregen.interop.robustness import save_checkpoint
-    from featuregen.interop.torch_files import is_checkpoint
     from featuregen.models.io import load_model
+    from featuregen.runtime.torch_files import is_checkpoint
 
     target = out or file.with_suffix(".pt")
     if not is_checkpoint(target) and not target.exists():

@@ -14,13 +14,13 @@ from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.verify import verify_origin
 from featuregen.interop.load import load_model, model_header
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.io import save_model
 from featuregen.publish.bundle import Bundle, check_name, write_folder
 from featuregen.publish.facts import read_results, results_about
 from featuregen.publish.layout import base_citation
 from featuregen.runtime.console import log
 from featuregen.runtime.ledger import is_remembered
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.checksums import file_sha256
 from featuregen.storage.reader import DatasetInfo, read_info
 from featuregen.storage.torch_dataset import FeatureDataset
