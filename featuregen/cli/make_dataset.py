@@ -39,6 +39,7 @@ from featuregen.config.kinds import KINDS
 from featuregen.config.recipes import NamedRecipe
 from featuregen.config.schema import Config
 from featuregen.errors import UserError
+from featuregen.runtime.console import show, show_paths
 
 if TYPE_CHECKING:
     from featuregen.experiment.experiment import Experiment
@@ -103,8 +104,8 @@ def make_dataset(
     experiment, dataset = written
     # A single shard is not worth a preview.
     picture = [] if shard else [draw_preview(experiment, dataset, dataset.path.with_suffix(".png"))]
-    print(describe(dataset.info))
-    print(*(dataset.path, *picture), sep="\n")
+    show(describe(dataset.info))
+    show_paths([dataset.path, *picture])
 
 
 def _kind_with_start(kind: str, start: Start | None) -> str:

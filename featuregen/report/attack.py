@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.errors import printable
+from featuregen.errors import join_lines
 from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
 from featuregen.report.tables import NORMS, UNKNOWN, number, percent
 
@@ -37,7 +37,7 @@ def attack_text(results: Mapping[str, Any]) -> str:
                 f"{medians[0]} before, {medians[1]} after (medians); more confident in {_percent(confidence['surer'])}",
             ),
         ]
-    return "\n".join(f"{name:<14}{printable(text)}" for name, text in lines)
+    return join_lines(f"{name:<14}{text}" for name, text in lines)
 
 
 def describe_attack(attack: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from featuregen.errors import printable
+from featuregen.errors import join_lines, printable
 from featuregen.report import canvas
-from featuregen.report.tables import NORMS, UNKNOWN, Column, Results, number, percent, terminal_table
+from featuregen.report.tables import NAME, NORMS, UNKNOWN, Column, Results, number, percent, terminal_table
 
 Run = Mapping[str, Any]
 Pair = Mapping[str, Any]
@@ -42,20 +42,20 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", canvas.SKY, ca
 def flips_table(results: Results) -> str:
     """For a terminal: success, asymmetry, the class that attracts most, and how far attacks and models agree."""
     names, between = results["base"]["classes"], results["agreement"]
-    images = f"{results['images']} test images of {printable(results['base']['name'])}"
+    images = f"{results['images']} test images of {printable(results['base']['name'], NAME)}"
     lines = [f"{images}; attacked are those that the model classifies correctly"]
     for model in results["models"]:
         runs = [run for run in results["runs"] if run["model"] == model["title"]]
-        lines += ["", printable(model["title"]), *_runs(runs, names)]
+        lines += ["", printable(model["title"], NAME), *_runs(runs, names)]
     lines += ["", *_NOTES]
     for title, pairs in _by("model", between["attacks"]):
         titles = [_describe_attacks(pair) for pair in pairs]
-        lines += ["", f"{printable(title)}: do its attacks agree?", *_agreements(titles, pairs)]
+        lines += ["", f"{printable(title, NAME)}: do its attacks agree?", *_agreements(titles, pairs)]
     for first, firsts in _by("first", between["models"]):
         for second, pairs in _by("second", firsts):
-            head = f"{printable(first)} and {printable(second)}: do they agree under the same attack?"
+            head = f"{printable(first, NAME)} and {printable(second, NAME)}: do they agree under the same attack?"
             lines += ["", head, *_agreements([describe_run(pair) for pair in pairs], pairs)]
-    return "\n".join([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
+    return join_lines([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
 
 
 def _by(key: str, pairs: Sequence[Pair]) -> list[tuple[str, list[Pair]]]:
@@ -103,7 +103,7 @@ def _describe_attacks(pair: Pair) -> str:
 def _strongest(attraction: Mapping[str, Any], names: Sequence[str]) -> str:
     if attraction["strongest"] is None:
         return UNKNOWN
-    return f"{printable(names[attraction['strongest']])} ×{attraction['ratios'][attraction['strongest']]:.1f}"
+    return f"{printable(names[attraction['strongest']], NAME)} ×{attraction['ratios'][attraction['strongest']]:.1f}"
 
 
 def _p(value: float | None) -> str:
