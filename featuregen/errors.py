@@ -9,7 +9,7 @@ MAX_LINE = 300
 # Of a sentence: what is printed before it, such as "process 3: error: ", must fit as well.
 _MAX_SENTENCE = 275
 # Of a library's message inside a sentence, which has to leave room for the file and what to do.
-_MAX_REASON = 100
+_MAX_REASON = 80
 _MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
 
 

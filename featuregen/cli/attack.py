@@ -121,7 +121,9 @@ def attack(
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
         return
     from featuregen.report.attack import attack_text
+    from featuregen.report.image_grid import check_can_be_drawn
 
+    check_can_be_drawn(inputs.images.shape[1:], file or experiment.base.name)
     path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
     result = attack_to_file(

@@ -70,10 +70,7 @@ def reproduce(
     settings = load_settings(config, data, set_, values, NamedRecipe(named, training=True) if named else None)
     from featuregen.experiment.cost import cost_of, estimate_cost
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.outputs import write_results
-    from featuregen.experiment.reproduce import reproduce as run
     from featuregen.report.cost import cost_sentence, cost_table
-    from featuregen.report.results import results_table
 
     if dry_run:
         cost = estimate_cost(settings, out).to_dict()
@@ -82,6 +79,10 @@ def reproduce(
         else:
             show(cost_table(cost))
         return
+    from featuregen.experiment.outputs import write_results
+    from featuregen.experiment.reproduce import reproduce as run
+    from featuregen.report.results import results_table
+
     experiment = Experiment(settings, out)
     base = experiment.base
     cost = cost_of(settings, base.size, experiment.compute).to_dict()

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.errors import join_lines
-from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
 from featuregen.report.tables import NORMS, UNKNOWN, number, percent
 
 # Changes are too small to be seen as they are.
@@ -64,6 +63,9 @@ def attack_picture(
     title: str,
 ) -> Path:
     """Original, ten times the change around grey, and result, with the predicted classes and their confidences."""
+    # Most who describe an attack draw nothing, and matplotlib takes a while to load.
+    from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
+
     shown = slice(MAX_COLUMNS)
     first, last = (np.asarray(images[shown], dtype=np.float64) for images in (before, after))
     change = np.clip(0.5 + _MAGNIFIED * (last - first), 0, 1)

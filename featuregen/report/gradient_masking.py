@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.patches import Patch
-
 from featuregen.errors import join_lines, printable
 from featuregen.report import canvas
 from featuregen.report.tables import NAME, NORMS, Results, percent
 from featuregen.runtime.console import format_columns
+from featuregen.runtime.safe_matplotlib import Patch
 
 _THREAT_MODELS = {"white-box": "white box", "query": "black box (queries)", "transfer": "black box (transfer)"}
 _COLOURS = {"white-box": canvas.BLUE, "query": canvas.ORANGE, "transfer": canvas.PURPLE}

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from featuregen.errors import join_lines, printable
 from featuregen.report import canvas
 from featuregen.report.tables import NAME, NORMS, UNKNOWN, Column, Results, number, percent, terminal_table
+from featuregen.runtime.safe_matplotlib import Axes, AxesImage, LinearSegmentedColormap
 
 Run = Mapping[str, Any]
 Pair = Mapping[str, Any]
@@ -31,6 +29,8 @@ _AGREEMENT_NOTES = (
 _ACROSS = 3
 # Classes up to which every cell has its number and every row its name.
 _NUMBERED, _NAMED = 12, 24
+# Characters of a class's name beside a panel.
+_TICK = 24
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", canvas.SKY, canvas.BLUE, "#002a45"]).with_extremes(
     bad="#ececec"
 )
@@ -115,6 +115,7 @@ def _p(value: float | None) -> str:
 
 def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence[str]) -> Path:
     """A panel per run: of the flips of each true class (row), the share that becomes each other class."""
+    names = [printable(name, _TICK) for name in names]
     across, side = min(_ACROSS, len(runs)), 300 if len(names) <= _NUMBERED else 380
     down = -(-len(runs) // across)
     words = max((len(name) for name in names), default=1)
@@ -128,7 +129,7 @@ def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence
         bar = figure.colorbar(image, ax=panels.tolist(), shrink=0.6, aspect=30, pad=0.02)
         bar.set_label("share of the flips of this true class, %")
         bar.outline.set_visible(False)
-        figure.suptitle(f"Label flips: {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+        figure.suptitle(f"Label flips: {printable(title, NAME)}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     return Path(path)
 
 
