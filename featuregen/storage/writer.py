@@ -15,6 +15,7 @@ import numpy as np
 
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import os_errors_as_user_errors, partial_path, sync_folder
+from featuregen.runtime.ledger import remember
 from featuregen.storage.journal import Journal, PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
@@ -122,6 +123,7 @@ class Writer:
                 finishing.unlink(missing_ok=True)
             journal.remove()
         self._journal = None
+        remember("dataset", digest)
         return digest
 
     def close(self) -> None:
