@@ -48,8 +48,8 @@ def test_contenders_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shard_throughput, "seconds", seconds)
     one, two = shard_throughput.Contender("one", 1, 1), shard_throughput.Contender("two", 2, 1)
     found = shard_throughput.measured(tmp_path, [one, two], steps=9, rounds=2)
-    assert turns == [(1, 1, 0), (1, 1, 9), (2, 1, 0), (2, 1, 9)] * 2
-    assert [each.steps for each in found["one"]] == [1, 1]
+    assert turns == [(1, 1, 1), (1, 1, 9), (2, 1, 1), (2, 1, 9)] * 2
+    assert [each.steps for each in found["one"]] == [1.125, 1.125]
 
 
 @pytest.mark.slow

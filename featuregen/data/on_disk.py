@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,17 @@ from featuregen.runtime.hdf5_probe import FILTERS, MAX_CHUNK
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# Modes of Pillow's: grey, and with colours. Any other has more than 8 bits a channel, or other colours than RGB.
+_GREY, _COLOURED = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA")
 # Limits on what a small file may claim: pixels of one image, bytes of the labels as int64.
 _MAX_PIXELS = 1 << 24
 _MAX_LABEL_BYTES = 1 << 25
 # How many bytes deflate unpacks from one, at best.
 _DEFLATE_RATIO = 1032
+
+
+# Pillow has no error type of its own, and its decoders raise many.
+_DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, struct.error)
 
 
 class FolderImages:
@@ -54,22 +61,53 @@ class FolderImages:
                     f"{path} is {_size_text(image.size)} pixels and the first image {_size_text(self._size)}."
                 )
             try:
-                pixels = np.asarray(image.convert(self._mode), np.uint8)
-            except (OSError, ValueError, SyntaxError) as error:
+                if _is_see_through(image):
+                    raise UserError(f"{path} has transparent pixels, whose colour nobody sees; make it opaque.")
+                pixels = np.asarray(image.convert("L" if self._mode == image.mode == "L" else "RGB"), np.uint8)
+            except _DECODER_ERRORS as error:
                 raise UserError(f"{path} cannot be decoded ({one_line(error)}); get it again, or remove it.") from None
-        return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+        if pixels.ndim == 2:
+            return pixels[..., np.newaxis]
+        if self._mode == "L":
+            if (pixels != pixels[..., :1]).any():
+                raise UserError(
+                    f"{path} is coloured, and the first image of every class is grey; make all of them the same."
+                )
+            return pixels[..., :1]
+        return pixels
 
 
 def _open_image(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=_FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        problem = _unlike_a_base_set(image)
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is no readable image ({one_line(error)}); get it again, or remove it.") from None
     if math.prod(image.size) > _MAX_PIXELS:
         raise UserError(
             f"{path} claims {_size_text(image.size)} pixels, more than a base set may have; make it smaller."
         )
+    if problem:
+        raise UserError(f"{path} {problem}; a base set has still images of 8 bits, grey or RGB: convert it.")
     return image
+
+
+def _unlike_a_base_set(image: Image.Image) -> str:
+    """Why an image would have to be changed to become 8 bits of grey or RGB; nothing if not."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"has {frames} frames"
+    # Of 16 bits for each of red, green and blue, Pillow drops 8 while it decodes.
+    packed = [str(part[3]) for part in getattr(image, "tile", ())]
+    if image.mode.startswith("I") or image.mode == "F" or any("16B" in raw for raw in packed):
+        return "has more than 8 bits for each channel"
+    return "" if image.mode in _GREY + _COLOURED else f"has the colours {image.mode}"
+
+
+def _is_see_through(image: Image.Image) -> bool:
+    if "A" not in image.mode and "transparency" not in image.info:
+        return False
+    return int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255
 
 
 def _size_text(size: tuple[int, int]) -> str:
@@ -179,8 +217,11 @@ def read_folder(path: Path) -> tuple[ImageSplit, ImageSplit, tuple[str, ...]]:
     untrained = sorted({folder.name for folder in (path / "test").iterdir() if folder.is_dir()} - {*classes})
     if untrained:
         raise UserError(f"{path / 'test'} has the class {untrained[0]}, which has no training images.")
-    with _open_image(_image_files(path / "train" / classes[0])[0]) as image:
-        size, mode = image.size, "L" if image.mode in ("1", "L", "LA", "I;16") else "RGB"
+    mode, size = "L", (0, 0)
+    for number, name in enumerate(classes):
+        with _open_image(_image_files(path / "train" / name)[0]) as image:
+            size = size if number else image.size
+            mode = mode if image.mode in _GREY else "RGB"
     train, test = (_folder_split(path / split, classes, mode, size) for split in ("train", "test"))
     return train, test, classes
 

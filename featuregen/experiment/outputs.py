@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.stages import TITLES
 from featuregen.report.html import write_report
-from featuregen.report.image_grid import Row, draw_grid
+from featuregen.report.image_grid import Row, check_can_be_drawn, draw_grid
 from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
 from featuregen.report.results import results_markdown
 from featuregen.runtime.atomic import atomic_write
@@ -27,6 +27,7 @@ SHOWN = 10
 def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) -> Path:
     """Base image, start image and result of ten rows, one per class where there are ten."""
     info = data.info
+    check_can_be_drawn(info.image_shape, data.path)
     experiment.check_made_from_base(info)
     plan = _recorded_plan(data)
     with_base = np.flatnonzero(plan.index >= 0)

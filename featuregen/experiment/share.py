@@ -54,8 +54,11 @@ def share_file(
     config = recorded_config(path, values={"data.name": data} if data else {})
     base = load_images(config.data)
     _refuse_failing(path, verify_origin(path, base, model))
-    drawn = info.base.get("split", "train") == "train"
-    if not drawn:
+    channels = info.image_shape[0]
+    drawn = info.base.get("split", "train") == "train" and channels in (1, 3)
+    if channels not in (1, 3):
+        log(f"note: {path} has images of {channels} channels, so no preview is drawn")
+    elif not drawn:
         log(f"note: {path} was made from {info.base.get('name')}, {info.base.get('split')}, so no preview is drawn")
     experiment = Experiment(config, path.parent, base=base)
     bundle = Bundle(
