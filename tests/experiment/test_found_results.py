@@ -156,7 +156,7 @@ def own(tmp_path: Path) -> Path:
     """A dataset made from images of one's own."""
     (tmp_path / "private").mkdir()
     rng = np.random.default_rng(0)
-    arrays = {f"x_{part}": rng.integers(0, 256, (40, 8, 8), np.uint8) for part in ("train", "test")}
+    arrays: dict[str, Any] = {f"x_{part}": rng.integers(0, 256, (40, 8, 8), np.uint8) for part in ("train", "test")}
     arrays |= {f"y_{part}": np.arange(40) % 4 for part in ("train", "test")}
     np.savez(tmp_path / "private" / "mine.npz", **arrays)
     make("det", tmp_path / "out" / "det.h5", "--data", tmp_path / "private" / "mine.npz")
@@ -175,8 +175,8 @@ def test_files_do_not_tell_where_the_base_set_lies(own: Path) -> None:
 
 def test_a_base_set_that_only_its_owner_can_find_must_be_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(own.parents[1] / "private")
-    for words in (["evaluate", own], ["preview", own], ["remake", own], ["share", own]):
-        line = refused(*words)
+    for command in ("evaluate", "preview", "remake", "share"):
+        line = refused(command, own)
         assert "the base set mine.npz" in line and "--data" in line
     ran = done("verify", own)
     assert "not compared with its base images" in ran.err
@@ -190,8 +190,8 @@ def test_a_path_in_a_record_is_never_followed(tmp_path: Path, name: str) -> None
     config = dict(info(path)["config"]) | {"data": {"name": name, "folder": name}}
     attribute(path, "config", json.dumps(config))
     sealed(path)
-    for words in (["evaluate", path], ["preview", path], ["remake", path]):
-        line = refused(*words)
+    for command in ("evaluate", "preview", "remake"):
+        line = refused(command, path)
         assert "--data" in line and line.isprintable() and len(line) < 1000
     assert run("verify", path).code == 0
     assert run("verify", path, "--data", "digits").code == 0
