@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import reprlib
@@ -22,7 +23,7 @@ from featuregen.config.record_schemas import ModelHeader
 from featuregen.config.records import check_record, parse_json
 from featuregen.config.schema import Model
 from featuregen.config.serialize import canonical_json
-from featuregen.errors import UserError
+from featuregen.errors import UserError, printable
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
 from featuregen.runtime.atomic import atomic_write
@@ -203,7 +204,7 @@ class Accuracy:
     def _repr_html_(self) -> str:
         rows = [("clean", self.clean)]
         for norm, accuracies in (("L2", self.l2), ("Linf", self.linf)):
-            rows += [(f"{norm} eps {eps}", accuracy) for eps, accuracy in accuracies.items()]
+            rows += [(html.escape(printable(f"{norm} eps {eps}")), accuracy) for eps, accuracy in accuracies.items()]
         cells = "".join(f"<tr><td>{name}</td><td>{accuracy:.1%}</td></tr>" for name, accuracy in rows)
         return f"<table><tr><th>images</th><th>accuracy</th></tr>{cells}</table>"
 
