@@ -98,17 +98,17 @@ def _hit_worker(number: int, seconds: float, all_of_them: bool = False) -> Calla
 def _workers() -> Iterator[Case]:
     ends = frozenset({0, 1, 2, 130, 143})
     for name in ("SIGTERM", "SIGKILL", "SIGINT", "SIGSEGV", "SIGHUP", "SIGABRT"):
-        for moment in (0.0, 1.0, 6.0, 9.0):
+        for moment in (0.0, 5.0):
             for everyone in (False, True):
-                hit = Step(_WORKERS, ends, process=True, patience=5, during=_hit_worker(signal.Signals[name], moment, everyone))
-                again = Step(_WORKERS, ALWAYS, process=True, patience=5)
+                hit = Step(_WORKERS, ends, process=True, patience=2, during=_hit_worker(signal.Signals[name], moment, everyone))
+                again = Step(_WORKERS, ALWAYS, process=True, patience=2)
                 who = "all workers" if everyone else "a worker"
                 yield Case(f"workers/{name} to {who} after {moment}", (hit, again), _needs, ("*",))
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"):
-        for moment in (0.0, 3.0, 8.0):
+        for moment in (0.0, 5.0):
             number = signal.Signals[name]
-            stop = Step(_WORKERS, frozenset({0, 130, 143, -number}), process=True, patience=5, during=_hit_parent(number, moment))
-            again = Step(_WORKERS, ALWAYS, process=True, patience=5)
+            stop = Step(_WORKERS, frozenset({0, 130, 143, -number}), process=True, patience=2, during=_hit_parent(number, moment))
+            again = Step(_WORKERS, ALWAYS, process=True, patience=2)
             yield Case(f"workers/{name} to the parent after {moment}", (stop, again), _needs, ("*",))
 
 
@@ -219,7 +219,7 @@ _TWICE = '"$@" & first=$!; "$@"; second=$?; wait $first; first=$?; [ $first = 0 
 def _concurrency() -> Iterator[Case]:
     for job, words in JOBS.items():
         for number in range(4):
-            step = Step(words, FINE_OR_REFUSED, process=True, prefix=("sh", "-c", _TWICE, "sh"), patience=5)
+            step = Step(words, FINE_OR_REFUSED, process=True, prefix=("sh", "-c", _TWICE, "sh"), patience=2)
             yield Case(f"concurrency/twice at once {number}/{job}", (step, Step(words, ALWAYS)), _needs, ("*",))
 
 

@@ -248,13 +248,13 @@ def by_hand() -> Iterator[Case]:
 
 # By grammar ----------------------------------------------------------------------------------------
 
-_ATTRIBUTES: dict[str, tuple[Any, ...]] = {
+ATTRIBUTES: dict[str, tuple[Any, ...]] = {
     name: ("", "x", ESCAPES, "\u202e", "9" * 5000, "w" * 100_000, None, 0, -1, 2**62, 0.5, np.float64("nan"),
            np.arange(3), np.zeros(5000), np.bytes_(b"\xff\xfe"), np.array(["a", "b"], dtype="S1"))
     for name in ("kind", "citation", "created", "format", "format_version", "value_range", "success_rate",
                  "content_sha256", "record_sha256", "unknown")
 }  # fmt: skip
-_VALUES = (-2, -1, 0, 9, 10, 39, 1438, 10**6, 2**31, 2**62, 2**63 - 1, -(2**63))
+COLUMN_VALUES = (-2, -1, 0, 9, 10, 39, 1438, 10**6, 2**31, 2**62, 2**63 - 1, -(2**63))
 _DTYPES = ("<i8", ">i8", "<i4", "u1", "<f2", "<f4", "<f8", "S3", "?", "<u8", "c8")
 _SHAPES = (
     (0,),
@@ -288,12 +288,12 @@ def _drawn_edit(random: Random, world: Path) -> tuple[str, str, Edit]:
         path, name = random.choice(list(places(tree))), random.choice(ALL_BREAKS)
         return f"{stem}-{record}.{dotted(path)}-{name}", world_name, _broken_record(record, path, name)
     if kind < 0.82:
-        name = random.choice(list(_ATTRIBUTES))
-        number = random.randrange(len(_ATTRIBUTES[name]))
-        return f"{stem}-{name}-{number}", world_name, lambda file: put(file, name, _ATTRIBUTES[name][number])
+        name = random.choice(list(ATTRIBUTES))
+        number = random.randrange(len(ATTRIBUTES[name]))
+        return f"{stem}-{name}-{number}", world_name, lambda file: put(file, name, ATTRIBUTES[name][number])
     column = random.choice(_COLUMNS)
     if kind < 0.91:
-        value = random.choice(_VALUES if column not in ("norm", "objective") else (np.nan, np.inf, -1.0, 1e30, 0.0))
+        value = random.choice(COLUMN_VALUES if column not in ("norm", "objective") else (np.nan, np.inf, -1.0, 1e30, 0.0))
         rows = random.choice((0, slice(0, 5), slice(0, None)))
         value = min(abs(int(value)), 255) if column == "images" else value
         return f"{stem}-{column}-{value}-{rows}".replace(" ", ""), world_name, set_rows(column, rows, value)

@@ -20,6 +20,7 @@ from reliability.crafted_watch import problems_of, trace
 
 # Seconds; only a hang takes as long.
 TIMEOUT = 60.0
+_IMPORTS = 3
 _SERVER = Path(__file__).with_name("crafted_process.py")
 # What a user's own environment may hold, and what would make runs differ.
 _UNSET = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "MPLBACKEND", "PYTHONOPTIMIZE", "FEATUREGEN_HOME")
@@ -81,13 +82,15 @@ class Server:
     def run(self, step: Step, place: Place, said: Path, timeout: float = TIMEOUT) -> Run:
         """Run one command in a place; `said` is a folder for what it says."""
         out, err = said / "stdout", said / "stderr"
+        # A Python of its own imports everything first.
+        timeout *= step.patience * (_IMPORTS if step.process else 1)
         for path in (out, err):
             path.unlink(missing_ok=True)
         words = [str(word) for word in step.words]
         python = [sys.executable, "-P", *step.flags, "-m", "featuregen", *words]
         environment = {"HOME": str(place.home), "TMPDIR": str(place.home.parent), "MPLBACKEND": "Agg"}
         request = {
-            "words": words, "folder": str(place.work), "out": str(out), "err": str(err), "timeout": timeout * step.patience,
+            "words": words, "folder": str(place.work), "out": str(out), "err": str(err), "timeout": timeout,
             "environment": environment | dict(step.environment), "unset": [*_UNSET[:3], *step.unset],
             "file_limit": step.file_limit, "closed": list(step.closed), "no_locks": step.no_locks,
             "memory_limit": step.memory_limit,
@@ -103,7 +106,7 @@ class Server:
             watcher.start()
         end = self._answer()
         if watcher:
-            watcher.join(timeout * step.patience)
+            watcher.join(timeout)
         content = [path.read_bytes() if path.exists() else b"" for path in (out, err)]
         return Run(end["code"], *content, end["seconds"], end["peak"], end["hung"], end["left"])
 

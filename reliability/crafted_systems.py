@@ -57,7 +57,7 @@ def _users() -> Iterator[Case]:
 
     for job, words in (JOBS | _READS).items():
         for name, prepare in {"folder not writable": not_writable, "folder writable, files not": files_not, "models not writable": own_models}.items():
-            step = Step(words, ANY, process=True, prefix=_SWITCH, patience=3)
+            step = Step(words, ANY, process=True, prefix=_SWITCH)
             yield Case(f"users/another user, {name}/{job}", (step,), prepare)
 
 
@@ -83,7 +83,7 @@ def _environments() -> Iterator[Case]:
         for job, words in jobs.items():
             # Without a stream that can be written to, how a command ends is all it can say.
             quiet = name.startswith(("closed", "all closed", "a full", "a closed pipe", "odd rank"))
-            step = Step(words, ANY | {1, 120, 141} if quiet else ALWAYS, process=True, patience=3, **how)
+            step = Step(words, ANY | {1, 120, 141} if quiet else ALWAYS, process=True, **how)
             yield Case(f"systems/{name}/{job}", (step,), _needs)
 
     gone = Step(("info", "det.h5"), ANY, process=True, prefix=("sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh"))
