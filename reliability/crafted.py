@@ -41,10 +41,14 @@ from reliability import (
     crafted_files,
     crafted_folders,
     crafted_hdf5,
+    crafted_kept,
     crafted_models,
     crafted_options,
     crafted_records,
     crafted_review,
+    crafted_settings,
+    crafted_shared,
+    crafted_systems,
 )
 from reliability.crafted_case import Case
 from reliability.crafted_runner import TIMEOUT, Server, Verdict, judge
@@ -60,7 +64,8 @@ def cases_by_hand(commands: dict[str, list[dict[str, Any]]]) -> list[Case]:
     """Every case that has a name of its own."""
     found: list[Case] = []
     for module in (
-        crafted_records, crafted_hdf5, crafted_models, crafted_files, crafted_folders, crafted_accidents,
+        crafted_records, crafted_hdf5, crafted_models, crafted_files, crafted_settings, crafted_folders, crafted_shared,
+        crafted_accidents, crafted_kept, crafted_systems,
     ):  # fmt: skip
         found += module.by_hand()
     return found + list(crafted_options.by_hand(commands))
@@ -73,7 +78,7 @@ def drawn_cases(commands: dict[str, list[dict[str, Any]]], world: Path, seed: in
         lambda: crafted_records.drawn(random, world), lambda: crafted_records.drawn(random, world),
         lambda: crafted_models.drawn(random, world), lambda: crafted_options.drawn(random, commands),
         lambda: crafted_options.drawn(random, commands), lambda: crafted_hdf5.drawn(random, world),
-        lambda: crafted_files.drawn(random, world),
+        lambda: crafted_settings.drawn(random, world),
     )  # fmt: skip
     while True:
         yield random.choice(draw)()
@@ -95,12 +100,15 @@ def chosen(server: Server, world: Path, options: argparse.Namespace) -> list[Cas
     random.shuffle(cases)
     if options.only:
         cases = [case for case in every if case.name.startswith(options.only)]
-    drawn = drawn_cases(server.commands, world, options.seed)
-    # So many that even a class that is rarely drawn gets its own.
-    for case in itertools.islice(drawn, 20 * options.runs):
+    wanted = options.runs if not options.only else 0
+    # A class that no grammar draws from would never have enough.
+    for case in itertools.islice(drawn_cases(server.commands, world, options.seed), 5 * options.runs):
         if options.only and case.name.startswith(options.only):
             cases.append(case)
-        elif not options.only and len(cases) < options.runs and kind_of(case) in classes:
+            break
+        if len(cases) >= wanted and not options.only:
+            break
+        if not options.only and kind_of(case) in classes:
             cases.append(case)
     found = {case.name: case for case in cases}
     if not found:
@@ -119,7 +127,9 @@ def trial(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="crafted-", dir=options.scratch) as name:
         folder = Path(name)
         folder.chmod(0o755)
-        servers = [Server(options.package.resolve(), folder / f"server-{number}") for number in range(options.processes)]
+        servers = [
+            Server(options.package.resolve(), folder / f"server-{number}") for number in range(options.processes)
+        ]
         try:
             world = make_world(servers[0], folder)
             cases = chosen(servers[0], world, options)
@@ -164,7 +174,7 @@ def _run_all(
     record["classes"] = summary(record["runs"])
     save(options.out, record)
     for name, counts in record["classes"].items():
-        print(f"{name:<14}{counts['runs']:>6,} runs {counts['violations']:>6,} with violations  {counts['peak_mib']:>5} MiB")
+        print(f"{name:<14}{counts['runs']:>6,} runs {counts['violations']:>6,} violations  {counts['peak_mib']:>5} MiB")
     return record
 
 

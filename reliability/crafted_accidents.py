@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reliability.crafted_breaks import ESCAPES
 from reliability.crafted_case import ANY, FINE, FINE_OR_REFUSED, REFUSED, STOPPED, Case, Place, Run, Step
 from reliability.crafted_world import ATTACK, SOURCE
 
@@ -18,13 +17,18 @@ from reliability.crafted_world import ATTACK, SOURCE
 JOBS: dict[str, tuple[str, ...]] = {
     "train": ("train", "--robust", "--config", "tiny.yaml", "--set", "runtime.save_every=0", "--out", "t.safetensors"),
     "make": ("make-dataset", "det", "--config", "tiny.yaml", "--rows", "300", "--source", SOURCE, "--out", "o.h5"),
-    "evaluate": ("evaluate", "det.h5", "--out", "out"), "reproduce": ("reproduce", "--config", "tiny.yaml", "--out", "out"),
-    "attack": ("attack", SOURCE, *ATTACK, "--out", "k.h5"), "merge": ("merge", "shard-1.h5", "shard-2.h5", "--out", "m.h5"),
+    "evaluate": ("evaluate", "det.h5", "--out", "out"),
+    "reproduce": ("reproduce", "--config", "tiny.yaml", "--out", "out"),
+    "attack": ("attack", SOURCE, *ATTACK, "--out", "k.h5"),
+    "merge": ("merge", "shard-1.h5", "shard-2.h5", "--out", "m.h5"),
     "flips": ("flips", SOURCE, "--eps", "0.1", "--rows", "50", "--attacks", "fgsm,pgd", "--out", "out"),
-    "transfer": ("transfer", "--config", "tiny.yaml", "--models", "convnet:4,convnet:2", "--seeds", "1", "--out", "out"),
-    "share": ("share", "det.h5", "--source", SOURCE), "remake": ("remake", "det.h5", "--source", SOURCE, "--out", "again.h5"),
+    "transfer": ("transfer", "--config", "tiny.yaml", "--models", "convnet:4,convnet:2", "--seeds", "1", "--out",
+        "out"),
+    "share": ("share", "det.h5", "--source", SOURCE),
+    "remake": ("remake", "det.h5", "--source", SOURCE, "--out", "again.h5"),
     "import": ("import", "released", "--kind", "det", "--config", "tiny.yaml", "--within", "5", "--out", "i.h5"),
-    "imagefolder": ("export", "det.h5", "--format", "imagefolder"), "parquet": ("export", "det.h5", "--format", "parquet"),
+    "imagefolder": ("export", "det.h5", "--format", "imagefolder"),
+    "parquet": ("export", "det.h5", "--format", "parquet"),
     "preview": ("preview", "det.h5"),
 }  # fmt: skip
 _NEEDS = ("tiny.yaml", "workers.yaml", SOURCE, "det.h5", "shard-1.h5", "shard-2.h5", "released")
@@ -34,7 +38,7 @@ ALWAYS = frozenset({FINE})
 _MOMENTS = (0.0, 0.05, 0.15, 0.3, 0.6, 1.0)
 
 
-def _needs(place: Place) -> None:
+def needs(place: Place) -> None:
     for name in _NEEDS:
         place.give(name)
 
@@ -58,7 +62,7 @@ def _signals() -> Iterator[Case]:
             for moment in _MOMENTS[1:]:
                 stopped = Step(words, early, during=_send(signal.Signals[name], moment))
                 again = Step(words, ALWAYS)
-                yield Case(f"signals/{name} after {moment}/{job}", (stopped, again), _needs, ("*",))
+                yield Case(f"signals/{name} after {moment}/{job}", (stopped, again), needs, ("*",))
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -100,16 +104,24 @@ def _workers() -> Iterator[Case]:
     for name in ("SIGTERM", "SIGKILL", "SIGINT", "SIGSEGV", "SIGHUP", "SIGABRT"):
         for moment in (0.0, 5.0):
             for everyone in (False, True):
-                hit = Step(_WORKERS, ends, process=True, patience=2, during=_hit_worker(signal.Signals[name], moment, everyone))
+                hit = Step(
+                    _WORKERS, ends, process=True, patience=2, during=_hit_worker(signal.Signals[name], moment, everyone)
+                )
                 again = Step(_WORKERS, ALWAYS, process=True, patience=2)
                 who = "all workers" if everyone else "a worker"
-                yield Case(f"workers/{name} to {who} after {moment}", (hit, again), _needs, ("*",))
+                yield Case(f"workers/{name} to {who} after {moment}", (hit, again), needs, ("*",))
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"):
         for moment in (0.0, 5.0):
             number = signal.Signals[name]
-            stop = Step(_WORKERS, frozenset({0, 130, 143, -number}), process=True, patience=2, during=_hit_parent(number, moment))
+            stop = Step(
+                _WORKERS,
+                frozenset({0, 130, 143, -number}),
+                process=True,
+                patience=2,
+                during=_hit_parent(number, moment),
+            )
             again = Step(_WORKERS, ALWAYS, process=True, patience=2)
-            yield Case(f"workers/{name} to the parent after {moment}", (stop, again), _needs, ("*",))
+            yield Case(f"workers/{name} to the parent after {moment}", (stop, again), needs, ("*",))
 
 
 def _hit_parent(number: int, seconds: float) -> Callable[[int, Place], None]:
@@ -123,61 +135,6 @@ def _hit_parent(number: int, seconds: float) -> Callable[[int, Place], None]:
     return hit
 
 
-# Kept files ----------------------------------------------------------------------------------------
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "empty": lambda path: path.write_bytes(b""), "half": lambda path: path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2]),
-    "list": lambda path: path.write_text("[1, 2]"), "number": lambda path: path.write_text("5"), "binary": lambda path: path.write_bytes(b"\xff\xfe\x00" * 20),
-    "empty object": lambda path: path.write_text("{}"), "deep": lambda path: path.write_text("[" * 100_000), "null": lambda path: path.write_text("null"),
-    "huge int": lambda path: path.write_text('{"seconds": ' + "9" * 5000 + "}"), "esc": lambda path: path.write_text('{"row": "' + "\\u001b[2J" + '"}'),
-    "nan": lambda path: path.write_text('{"seconds": NaN, "row": NaN}'), "text": lambda path: path.write_text(ESCAPES),
-    "a FIFO": lambda path: [path.unlink(), os.mkfifo(path)], "a folder": lambda path: [path.unlink(), path.mkdir()],
-    "a link to itself": lambda path: [path.unlink(), path.symlink_to(path)], "a link to a device": lambda path: [path.unlink(), path.symlink_to("/dev/zero")],
-    "zeros": lambda path: path.write_bytes(bytes(len(path.read_bytes()))), "a bit": lambda path: path.write_bytes(path.read_bytes()[:-9] + bytes([path.read_bytes()[-9] ^ 1]) + path.read_bytes()[-8:]),
-}  # fmt: skip
-_KEPT = {
-    "seconds": "out/tiny/seconds/det.json", "judged": "out/tiny/judged/det-*.json", "results.json": "out/tiny/results.json",
-    "a model": "out/models/*.safetensors", "a dataset": "out/tiny/digits-det.h5", "report": "out/tiny/report.html",
-    "arithmetic": "out/models/arithmetic.json", "halfway": "out/models/convnet.halfway", "a journal": "out/tiny/digits-det.h5.partial",
-}  # fmt: skip
-
-
-def _kept() -> Iterator[Case]:
-    for kept, pattern in _KEPT.items():
-        for name, damage in DAMAGES.items():
-
-            def prepare(place: Place, kept: str = kept, pattern: str = pattern, damage: Callable[[Path], object] = damage) -> None:
-                _needs(place)
-                place.give("run", "out")
-                if kept != "results.json":
-                    (place.work / "out/tiny/results.json").unlink()
-                if kept == "halfway":
-                    # One of the models is still in training.
-                    model = min((place.work / "out/models").glob("*.safetensors"))
-                    path = model.rename(model.with_suffix(".halfway"))
-                elif kept == "a journal":
-                    path = (place.work / "out/tiny/digits-det.h5").rename(place.work / pattern)
-                elif kept == "arithmetic":
-                    path = place.write(pattern, '{"x": {"precision": "fp32"}}')
-                    config = (place.work / "tiny.yaml").read_text(encoding="utf-8")
-                    place.write("tiny.yaml", config.replace("precision: fp32, convolution: direct", "precision: auto, convolution: auto"))
-                else:
-                    path = min(place.work.glob(pattern))
-                damage(path)
-
-            words = ("reproduce", "--config", "tiny.yaml", "--out", "out")
-            # A damaged dataset is refused, and so may be what is no file.
-            yield Case(f"kept/{kept} {name}/reproduce", (Step(words, FINE_OR_REFUSED),), prepare, ("out/*",))
-    for name, damage in DAMAGES.items():
-
-        def cached(place: Place, damage: Callable[[Path], object] = damage) -> None:
-            _needs(place)
-            place.give("evaluated", "out")
-            damage(min(place.work.glob("out/models/*.safetensors")))
-
-        yield Case(f"kept/a model {name}/evaluate", (Step(JOBS["evaluate"], FINE_OR_REFUSED),), cached, ("out/*",))
-
-
 # Disks and folders ---------------------------------------------------------------------------------
 
 
@@ -185,12 +142,12 @@ def _disks() -> Iterator[Case]:
     for job, words in JOBS.items():
         for limit in (2500, 6000, 15_000, 30_000, 60_000, 200_000):
             full = Step(words, FINE_OR_REFUSED, file_limit=limit)
-            yield Case(f"disks/no file above {limit}/{job}", (full, Step(words, ALWAYS)), _needs, ("*",))
+            yield Case(f"disks/no file above {limit}/{job}", (full, Step(words, ALWAYS)), needs, ("*",))
         no_locks = Step(words, FINE_OR_REFUSED, no_locks=True)
-        yield Case(f"disks/no locks/{job}", (no_locks,), _needs)
+        yield Case(f"disks/no locks/{job}", (no_locks,), needs)
         for megabytes in (1, 30, 100, 300):
             starved = Step(words, frozenset({0, 1, 2}), memory_limit=megabytes << 20)
-            yield Case(f"disks/{megabytes} MiB of memory/{job}", (starved, Step(words, ALWAYS)), _needs, ("*",))
+            yield Case(f"disks/{megabytes} MiB of memory/{job}", (starved, Step(words, ALWAYS)), needs, ("*",))
 
 
 def _remove_soon(name: str, seconds: float) -> Callable[[int, Place], None]:
@@ -207,25 +164,41 @@ def _deleted() -> Iterator[Case]:
         for what in ("*", "out", "*.h5", "*.partial", "*.lock", "models"):
             for moment in (0.02, 0.2, 0.5):
                 step = Step(words, ANY, during=_remove_soon(what, moment))
-                yield Case(f"folders gone/{what} after {moment}/{job}".replace("*", "all"), (step,), _needs, ("*",))
+                yield Case(f"folders gone/{what} after {moment}/{job}".replace("*", "all"), (step,), needs, ("*",))
 
 
 # Two at once ---------------------------------------------------------------------------------------
 
 # Both may end well; one of them may refuse, but not both.
-_TWICE = '"$@" & first=$!; "$@"; second=$?; wait $first; first=$?; [ $first = 0 ] && exit $second; [ $second = 0 ] && exit $first; exit 9'
+_TWICE = (
+    '"$@" & first=$!; "$@"; second=$?; wait $first; first=$?; '
+    "[ $first = 0 ] && exit $second; [ $second = 0 ] && exit $first; exit 9"
+)
 
 
 def _concurrency() -> Iterator[Case]:
     for job, words in JOBS.items():
         for number in range(4):
             step = Step(words, FINE_OR_REFUSED, process=True, prefix=("sh", "-c", _TWICE, "sh"), patience=2)
-            yield Case(f"concurrency/twice at once {number}/{job}", (step, Step(words, ALWAYS)), _needs, ("*",))
+            yield Case(f"concurrency/twice at once {number}/{job}", (step, Step(words, ALWAYS)), needs, ("*",))
 
 
 # Lost work -----------------------------------------------------------------------------------------
 
-_LONG = ("make-dataset", "det", "--config", "tiny.yaml", "--source", SOURCE, "--rows", "1200", "--set", "synthesis.det.batch_size=20", "--out", "o.h5")
+_LONG = (
+    "make-dataset",
+    "det",
+    "--config",
+    "tiny.yaml",
+    "--source",
+    SOURCE,
+    "--rows",
+    "1200",
+    "--set",
+    "synthesis.det.batch_size=20",
+    "--out",
+    "o.h5",
+)
 
 
 def _kill_with_rows(pid: int, place: Place) -> None:
@@ -237,7 +210,11 @@ def _kill_with_rows(pid: int, place: Place) -> None:
 
 
 def _rows_are_kept(place: Place, run: Run) -> str:
-    kept = [path for path in place.work.rglob("*") if "partial" in path.name and path.is_file() and path.stat().st_size > 2000]
+    kept = [
+        path
+        for path in place.work.rglob("*")
+        if "partial" in path.name and path.is_file() and path.stat().st_size > 2000
+    ]
     return "" if kept else "the finished rows of a stopped run are gone"
 
 
@@ -248,20 +225,13 @@ def _lost() -> Iterator[Case]:
         "kind": ("--set", "synthesis.det.momentum=0.5"),
     }.items():  # fmt: skip
         other = Step((*_LONG, *more), frozenset({REFUSED, FINE}), check=_rows_are_kept)
-        yield Case(f"lost work/another {name}/make", (stopped, other), _needs, ("*.lock",))
-
-
-# Odd systems ---------------------------------------------------------------------------------------
+        yield Case(f"lost work/another {name}/make", (stopped, other), needs, ("*.lock",))
 
 
 def by_hand() -> Iterator[Case]:
-    from reliability import crafted_systems
-
     yield from _workers()
     yield from _lost()
-    yield from _kept()
     yield from _signals()
     yield from _disks()
     yield from _deleted()
     yield from _concurrency()
-    yield from crafted_systems.by_hand()

@@ -1,4 +1,4 @@
-"""Ways to break one rule of a JSON record: the rest of the record stays valid, and the text stays as a writer made it."""
+"""Ways to break one rule of a JSON record: everything else in it stays valid."""
 
 from __future__ import annotations
 

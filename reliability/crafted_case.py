@@ -111,7 +111,7 @@ class Step:
     check: Callable[[Place, Run], str] | None = None
 
 
-Prepare = Callable[[Place], None]
+Prepare = Callable[[Place], object]
 
 
 @dataclass(frozen=True)

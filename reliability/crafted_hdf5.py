@@ -1,10 +1,11 @@
-"""HDF5 files with a few bytes changed where the library follows them: nodes that name themselves, heaps, counts, bombs."""
+"""HDF5 files with a few bytes changed where the library follows them: nodes, heaps, counts, headers, bombs."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,8 @@ import h5py
 import numpy as np
 
 from reliability.crafted_case import ANY, NOT_FINE, Case, Place, case
-from reliability.crafted_records import COMMANDS, beside, words_of
+from reliability.crafted_datasets import beside
+from reliability.crafted_records import COMMANDS, words_of
 from reliability.crafted_world import SOURCE, arrays
 
 _NODE_HEAD, _WORD = 24, 8
@@ -20,7 +22,7 @@ _UNDEFINED = 2**64 - 1
 Patch = Callable[[bytearray], None]
 
 
-def find(data: bytes, signature: bytes) -> list[int]:
+def find(data: bytes | bytearray, signature: bytes) -> list[int]:
     """Where the signature of a structure stands."""
     found, at = [], data.find(signature)
     while at >= 0:
@@ -38,12 +40,25 @@ def _word(data: bytearray, at: int, value: int) -> None:
     data[at : at + _WORD] = struct.pack("<Q", value % 2**64)
 
 
-def _in_group_tree(change: Callable[[bytearray, int], None]) -> Patch:
-    return lambda data: [change(data, at) for at in _nodes(data, 0)][0]
+def _every(places: Callable[[bytes], list[int]], change: Callable[[bytearray, int], object]) -> Patch:
+    """Changes all structures of a kind, of which there is at least one."""
+
+    def patch(data: bytearray) -> None:
+        found = places(bytes(data))
+        if not found:
+            raise ValueError("the file has no such structure")
+        for at in found:
+            change(data, at)
+
+    return patch
 
 
-def _in_chunk_trees(change: Callable[[bytearray, int], None]) -> Patch:
-    return lambda data: [change(data, at) for at in _nodes(data, 1)][0]
+def _in_group_tree(change: Callable[[bytearray, int], object]) -> Patch:
+    return _every(lambda data: _nodes(data, 0), change)
+
+
+def _in_chunk_trees(change: Callable[[bytearray, int], object]) -> Patch:
+    return _every(lambda data: _nodes(data, 1), change)
 
 
 def _child_itself(data: bytearray, at: int) -> None:
@@ -86,7 +101,7 @@ def _itself(signature: bytes, offset: int) -> Patch:
 
 
 def _each_word(signature: bytes, offset: int, value: int) -> Patch:
-    return lambda data: [_word(data, at + offset, value) for at in find(data, signature)][0]
+    return _every(lambda data: find(data, signature), lambda data, at: _word(data, at + offset, value))
 
 
 def _symbol_header(which: int, value: int) -> Patch:
@@ -94,7 +109,7 @@ def _symbol_header(which: int, value: int) -> Patch:
     return lambda data: _word(data, find(data, b"SNOD")[0] + 8 + 40 * which + 8, value)
 
 
-def _root_header(data: bytes) -> int:
+def _root_header(data: bytes | bytearray) -> int:
     """The address of the root's header, from the superblock of version 0."""
     return int(struct.unpack_from("<Q", data, 24 + 32 + 8)[0])
 
@@ -131,7 +146,7 @@ PATCHES: dict[str, Patch] = {
     "child is itself": _in_group_tree(_child_itself),
     "right sibling itself": _in_group_tree(_sibling(16)),
     "left sibling itself": _in_group_tree(_sibling(8)),
-    "sibling is itself": lambda data: [_sibling(16)(data, at) or _sibling(8)(data, at) for at in _nodes(data, 0)][0],
+    "sibling is itself": _in_group_tree(lambda data, at: [_sibling(16)(data, at), _sibling(8)(data, at)]),
     "leaf sibling cycle": _in_group_tree(_leaf_cycle),
     "level 255": _in_group_tree(lambda data, at: data.__setitem__(at + 5, 255)),
     "entries 65535": _in_group_tree(lambda data, at: struct.pack_into("<H", data, at + 6, 65535)),
@@ -152,8 +167,8 @@ PATCHES: dict[str, Patch] = {
     "names heap free list": _set_word(b"HEAP", 16, 0),
     "text heap of 2^40": _each_word(b"GCOL", 8, 2**40),
     "text heap of 0": _each_word(b"GCOL", 8, 0),
-    "text heap object of 0": lambda data: [_word(data, at + 24, 0) for at in find(data, b"GCOL")][0],
-    "text heap object of 2^60": lambda data: [_word(data, at + 24, 2**60) for at in find(data, b"GCOL")][0],
+    "text heap object of 0": _each_word(b"GCOL", 24, 0),
+    "text heap object of 2^60": _each_word(b"GCOL", 24, 2**60),
     "header continues itself": _continuation(None),
     "header continues beyond": _continuation(2**45),
     "header of 65535 messages": _header_count,
@@ -187,9 +202,14 @@ def by_hand() -> Iterator[Case]:
         yield case(f"hdf5/of another kind/{command} {path}", (command, path), beside)
 
 
+@cache
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 def drawn(random: Random, world: Path) -> Case:
     """A word near one of the structures replaced by an address in the file, or by a large number."""
-    data = (world / "det.h5").read_bytes()
+    data = _content(world / "det.h5")
     signature = random.choice((b"TREE", b"TREE", b"SNOD", b"HEAP", b"GCOL"))
     places = find(data, signature)
     at = random.choice(places) + random.choice(range(4, 72, random.choice((1, 2, 8))))
@@ -295,5 +315,6 @@ _SET_EDITS: dict[str, Callable[[h5py.File], object]] = {
     "an outside link": _other("x_train", h5py.ExternalLink("good.h5", "images")),
     "a device link": _other("x_train", h5py.ExternalLink("fifo.h5", "images")),
     "five channels": _other("x_train", np.zeros((60, 8, 8, 5), np.uint8)),
-    "one pixel": lambda file: [_other(f"x_{part}", np.zeros((60, 1, 1, 3), np.uint8))(file) for part in ("train", "test")],
+    "one pixel": lambda file: [_other(f"x_{part}", np.zeros((60, 1, 1, 3), np.uint8))(file) for part in ("train",
+            "test")],
 }  # fmt: skip

@@ -28,7 +28,7 @@ TRACEBACK_CODE = 99
 _ADDRESSES = 4 << 30
 _PR_SET_CHILD_SUBREAPER = 36
 # Seconds in which processes that a run has started may still end after it.
-_GRACE = 5.0
+_GRACE = 3.0
 
 
 def import_everything() -> Any:
@@ -37,6 +37,9 @@ def import_everything() -> Any:
     for module in pkgutil.walk_packages(package.__path__, "featuregen."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    if "torch" not in sys.modules:
+        # A stand-in, as the test of this trial has them.
+        return importlib.import_module("featuregen.cli")
     for name in ("torch._dynamo", "sklearn.datasets", "matplotlib.font_manager", "matplotlib.backends.backend_agg"):
         importlib.import_module(name)
     with contextlib.suppress(ImportError):
@@ -48,6 +51,8 @@ def import_everything() -> Any:
 
 def commands(cli: Any) -> dict[str, list[dict[str, Any]]]:
     """Every command with its options and arguments, as the command line declares them."""
+    if not hasattr(cli, "app"):
+        return {}
     import typer
 
     group: Any = typer.main.get_command(cli.app)
@@ -89,8 +94,8 @@ def _run(cli: Any, request: dict[str, Any]) -> NoReturn:
         fcntl.flock = _no_lock
     if request["exec"]:
         os.execvp(request["exec"][0], request["exec"])
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     code: Any = TRACEBACK_CODE
     sys.argv = ["featuregen", *request["words"]]
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,12 +14,10 @@ import numpy as np
 
 from reliability.crafted_breaks import ALL_BREAKS, ESCAPES, broken, dotted, places
 from reliability.crafted_case import Case, Place, Prepare, case
+from reliability.crafted_datasets import COLUMNS, Edit, beside, edited, put, set_column, set_rows, set_text
 from reliability.crafted_world import SOURCE
 
 RECORDS = ("recipe", "base", "source_model", "software", "config", "classes")
-_CONTENT = "base citation classes format format_version kind recipe source_model success_rate value_range".split()
-_COLUMNS = "images index labels norm objective source_labels source_pred start_index".split()
-Edit = Callable[[h5py.File], object]
 
 # What is done with a dataset that somebody sent; F stands for the file.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -40,99 +37,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-# Making files --------------------------------------------------------------------------------------
-
-
-def edited(place: Place, world_name: str, edit: Edit, name: str = "a.h5") -> Path:
-    """A copy of a dataset with an edit and digests that agree with it."""
-    path = place.give(world_name, name)
-    with h5py.File(path, "r+", locking=False) as file:
-        edit(file)
-        seal(file)
-    return path
-
-
-def seal(file: h5py.File) -> None:
-    """Recompute both digests, as docs/format.md says, as far as the file allows it."""
-    try:
-        put(file, "content_sha256", _digest(file, _CONTENT, True))
-        others = set(file.attrs) - {*_CONTENT, "record_sha256"}
-        put(file, "record_sha256", _digest(file, others, False))
-    # A file without a column or attribute has no digests that could agree.
-    except (KeyError, TypeError, ValueError, UnicodeError):
-        return
-
-
-def _digest(file: h5py.File, names: Any, columns: bool) -> str:
-    digest = sha256()
-    for name in _COLUMNS if columns else ():
-        values = file[name][()]
-        digest.update(_line(name, values.dtype.str, values.shape) + values.tobytes())
-    for name in sorted(names):
-        value = file.attrs[name]
-        if isinstance(value, str):
-            kind, data = "text", value.encode("utf-8", "surrogateescape")
-        else:
-            array = np.asarray(value)
-            array = array.astype(array.dtype.newbyteorder("<"))
-            kind, data = f"{array.dtype.str}{list(array.shape)}", array.tobytes()
-        digest.update(_line(name, kind, len(data)) + data)
-    return digest.hexdigest()
-
-
-def _line(*words: Any) -> bytes:
-    return json.dumps(words, separators=(",", ":")).encode() + b"\n"
-
-
-def put(file: h5py.File, name: str, value: Any) -> None:
-    """An attribute with another value or type, or none."""
-    if name in file.attrs:
-        del file.attrs[name]
-    if value is None:
-        return
-    if isinstance(value, str):
-        try:
-            file.attrs.create(name, value, dtype=h5py.string_dtype())
-        # A null character ends a text of HDF5.
-        except ValueError:
-            file.attrs.create(name, value.replace("\0", ""), dtype=h5py.string_dtype())
-    else:
-        file.attrs[name] = value
-
-
-def set_text(name: str, text: str) -> Edit:
-    return lambda file: put(file, name, text)
-
-
-def set_column(name: str, values: Any, **how: Any) -> Edit:
-    def edit(file: h5py.File) -> None:
-        del file[name]
-        array = np.asarray(values)
-        chunks = (max(1, array.shape[0]), *array.shape[1:]) if array.ndim else None
-        file.create_dataset(name, data=array, **({"chunks": chunks, "fletcher32": bool(array.ndim)} | how))
-
-    return edit
-
-
-def set_rows(name: str, rows: Any, value: Any) -> Edit:
-    return lambda file: file[name].__setitem__(rows, value)
-
-
 def prepared(world_name: str, edit: Edit) -> Prepare:
     def prepare(place: Place) -> None:
         beside(place)
         edited(place, world_name, edit)
 
     return prepare
-
-
-def beside(place: Place) -> None:
-    """What the person has besides the file that was sent."""
-    place.give("det.h5", "good.h5")
-    place.give(SOURCE)
-    place.give("shard-2.h5")
-    place.give("tiny.yaml")
-    place.fifo("fifo.h5")
 
 
 def words_of(command: str) -> tuple[str, ...]:
@@ -174,10 +84,16 @@ def _bare(record: str, path: Sequence[str | int], text: str) -> Edit:
     return edit
 
 
+def _many_attributes(file: h5py.File) -> None:
+    for number in range(15_000):
+        put(file, f"note{number}", "x")
+
+
 _CLASSES = json.dumps([f"{number}_x" for number in range(100_000)])
 # Names as in the review; the file that is edited, and how.
 BY_HAND: dict[str, tuple[str, Edit]] = {
-    "kind-attacked-c": ("attacked.h5", _bare("recipe", ["attack"], '{"name": "lbfgs", "c": ' + "9" * 400 + ', "norm": "l2", "eps": 0.5}')),
+    "kind-attacked-c": ("attacked.h5", _bare("recipe", ["attack"],
+            '{"name": "lbfgs", "c": ' + "9" * 400 + ', "norm": "l2", "eps": 0.5}')),
     "kind-attacked-e": ("attacked.h5", _bare("recipe", ["attack", "target"], '["3"]')),
     "kind-attacked-eps-list": ("attacked.h5", _field("recipe", "attack", "eps")("list")),
     "kind-attacked-split": ("attacked.h5", _field("base", "split")("gone")),
@@ -209,7 +125,8 @@ BY_HAND: dict[str, tuple[str, Edit]] = {
     "norm-list": ("det.h5", _field("recipe", "synthesis", "norm")("list")),
     "norm-dict": ("det.h5", _field("recipe", "synthesis", "norm")("dict")),
     "base-split-esc": ("det.h5", _field("base", "split")("esc")),
-    "base-split-esc-name": ("det.h5", _both(_field("base", "split")("esc"), _bare("base", ["name"], '"' + "\\u001b" + "A" * 50_000 + '"'))),
+    "base-split-esc-name": ("det.h5", _both(_field("base", "split")("esc"),
+            _bare("base", ["name"], '"' + "\\u001b" + "A" * 50_000 + '"'))),
     "classes-esc": ("det.h5", set_text("classes", json.dumps([f"{number}{ESCAPES}" for number in range(10)]))),
     "classes-bidi": ("det.h5", set_text("classes", json.dumps([f"{number}\u202e" for number in range(10)]))),
     "classes-surrogate": ("det.h5", set_text("classes", json.dumps([f"\ud800{number}" for number in range(10)]))),
@@ -221,11 +138,13 @@ BY_HAND: dict[str, tuple[str, Edit]] = {
     "rate-nan": ("det.h5", lambda file: put(file, "success_rate", np.float64("nan"))),
     "range-nan": ("det.h5", lambda file: put(file, "value_range", np.array([0.0, np.nan]))),
     "range-inf": ("det.h5", lambda file: put(file, "value_range", np.array([-np.inf, np.inf]))),
-    "15k text attributes": ("det.h5", lambda file: [put(file, f"note{number}", "x") for number in range(15_000)]),
+    "15k text attributes": ("det.h5", _many_attributes),
     "1MB citation": ("det.h5", set_text("citation", "w" * 1_000_000)),
     "long version": ("det.h5", _field("software", "featuregen")("long-word")),
-    "eps list 1e5": ("det.h5", _bare("config", ["evaluation", "l2"], json.dumps([0.5] + [n / 1e6 for n in range(1, 100_000)]))),
-    "eps list accuracy": ("det.h5", _bare("source_model", ["accuracy", "settings", "l2"], json.dumps([n / 1e6 for n in range(1, 100_000)]))),
+    "eps list 1e5": ("det.h5", _bare("config", ["evaluation", "l2"],
+            json.dumps([0.5] + [n / 1e6 for n in range(1, 100_000)]))),
+    "eps list accuracy": ("det.h5", _bare("source_model", ["accuracy", "settings", "l2"],
+            json.dumps([n / 1e6 for n in range(1, 100_000)]))),
     "restarts 1e12": ("det.h5", _bare("config", ["evaluation", "restarts"], "1000000000000")),
     "steps 1e12": ("det.h5", _bare("recipe", ["synthesis", "steps"], "1000000000000")),
     "epochs 1e12": ("det.h5", _bare("source_model", ["settings", "training", "epochs"], "1000000000000")),
@@ -291,9 +210,11 @@ def _drawn_edit(random: Random, world: Path) -> tuple[str, str, Edit]:
         name = random.choice(list(ATTRIBUTES))
         number = random.randrange(len(ATTRIBUTES[name]))
         return f"{stem}-{name}-{number}", world_name, lambda file: put(file, name, ATTRIBUTES[name][number])
-    column = random.choice(_COLUMNS)
+    column = random.choice(COLUMNS)
     if kind < 0.91:
-        value = random.choice(COLUMN_VALUES if column not in ("norm", "objective") else (np.nan, np.inf, -1.0, 1e30, 0.0))
+        value = random.choice(
+            COLUMN_VALUES if column not in ("norm", "objective") else (np.nan, np.inf, -1.0, 1e30, 0.0)
+        )
         rows = random.choice((0, slice(0, 5), slice(0, None)))
         value = min(abs(int(value)), 255) if column == "images" else value
         return f"{stem}-{column}-{value}-{rows}".replace(" ", ""), world_name, set_rows(column, rows, value)

@@ -48,6 +48,8 @@ class Server:
     """A process that has imported the featuregen of a checkout and forks for each run."""
 
     def __init__(self, package: Path, folder: Path) -> None:
+        if not (package / "featuregen" / "cli").is_dir():
+            raise UserError(f"{package} holds no featuregen; name the folder of a checkout with --package.")
         self.package = package
         home = folder / "server-home"
         home.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ class Server:
         self.commands: dict[str, list[dict[str, Any]]] = hello["commands"]
         if Path(hello["featuregen"]).parents[1].resolve() != package.resolve():
             self.close()
-            raise UserError(f"{package} holds no featuregen; name the folder of a checkout with --package.")
+            raise UserError(f"{hello['featuregen']} is imported instead of the featuregen of {package}.")
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
@@ -107,8 +109,8 @@ class Server:
         end = self._answer()
         if watcher:
             watcher.join(timeout)
-        content = [path.read_bytes() if path.exists() else b"" for path in (out, err)]
-        return Run(end["code"], *content, end["seconds"], end["peak"], end["hung"], end["left"])
+        told, complained = (path.read_bytes() if path.exists() else b"" for path in (out, err))
+        return Run(end["code"], told, complained, end["seconds"], end["peak"], end["hung"], end["left"])
 
     def close(self) -> None:
         if self._process.stdin:

@@ -43,7 +43,7 @@ def make_world(server: Server, folder: Path) -> Path:
     world.mkdir(parents=True)
     (world / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
     (world / "workers.yaml").write_text(CONFIG.replace("jobs: 1", "jobs: 2"), encoding="utf-8")
-    np.savez(world / "set.npz", **arrays())
+    np.savez(world / "set.npz", allow_pickle=False, **arrays())
     pictures(world / "pictures")
     det = ["make-dataset", "det", "--config", "tiny.yaml", "--source", SOURCE]
     for words in (
@@ -89,7 +89,7 @@ def _made(server: Server, world: Path, words: list[str]) -> str:
     return run.text
 
 
-def arrays(rows: int = 60, size: int = 8) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def arrays(rows: int = 60, size: int = 8) -> dict[str, np.ndarray]:
     draw, found = np.random.default_rng(0), {}
     for part in ("train", "test"):
         found[f"x_{part}"] = draw.integers(0, 256, (rows, size, size, 3), np.uint8)

@@ -24,12 +24,14 @@ from featuregen.config.loader import config_names, load_config
 from featuregen.config.schema import Config
 from featuregen.config.serialize import to_dict
 from reliability.crafted_breaks import drawn_break
-from reliability.crafted_records import ATTRIBUTES, BY_HAND, COLUMN_VALUES, RECORDS, put, seal, set_rows
+from reliability.crafted_datasets import put, seal, set_rows
+from reliability.crafted_records import ATTRIBUTES, BY_HAND, COLUMN_VALUES, RECORDS
 from reliability.fuzz_bytes import Mutation
 
 # Settings that other settings must agree with; they stay as a shipped config has them.
 _TIED = frozenset({
-    "norm", "eps", "schedule", "attack", "l2", "linf", "headline", "mean", "std", "fake_relu", "alpha", "early_stop", "name",
+    "norm", "eps", "schedule", "attack", "l2", "linf", "headline", "mean", "std", "fake_relu", "alpha", "early_stop",
+    "name",
     "folder", "standard_from", "robust_from", "device",
 })  # fmt: skip
 _SHARE = 0.25
@@ -75,8 +77,8 @@ def _value(old: Any, hint: Any, bounds: Any, random: Random) -> Any:
         high = int(bounds.get("high", low + 50))
         return random.choice((low, min(low + 1, high), random.randint(low, min(high, low + 50))))
     if hint is float:
-        low, high = float(bounds.get("low", bounds.get("above", 0.0))), float(bounds.get("high", 1.0))
-        return low + (high - low) * random.uniform(0.001, 0.999)
+        lowest, highest = float(bounds.get("low", bounds.get("above", 0.0))), float(bounds.get("high", 1.0))
+        return lowest + (highest - lowest) * random.uniform(0.001, 0.999)
     return old
 
 
@@ -84,7 +86,8 @@ def valid_records(random: Random, rows: int) -> dict[str, Any]:
     """The JSON attributes of a dataset of the kind `det` on digits, with the fields that docs/format.md names."""
     config = valid_config(random)
     synthesis = {
-        "batch_size": random.randint(1, 512), "dtype": "float32", "eps": random.choice((0.5, 1.25, 3.0)), "fake_relu": False,
+        "batch_size": random.randint(1, 512), "dtype": "float32", "eps": random.choice((0.5, 1.25, 3.0)),
+        "fake_relu": False,
         "momentum": random.random() * 0.9, "noise": 0.25, "norm": random.choice(("l2", "linf")), "rows": rows,
         "schedule": random.choice(("constant", "cosine", "linear")), "step_size": 0.2, "steps": random.randint(0, 100),
     }  # fmt: skip
@@ -95,9 +98,11 @@ def valid_records(random: Random, rows: int) -> dict[str, Any]:
         "classes": 10, "convolution": "direct", "precision": "fp32", "seed": random.randrange(9), "data": digest,
         "model": config["model"], "training": training,
     }  # fmt: skip
-    records = {
-        "recipe": {"seed": random.randrange(2**31), "precision": "fp32", "convolution": "direct", "synthesis": synthesis},
-        "base": {"name": "digits", "rows": 1438, "split": "train", "licence": "CC BY 4.0", "sha256": digest, "test_sha256": digest},
+    records: dict[str, Any] = {
+        "recipe": {"seed": random.randrange(2**31), "precision": "fp32", "convolution": "direct",
+            "synthesis": synthesis},
+        "base": {"name": "digits", "rows": 1438, "split": "train", "licence": "CC BY 4.0", "sha256": digest,
+            "test_sha256": digest},
         "source_model": {
             "architecture": "convnet", "width": 12, "weights_sha256": digest, "train_accuracy": random.random(),
             "trained_on": {"name": "digits", "sha256": digest}, "accuracy": accuracy, "settings": settings,
@@ -158,7 +163,8 @@ def model_rule(data: bytes, random: Random) -> bytes:
     record = json.loads(header["__metadata__"]["featuregen"])
     drawn = valid_records(random, 10)
     record["record"] |= {
-        "config": drawn["config"], "settings": drawn["source_model"]["settings"], "accuracy": drawn["source_model"]["accuracy"],
+        "config": drawn["config"], "settings": drawn["source_model"]["settings"],
+        "accuracy": drawn["source_model"]["accuracy"],
         "train_accuracy": random.random(), "software": drawn["software"], "seconds": {"train": 1.5},
         "base": {"name": "digits", "train_sha256": drawn["base"]["sha256"]},
     }  # fmt: skip

@@ -75,17 +75,17 @@ _CONFIG = ("config/loader.py", "config/serialize.py", "config/schema.py")
 
 @cache
 def targets() -> dict[str, Target]:
-    images = others.image_sets()
+    images, hdf5 = others.image_sets(), (*HDF5, *DATASETS)
     pictures = {name: PICTURES if name.endswith(".png") else () for files in images[4:] for name in files}
     all_targets = (
         Target(
-            "dataset", sets.datasets(), {"a.h5": (*HDF5, *DATASETS)}, sets.load_dataset,
+            "dataset", sets.datasets(), {"a.h5": hdf5}, sets.load_dataset,
             (*_STORAGE, "storage/torch_dataset.py", "storage/diff.py"), _decoys,
         ),
         Target(
-            "verify", sets.datasets(), {"a.h5": (*HDF5, *DATASETS)}, sets.verify_dataset, (*_STORAGE, "storage/verify.py"), _decoys
+            "verify", sets.datasets(), {"a.h5": hdf5}, sets.verify_dataset, (*_STORAGE, "storage/verify.py"), _decoys,
         ),
-        Target("merge", (sets.shards(),), {"a.h5": (*HDF5, *DATASETS)}, sets.merge_files, ("storage/merge.py",), _decoys),
+        Target("merge", (sets.shards(),), {"a.h5": hdf5}, sets.merge_files, ("storage/merge.py",), _decoys),
         Target("journal", (sets.journal(),), {"a.h5.partial": ()}, sets.go_on, ("storage/journal.py",)),
         Target(
             "sums", ({"a.h5": b"content", "SHA256SUMS": b"0" * 64 + b"  a.h5\n" + b"1" * 64 + b" *b.h5\n"},),
