@@ -15,7 +15,7 @@ from featuregen.errors import UserError
 
 _T = TypeVar("_T")
 # Far above any record of featuregen's; results of a large experiment are about a megabyte.
-_MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 100_000
+MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 100_000
 _PLACE = re.compile(r" - at `(key in )?\$(.*)`$")
 
 
@@ -25,8 +25,8 @@ class RecordError(UserError):
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text; `where` names the file, and the attribute in it, in messages."""
-    if len(text) > _MAX_BYTES:
-        raise RecordError(f"{where} has {len(text) >> 20} MiB of JSON; a record has at most {_MAX_BYTES >> 20}.")
+    if len(text) > MAX_BYTES:
+        raise RecordError(f"{where} has {len(text) >> 20} MiB of JSON; a record has at most {MAX_BYTES >> 20}.")
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -48,7 +48,9 @@ def check_record(value: Any, schema: type[_T], where: str) -> _T:
         reason = _PLACE.sub("", text).replace("`", "'")
         # msgspec writes fields as `$.a.b`, list items as `$.a[0]` and values of mappings as `$.a[...]`.
         field = f": {place[2].lstrip('.')}" if place and place[2] else ""
-        raise RecordError(f"{where}{field}: {reason[:1].lower()}{reason[1:]}; get it again, or make it again.") from None
+        raise RecordError(
+            f"{where}{field}: {reason[:1].lower()}{reason[1:]}; get it again, or make it again."
+        ) from None
 
 
 def read_record(text: str | bytes, schema: type[_T], where: str) -> _T:

@@ -131,7 +131,7 @@ def run_record(trained: TrainedModel) -> dict[str, Any]:
     """One seed's numbers, as tables and results.json hold them."""
     record = trained.record
     return {
-        "seed": record["settings"]["seed"],
+        "seed": record["settings"].get("seed"),
         **{name: record["accuracy"][name] for name in ("clean", "l2", "linf")},
         "train_accuracy": record["train_accuracy"],
         "seconds": sum(record["seconds"].values()),
