@@ -108,8 +108,9 @@ def free_memory(device: torch.device) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, on any device, or of Python means that memory ran out."""
-    phrases = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in str(error) for phrase in phrases)
+    phrases = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in said for phrase in phrases)
 
 
 def versions(compute: ComputeSpec) -> dict[str, str]:

@@ -79,9 +79,10 @@ def set_aside(path: Path, error: Exception, reason: str = "") -> None:
                 os.rename(path, place)
             except OSError as problem:
                 place.rmdir() if place.is_dir() else place.unlink()
-                # Where it is not there any more, another process has set it aside.
-                if not isinstance(problem, FileNotFoundError):
-                    raise
+                # Another process has set it aside.
+                if isinstance(problem, FileNotFoundError):
+                    return
+                raise
             break
     reason = reason or one_line(error).rpartition("; ")[0] or one_line(error)
     log(f"note: {reason}; it is set aside as {place.name}, and made again")

@@ -25,6 +25,7 @@ Task = tuple[Callable[..., object], tuple[Any, ...]]
 # Seconds that a worker has to end before it is killed, and those after which workers are looked at without a sign of
 # them: a process that a dead one has started may still hold its end of the connection.
 _GRACE, _LOOK_AGAIN = 5.0, 1.0
+_HELD = (signal.SIGINT, signal.SIGTERM)
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -91,19 +92,20 @@ class WorkerPool:
 
     def _stop(self, at_once: bool) -> None:
         """End every worker; by force where that takes long, or where a signal comes meanwhile."""
-        started = [worker.process for worker in self._workers if worker.process.pid]
+        started = [worker for worker in self._workers if worker.process.pid]
         try:
             for worker in self._workers:
                 worker.connection.close()
-            for process in started if at_once else ():
-                process.terminate()
+            for worker in started if at_once else ():
+                # One that is not up yet does not listen to SIGTERM, and has nothing to lose.
+                worker.process.terminate() if worker.answers else worker.process.kill()
             deadline = time.monotonic() + _GRACE
-            for process in started:
-                process.join(max(0.0, deadline - time.monotonic()))
+            for worker in started:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
         finally:
-            for process in started:
-                process.kill()
-                process.join()
+            for worker in started:
+                worker.process.kill()
+                worker.process.join()
 
 
 class _Worker:
@@ -115,10 +117,11 @@ class _Worker:
         self.free, self.answers = False, 0
 
     def start(self) -> None:
-        # Or it would be started with the first process, which lets Ctrl-C through again.
+        # Or it would be started with the first process, which unblocks the signals.
         resource_tracker.ensure_running()
-        # Ctrl-C reaches every process of the terminal; the parent alone answers it, also while a worker starts.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        # Ctrl-C reaches every process of the terminal: the parent alone answers it, also while a worker starts. And no
+        # signal leaves the parent with a process that it does not know of yet.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         try:
             self.process.start()
             self._other_end.close()
@@ -154,7 +157,7 @@ class _Worker:
 def _work(to_parent: connection.Connection, parent: int) -> None:
     """What a worker does: it says that it is up, then it answers every message with nothing, or with an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     prepared: tuple[Any, ...] = ()
     answer = b""
