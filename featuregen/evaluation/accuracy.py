@@ -75,7 +75,7 @@ def evaluate(
                 survived[batch] = predict(model, adversarial, chosen.batch_size) == labels[rows]
             # A misclassified image stays one at every larger eps, since its ball lies inside theirs.
             remaining = remaining[survived]
-            accuracy[_radius_text(eps)] = len(remaining) / len(images)
+            accuracy[radius_text(eps)] = len(remaining) / len(images)
         return accuracy
 
     return Accuracy(clean, robust("l2", chosen.l2), robust("linf", chosen.linf))
@@ -106,7 +106,7 @@ def fraction(rows: Tensor) -> float:
     return int(rows.sum()) / len(rows) if len(rows) else float("nan")
 
 
-def _radius_text(eps: float) -> str:
+def radius_text(eps: float) -> str:
     """Short where that is exact, so that 8/255 is found again under its name."""
     return f"{eps:g}" if float(f"{eps:g}") == eps else repr(eps)
 

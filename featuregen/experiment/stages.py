@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from featuregen.config.kinds import KINDS, MISLABELLED
 from featuregen.config.recipes import fresh_recipe, source_models, source_recipe
@@ -19,6 +21,7 @@ from featuregen.experiment.label_audit import audited_radii, load_or_audit
 from featuregen.experiment.model_cache import LabelledImages
 from featuregen.report.tables import KIND_NAMES
 from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.kept_files import read_kept
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
 
@@ -137,16 +140,23 @@ def _make_and_train(experiment: Experiment, folder: Path, kind: str, force: bool
     experiment.train_fresh(data, title=TITLES.get(kind, kind))
 
 
+class _Seconds(msgspec.Struct):
+    """How long a dataset took, and which it was."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    content_sha256: str
+
+
 def make_timed(experiment: Experiment, folder: Path, kind: str, force: bool = False) -> tuple[DatasetInfo, float]:
     """The dataset and the seconds it took; one that is finished keeps the seconds it once took."""
     path = folder / "seconds" / f"{kind}.json"
-    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = read_kept(path, _Seconds)
     started = time.perf_counter()
     job = experiment.dataset_job(kind)
     info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force).info
     seconds = time.perf_counter() - started
-    if before.get("content_sha256") == info.content_sha256:
-        return info, float(before["seconds"])
+    if before and before.content_sha256 == info.content_sha256:
+        return info, before.seconds
     atomic_write(path, json.dumps({"seconds": seconds, "content_sha256": info.content_sha256}))
     return info, seconds
 
