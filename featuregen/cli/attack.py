@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,10 +22,11 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config.loader import load_config, unique_assignments, with_overrides
+from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Dtype
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_record
 from featuregen.errors import CheckFailed, UserError
+from featuregen.runtime.console import show, show_json, show_paths
 
 if TYPE_CHECKING:
     from featuregen.evaluation.attack_run import AttackInputs, AttackRunResult
@@ -100,7 +99,7 @@ def attack(
     from featuregen.evaluation.attack_run import AttackRun, attack_to_file, inputs_from_file, inputs_from_split
     from featuregen.evaluation.gradient_masking import masking_settings
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.files import recorded_config
+    from featuregen.experiment.files import config_for
 
     # Refused before anything is loaded.
     settings_for(name, options) if name else masking_settings(options)
@@ -108,7 +107,7 @@ def attack(
     if file and part:
         raise UserError(f"--part {part} is for a base set; {file} is a dataset, and all of it is attacked.")
     values = common_values(None, seed, device, precision) | ({} if file else {"data.name": data})
-    settings = with_overrides(load_config(config) if config else recorded_config(model), (), drop_none(values))
+    settings = config_for(model, load_config(config) if config else None, values=drop_none(values))
     experiment = Experiment(settings, out.parent if out else OUT)
     victim = experiment.load_model(model)
     surrogate = experiment.load_model(origin) if origin else None
@@ -117,18 +116,19 @@ def attack(
         if file
         else inputs_from_split(experiment.base, part or "test", rows, settings.seed, experiment.device)
     )
-    if sanity:
+    if sanity or name is None:
         path = out or OUT / f"{model.stem}-sanity.json"
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
         return
     from featuregen.report.attack import attack_text
+    from featuregen.report.image_grid import check_can_be_drawn
 
-    assert name
+    check_can_be_drawn(inputs.images.shape[1:], file or experiment.base.name)
     path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
     result = attack_to_file(
         path, run, seed=settings.seed, batch_size=settings.evaluation.batch_size, compute=experiment.compute,
-        config=to_dict(settings), force=force,
+        config=to_record(settings), force=force,
     )  # fmt: skip
     picture = _draw_attack(result, path.with_suffix(".png"))
     _print_results(result.record, attack_text(result.record), [path, picture], json_)
@@ -173,8 +173,11 @@ def _check_gradient_masking(
 
 
 def _print_results(results: dict[str, Any], text: str, files: Sequence[Path], json_: bool) -> None:
-    print(json.dumps({**results, "file": str(files[0])}, indent=2) if json_ else text)
-    print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        show_json({**results, "file": str(files[0])})
+    else:
+        show(text)
+    show_paths(files, beside_results=json_)
 
 
 def _check_options(sanity: bool, without_sanity: dict[str, Any], out: Path | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +18,10 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config.loader import load_config, unique_assignments, with_overrides
+from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Norm
 from featuregen.errors import UserError
+from featuregen.runtime.console import log, show, show_json, show_paths
 
 
 def flips(
@@ -67,17 +66,17 @@ def flips(
     from featuregen.evaluation.attack_run import inputs_from_split
     from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.files import recorded_config
+    from featuregen.experiment.files import config_for
     from featuregen.report.label_flips import flip_maps, flips_table
 
     runs = expand_grid(names, radii, norm, attack_settings)
     values = drop_none(common_values(None, seed, device, None) | {"data.name": data})
-    settings = with_overrides(load_config(config) if config else recorded_config(models[0]), (), values)
+    settings = config_for(models[0], load_config(config) if config else None, values=values)
     experiment = Experiment(settings, out)
     victims = [experiment.load_model(path) for path in models]
     for run in runs:
         if run.eps is None:
-            print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
+            log(f"note: {run.attack} takes no eps and is run once")
     inputs = inputs_from_split(experiment.base, "test", rows, settings.seed, experiment.device)
     results = label_flips_to_folder(
         out, victims, inputs, runs, base=experiment.base.description(), seed=settings.seed,
@@ -87,8 +86,11 @@ def flips(
     for title in (model["title"] for model in results["models"]):
         runs_of_model = [run for run in results["runs"] if run["model"] == title]
         files.append(flip_maps(out / f"flips-{title}.png", title, runs_of_model, experiment.base.classes))
-    print(json.dumps(results, indent=2) if json_ else flips_table(results))
-    print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        show_json(results)
+    else:
+        show(flips_table(results))
+    show_paths(files, beside_results=json_)
 
 
 def _split_list(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from featuregen.cli.options import DataOption, check_suffix
+from featuregen.runtime.console import show_paths
 
 
 def preview(
@@ -24,4 +25,4 @@ def preview(
     from featuregen.experiment.outputs import draw_preview
     from featuregen.storage.torch_dataset import FeatureDataset
 
-    print(draw_preview(experiment_of(file, data), FeatureDataset(file), out or file.with_suffix(".png")))
+    show_paths([draw_preview(experiment_of(file, data), FeatureDataset(file), out or file.with_suffix(".png"))])

@@ -5,6 +5,7 @@ Whatever passes has the types, ranges and lengths that the schema says, so that 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypeVar
 
@@ -15,30 +16,37 @@ from featuregen.errors import UserError
 
 _T = TypeVar("_T")
 # Far above any record of featuregen's; results of a large experiment are about a megabyte.
-MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 100_000
-_PLACE = re.compile(r" - at `(key in )?\$(.*)`$")
+MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 1 << 20
+_REMEDY = "get it again, or make it again"
+_PLACE = re.compile(r" - at (`key` in )?`\$(.*)`$")
 
 
 class RecordError(UserError):
     """A record that is no JSON, exceeds a limit, or breaks its schema."""
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text; `where` names the file, and the attribute in it, in messages."""
+def parse_json(text: str | bytes, where: str, nan_as_null: bool = False) -> Any:
+    """The value of a JSON text; `where` names the file, and the attribute in it, in messages.
+
+    With `nan_as_null`, the NaN that Python writes for an unknown number is read as null; otherwise it is no JSON.
+    """
     if len(text) > MAX_BYTES:
         raise RecordError(f"{where} has {len(text) >> 20} MiB of JSON; a record has at most {MAX_BYTES >> 20}.")
     try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        raise RecordError(f"{where} is not valid JSON; get it again, or make it again.") from None
+        value = json.loads(text, parse_constant=_null) if nan_as_null else msgspec.json.decode(text)
+        # A lone surrogate in an escape, which Python's parser lets pass.
+        if nan_as_null:
+            msgspec.json.encode(value)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        raise RecordError(f"{where} is not valid JSON; {_REMEDY}.") from None
     if too_deeply_nested(value):
-        raise RecordError(f"{where} is nested too deeply; get it again, or make it again.")
+        raise RecordError(f"{where} is nested too deeply; {_REMEDY}.")
     if problem := _excess(value):
-        raise RecordError(f"{where} holds {problem}; get it again, or make it again.")
+        raise RecordError(f"{where} holds {problem}; {_REMEDY}.")
     return value
 
 
-def check_record(value: Any, schema: type[_T], where: str) -> _T:
+def check_record(value: Any, schema: type[_T], where: str, remedy: str = _REMEDY) -> _T:
     """The value as its schema has it; the message names the first field that breaks it."""
     try:
         return msgspec.convert(value, schema, strict=True)
@@ -48,14 +56,16 @@ def check_record(value: Any, schema: type[_T], where: str) -> _T:
         reason = _PLACE.sub("", text).replace("`", "'")
         # msgspec writes fields as `$.a.b`, list items as `$.a[0]` and values of mappings as `$.a[...]`.
         field = f": {place[2].lstrip('.')}" if place and place[2] else ""
-        raise RecordError(
-            f"{where}{field}: {reason[:1].lower()}{reason[1:]}; get it again, or make it again."
-        ) from None
+        raise RecordError(f"{where}{field}: {reason[:1].lower()}{reason[1:]}; {remedy}.") from None
 
 
 def read_record(text: str | bytes, schema: type[_T], where: str) -> _T:
     """A JSON text as its schema has it."""
     return check_record(parse_json(text, where), schema, where)
+
+
+def _null(_: str) -> None:
+    """What NaN and the infinities are read as."""
 
 
 def _excess(tree: Any) -> str:

@@ -121,12 +121,6 @@ def load_images(data: str | os.PathLike[str] | Data) -> BaseDataset:
     )
 
 
-def needs_download(data: Data) -> bool:
-    """Whether torchvision would have to download the set."""
-    named = NAMED_SETS.get(data.name)
-    return named is not None and named.loader != "" and not (Path(data.folder).expanduser() / named.subfolder).is_dir()
-
-
 def size_of(data: Data) -> DatasetSize:
     """The size of a set, without downloading it."""
     named = NAMED_SETS.get(data.name)
@@ -160,8 +154,8 @@ def _torchvision_set(name: str, folder: Path) -> BaseDataset:
             train, test = (loader(root=str(folder), train=part, download=True) for part in (True, False))
     except Exception as error:  # Network, disk or a damaged file: torchvision has no error type of its own.
         raise UserError(
-            f"Cannot get {name} ({one_line(error)}): put the official files into {folder / named.subfolder}, replacing "
-            f"damaged ones, or use a .npz file with {EXPECTED} as --data path.npz."
+            f"Cannot get {name} ({one_line(error)}): put the official files into {folder / named.subfolder}, or "
+            f"give a .npz file with {EXPECTED} as --data."
         ) from None
     arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
     splits = make_splits(dict(zip(ARRAYS, arrays, strict=True)), folder / named.subfolder)

@@ -20,11 +20,11 @@ from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
 from featuregen.experiment.model_cache import LabelledImages, ModelCache
 from featuregen.interop.load import load_model
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, make_plan
@@ -242,6 +242,7 @@ class Experiment:
     def training_images(self, data: FeatureDataset) -> LabelledImages:
         """A dataset's images on the device, ready to train on; they must have been made from this base dataset."""
         self.check_made_from_base(data.info)
+        data.check_content()
         # Where the base dataset does not fit into memory, a dataset as large as that would not fit either.
         images = data.images.to(self.device) if self.base.in_memory else data.lazy_images(self.device)
         name = f"{data.info.kind} ({data.path.name})"

@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
+from featuregen.compute.grouped import MOST_GROUPED
+from featuregen.config.record_schemas import CachedModelRecord
 from featuregen.config.records import check_record
 from featuregen.config.schema import Config, Model, Training
-from featuregen.config.serialize import canonical_json, to_dict
+from featuregen.config.serialize import canonical_json, to_dict, to_record
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
@@ -30,6 +31,7 @@ from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
 from featuregen.runtime.kept_files import is_kept, set_aside
+from featuregen.runtime.ledger import is_remembered, remember
 from featuregen.training.loop import TrainingLog, can_group, train_many
 from featuregen.training.resume import TrainingState
 
@@ -42,29 +44,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class _CachedAccuracy(msgspec.Struct):
-    settings: dict[str, Any]
-    clean: _Share
-    l2: dict[str, _Share]
-    linf: dict[str, _Share]
-
-
-class _CachedSettings(msgspec.Struct):
-    seed: int | None = None
-
-
-class _CachedRecord(msgspec.Struct):
-    """What is read of the record of a model in the folder; one that was imported need not say how it was trained."""
-
-    settings: _CachedSettings
-    train_accuracy: _Share | None
-    seconds: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1e12)]]
-    accuracy: _CachedAccuracy | msgspec.UnsetType = msgspec.UNSET
 
 
 # Rows, and numbers, of which a few copies are in memory at once.
@@ -94,6 +73,9 @@ class ModelCache:
         grouped = self._dist.world_size == 1 and can_group(self._config.model.architecture, recipe)
         if not seeds or (len(seeds) > 1 and not grouped):
             return [model for seed in seeds for model in self.get_or_train(data, recipe, [seed], title)]
+        if len(seeds) > MOST_GROUPED:
+            groups = (seeds[first : first + MOST_GROUPED] for first in range(0, len(seeds), MOST_GROUPED))
+            return [model for group in groups for model in self.get_or_train(data, recipe, group, title)]
         settings = [self._settings(data, recipe, seed, seeds) for seed in seeds]
         outputs = {self._path(each): each for each in settings}
         lock, state = (next(iter(outputs)).with_suffix(ending) for ending in (".training", ".halfway"))
@@ -120,7 +102,12 @@ class ModelCache:
         kept = self._load_kept(path, weights=trained.weights_sha256)
         if kept is None:
             record = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}, **trained.record}
-            check_record(record, _CachedRecord, str(trained.path))
+            # What somebody else has measured, and how long that took, is not told in any one way.
+            if not isinstance(record["seconds"], dict):
+                record["seconds"] = {}
+            if not isinstance(accuracy := record.get("accuracy", {}), dict) or "settings" not in accuracy:
+                record.pop("accuracy", None)
+            check_record(record, CachedModelRecord, str(trained.path))
             save_model(model, path, record)
             kept = load_model(path, self._compute.device)
         return self._evaluated(kept, path)
@@ -158,6 +145,7 @@ class ModelCache:
                 # One of several that was whole keeps what was measured of it.
                 if not path.exists():
                     save_model(model, path, self._record(training, settings, data))
+                    remember("training", [weights_sha256(model), training.train_accuracy])
 
     def _record(self, training: TrainingLog, settings: Mapping[str, Any], data: LabelledImages) -> dict[str, Any]:
         """What a model's file says about its training."""
@@ -165,7 +153,7 @@ class ModelCache:
             "settings": settings,
             "trained_on": {"name": data.name, "sha256": data.sha256},
             "base": {"name": self._base.name, "train_sha256": self._base.train.sha256},
-            "config": to_dict(self._config),
+            "config": to_record(self._config),
             "train_accuracy": training.train_accuracy,
             "loss": [round(epoch.loss, 6) for epoch in training.epochs],
             "seconds": {"training": training.seconds},
@@ -195,7 +183,7 @@ class ModelCache:
             return None
         try:
             model = load_model(path, self._compute.device)
-            check_record(model.record, _CachedRecord, str(path))
+            check_record(model.record, CachedModelRecord, str(path))
             if settings and canonical_json(model.record["settings"]) != canonical_json(settings):
                 raise UserError(f"{path} was trained with other settings than its name stands for.")
             if weights and weights_sha256(model) != weights:
@@ -212,12 +200,19 @@ class ModelCache:
         settings = to_dict(self._config.evaluation) | {"test": self._base.test.sha256, "seed": self._config.seed}
         # The number of models and the headline radius change no model's accuracy.
         settings = {name: value for name, value in settings.items() if name not in ("seeds", "headline")}
-        if not self._is_measured(record.get("accuracy"), settings):
+        digest, accuracy = read_model_record(path)["weights_sha256"], record.get("accuracy")
+        found = not is_remembered("training", [digest, record.get("train_accuracy")])
+        measured = self._is_measured(accuracy, settings)
+        believed = measured and is_remembered("accuracy", [digest, accuracy])
+        if measured and not believed:
+            log(f"note: {path} was not made on this machine, so its accuracy is measured again")
+        if not believed:
             started = time.perf_counter()
             record["accuracy"] = {"settings": settings, **self._evaluate(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
             save_model(model, path, record)
-        return TrainedModel(model, record, path, read_model_record(path)["weights_sha256"])
+            remember("accuracy", [digest, record["accuracy"]])
+        return TrainedModel(model, record, path, digest, found)
 
     def _is_measured(self, accuracy: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
         if not accuracy or accuracy["settings"] != settings:

@@ -15,10 +15,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config.serialize import canonical_json, to_dict, too_deeply_nested
+from featuregen.config.record_schemas import DATASET_RECORDS
+from featuregen.config.records import RecordError, check_record, parse_json
+from featuregen.config.serialize import to_dict
 from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
-from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap
+from featuregen.runtime.hdf5_guard import open_hdf5
+from featuregen.runtime.hdf5_probe import MAX_ATTRIBUTE_VALUES
 from featuregen.storage.journal import MAGIC
 from featuregen.storage.schema import (
     ATTRIBUTES,
@@ -36,7 +39,8 @@ from featuregen.storage.schema import (
 )
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_JSON = {"recipe": dict, "base": dict, "source_model": dict, "software": dict, "config": dict, "classes": list}
+# The longest text of the attributes that hold no JSON.
+_MAX_TEXT = {"kind": 200, "created": 100, "citation": 100_000, "content_sha256": 64, "record_sha256": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +114,8 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     path = Path(path)
     head = _head(path)
     ours = CorruptFile if FORMAT.encode() in head else UserError
-    if has_oversized_local_heap(path):
-        raise ours(f"{path} is damaged: its table of names does not add up; get it again, or make it again.")
     try:
-        with h5py.File(path, "r", locking=False) as root:
-            if name := first_bad_vlen_string(path, _text_counts(root)):
-                raise ours(
-                    f"{path} is damaged: the text of '{name}' is not where it says; get it again, or make it again."
-                )
+        with open_hdf5(path, tuple(COLUMNS)) as root:
             _check_format(root, path)
             check_columns(root, path)
             yield root
@@ -133,6 +131,8 @@ def _head(path: Path) -> bytes:
     """The first bytes, unless they show that this is no featuregen file."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the HDF5 file itself.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file; name the HDF5 file itself.")
     try:
         with path.open("rb") as file:
             head = file.read(1 << 16)
@@ -210,23 +210,17 @@ def attributes_of(root: h5py.File, path: Path) -> dict[str, Attribute]:
     return {str(name): _attribute(root, str(name), path) for name in root.attrs}
 
 
-def _text_counts(root: h5py.File) -> dict[str, int]:
-    """The attributes of variable-length text, with the number of texts in each."""
-    counts: dict[str, int] = {}
-    for name in root.attrs:
-        attribute = root.attrs.get_id(name)
-        kind = attribute.get_type()
-        if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
-            counts[str(name)] = math.prod(attribute.shape or ())
-    return counts
-
-
 def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
     try:
         raw = root.attrs.get_id(name)
         kind, shape = raw.get_type(), raw.shape
         allowed = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID))
-        if not allowed or shape is None or math.prod(shape) > 4096 or raw.get_storage_size() > path.stat().st_size:
+        if (
+            not allowed
+            or shape is None
+            or math.prod(shape) > MAX_ATTRIBUTE_VALUES
+            or raw.get_storage_size() > path.stat().st_size
+        ):
             raise CorruptFile(f"{path}: attribute '{name}' is neither text nor a few numbers.")
         value = root.attrs[name]
     except KeyError:
@@ -251,12 +245,17 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
         wanted = {"format_version": int, "success_rate": float, "value_range": np.ndarray}.get(name, str)
         if not isinstance(value, wanted):
             raise CorruptFile(f"{path}: attribute '{name}' is {type(value).__name__}, not {wanted.__name__}.")
-    parsed = {name: _parse(values[name], name, kind, path) for name, kind in _JSON.items()}
-    limits = values["value_range"]
-    if limits.shape != (2,) or limits.dtype.kind != "f":
+    for name, longest in _MAX_TEXT.items():
+        if len(values[name]) > longest:
+            raise CorruptFile(f"{path}: attribute '{name}' has {len(values[name])} characters, more than {longest}.")
+    parsed = {
+        name: _parse(values[name], schema, f"{path}: attribute '{name}'") for name, schema in DATASET_RECORDS.items()
+    }
+    limits, rate = values["value_range"], values["success_rate"]
+    if limits.shape != (2,) or limits.dtype.kind != "f" or not np.isfinite(limits).all():
         raise CorruptFile(f"{path}: attribute 'value_range' must hold two numbers.")
-    if len(parsed["classes"]) < 2 or not all(isinstance(name, str) for name in parsed["classes"]):
-        raise CorruptFile(f"{path}: attribute 'classes' must be a list of two or more names.")
+    if not (math.isnan(rate) or 0 <= rate <= 1):
+        raise CorruptFile(f"{path}: attribute 'success_rate' is {rate}; it must be between 0 and 1.")
     images = root["images"]
     unparsed = ("kind", "success_rate", "created", "citation", "format_version", "content_sha256", "record_sha256")
     return DatasetInfo(
@@ -272,15 +271,11 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
     )
 
 
-def _parse(text: str, name: str, kind: type, path: Path) -> Any:
+def _parse(text: str, schema: Any, where: str) -> Any:
+    """The JSON of an attribute as it is, once it fits its schema."""
     try:
-        value = json.loads(text)
-        # Refuses NaN, and what could not be written again.
-        canonical_json(value)
-    except (ValueError, RecursionError):
-        raise CorruptFile(f"{path}: attribute '{name}' is not valid JSON.") from None
-    if too_deeply_nested(value):
-        raise CorruptFile(f"{path}: attribute '{name}' is nested too deeply.")
-    if not isinstance(value, kind):
-        raise CorruptFile(f"{path}: attribute '{name}' must hold a JSON {'list' if kind is list else 'object'}.")
+        value = parse_json(text, where)
+        check_record(value, schema, where)
+    except RecordError as error:
+        raise CorruptFile(str(error)) from None
     return value

@@ -15,6 +15,8 @@ import numpy as np
 
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import os_errors_as_user_errors, partial_path, sync_folder
+from featuregen.runtime.hdf5_guard import remember_written
+from featuregen.runtime.ledger import remember
 from featuregen.storage.journal import Journal, PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
@@ -117,11 +119,13 @@ class Writer:
                     digest = self._write(target, journal, attributes)
                     target.finish()
                 os.replace(finishing, self.path)
+                remember_written(self.path, tuple(COLUMNS))
                 sync_folder(self.path.parent)
             finally:
                 finishing.unlink(missing_ok=True)
             journal.remove()
         self._journal = None
+        remember("dataset", digest)
         return digest
 
     def close(self) -> None:

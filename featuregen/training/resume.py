@@ -20,6 +20,7 @@ from featuregen.errors import UserError, one_line
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
 from featuregen.runtime.kept_files import is_kept, set_aside
+from featuregen.runtime.torch_files import begins_as_torch_file, read_torch_file
 
 # A state at the start has the network alone; later ones have at most two numbers of the optimizer and one of early
 # stopping for each weight, and some bytes of everything else.
@@ -76,14 +77,12 @@ class TrainingState:
 def _read(path: Path, limit: int) -> dict[str, Any]:
     if path.is_dir():
         raise UserError("it is a folder")
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+    if path.stat().st_size > limit:
         raise UserError(f"it has more than {limit >> 20} MiB")
-    if content.startswith(b"PK"):
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return state
-    return _from_safetensors(content)
+    state = read_torch_file(path) if begins_as_torch_file(path) else _from_safetensors(path.read_bytes())
+    if not isinstance(state, dict):
+        raise UserError("it is no state of a training")
+    return state
 
 
 def _bytes_of(tree: Any) -> int:

@@ -127,7 +127,7 @@ def test_a_notebook_reads_only_the_rows_it_shows(tmp_path: Path) -> None:
 
 def test_a_notebook_runs_nothing_of_a_file(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
-    names = (f"{bad}{'x' * 1000}", '"><img src=x onerror=alert(1)>', "a&b")
+    names = (f"{bad}{'x' * 900}", '"><img src=x onerror=alert(1)>', "a&b")
     write(tmp_path / "a.h5", header(classes=names, kind=bad, base={"name": bad}, source_model={"architecture": bad}))
     text = FeatureDataset(tmp_path / "a.h5")._repr_html_()
     assert "<script" not in text and "<img src=x" not in text and "&lt;script&gt;" in text and "a&amp;b" in text
@@ -141,6 +141,67 @@ def test_replaced_file_is_noticed(tmp_path: Path) -> None:
     os.replace(tmp_path / "b.h5", tmp_path / "a.h5")
     with pytest.raises(UserError, match="replaced"):
         data[0]
+
+
+def other_pixels(path: Path) -> Path:
+    """A dataset with other images under the same record: the digests of the first are written into it."""
+    other = path.with_name("other.h5")
+    shutil.copy(path, other)
+    with edited(other) as root:
+        root["images"][:] = 0.5
+    return other
+
+
+@pytest.mark.parametrize("how", ["another in its place", "written over"])
+def test_no_digest_in_a_file_makes_it_another_one(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    other, data = other_pixels(path), FeatureDataset(path)
+    images = FeatureDataset(path).images
+    if how == "another in its place":
+        os.replace(other, path)
+    else:
+        # After the first read, so the file is open.
+        assert torch.equal(data.fetch(slice(0, 1))[0], images[0])
+        path.write_bytes(other.read_bytes())
+    for read in (lambda: data.images, lambda: data[0], lambda: data.columns("labels"), lambda: data.fetch(slice(2))):
+        with pytest.raises(UserError, match="replaced while it was in use"):
+            read()
+
+
+def test_other_labels_under_the_same_record_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    shutil.copy(path, tmp_path / "good.h5")
+    column(path, "labels", 1)
+    data = FeatureDataset(path)
+    os.replace(tmp_path / "good.h5", path)
+    with pytest.raises(UserError, match="replaced while it was in use"):
+        data[0]
+
+
+def test_a_copy_in_its_place_will_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    data, images = FeatureDataset(path), FeatureDataset(path).images
+    shutil.copy(path, tmp_path / "copy.h5")
+    os.replace(tmp_path / "copy.h5", path)
+    assert torch.equal(data.images, images)
+    path.chmod(0o600)
+    assert torch.equal(data[1][0], images[1])
+
+
+def test_workers_notice_a_file_in_the_place_of_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    other, data = other_pixels(path), FeatureDataset(path)
+    workers: DataLoader[Any] = DataLoader(data, batch_size=5, num_workers=2, multiprocessing_context="fork")
+    first = torch.cat([images for images, _ in workers])
+    assert torch.equal(first, FeatureDataset(path).images)
+    os.replace(other, path)
+    # New workers with every epoch, which open the file themselves.
+    with pytest.raises(UserError, match="replaced while it was in use"):
+        list(workers)
 
 
 def recreate(path: Path, name: str, data: Any, **options: Any) -> None:
@@ -236,7 +297,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "contiguous": (lambda path: recreate(path, "norm", np.zeros(ROWS, "<f4"), chunks=None, fletcher32=None), "chunks"),
     "bad JSON": (lambda path: attribute(path, "recipe", "{oops"), "not valid JSON"),
     "deep JSON": (lambda path: attribute(path, "recipe", "[" * 100_000), "not valid JSON"),
-    "JSON list": (lambda path: attribute(path, "recipe", "[]"), "JSON object"),
+    "JSON list": (lambda path: attribute(path, "recipe", "[]"), "expected 'object'"),
     "wrong attribute": (lambda path: attribute(path, "kind", 3), "'kind'"),
     "reference": (lambda path: attribute(path, "kind", np.zeros(3, [("a", "i4")])), "'kind'"),
     "external link": (external_link, "link"),
