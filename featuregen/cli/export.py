@@ -9,6 +9,7 @@ import typer
 
 from featuregen.cli.options import ForceOption, check_suffix
 from featuregen.errors import UserError
+from featuregen.runtime.paths import check_file, check_output_file
 
 
 def export_file(
@@ -48,7 +49,9 @@ def _export_model(file: Path, out: Path | None, force: bool) -> Path:
     from featuregen.interop.torch_files import is_checkpoint
     from featuregen.models.io import load_model
 
+    check_file(file, "model file")
     target = out or file.with_suffix(".pt")
+    check_output_file(target)
     if not is_checkpoint(target) and not target.exists():
         raise UserError(f"--out {target} should end in .pt, as a checkpoint of robustness does.")
     if target.exists() and not force:

@@ -25,6 +25,7 @@ from featuregen.cli.options import (
     load_settings,
 )
 from featuregen.config.recipes import NamedRecipe
+from featuregen.runtime.paths import check_output_folder
 
 
 def reproduce(
@@ -70,7 +71,7 @@ def reproduce(
     settings = load_settings(config, data, set_, values, NamedRecipe(named, training=True) if named else None)
     from featuregen.experiment.cost import cost_of, estimate_cost
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.outputs import write_results
+    from featuregen.experiment.outputs import check_results_free, write_results
     from featuregen.experiment.reproduce import reproduce as run
     from featuregen.report.cost import cost_sentence, cost_table
     from featuregen.report.results import results_table
@@ -79,13 +80,15 @@ def reproduce(
         cost = estimate_cost(settings, out).to_dict()
         print(json.dumps(cost, indent=2) if json_ else cost_table(cost))
         return
+    check_output_folder(out)
     experiment = Experiment(settings, out)
     base = experiment.base
     cost = cost_of(settings, base.size, experiment.compute).to_dict()
     print(f"note: {cost_sentence(cost)}", file=sys.stderr)
     # The same recipes on another base set are another experiment.
     folder = out / (f"{settings.name}-{base.name}" if data and base.name not in settings.name else settings.name)
+    check_results_free(folder, force)
     results = run(experiment, folder, force)
-    page = write_results(experiment, results, folder)
+    page = write_results(experiment, results, folder, force)
     print(json.dumps(results, indent=2) if json_ else results_table(results))
     print(f"report: {page}", file=sys.stderr if json_ else sys.stdout)

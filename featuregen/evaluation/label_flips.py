@@ -29,6 +29,7 @@ from featuregen.runtime.atomic import atomic_write, check_writable
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 
+# The mark by which runtime.marks knows the file.
 CSV_HEADER = ("model", "attack", "eps", "true", "predicted", "count")
 
 
@@ -152,9 +153,7 @@ def label_flips_to_folder(
     `base` is what the record says of the base set.
     """
     check_writable(folder)
-    names = [trained.path.stem for trained in models]
-    # Numbered where file names alone would not tell models apart.
-    titles = names if len(set(names)) == len(names) else [f"{name}-{i}" for i, name in enumerate(names, 1)]
+    titles = titles_of_files([trained.path for trained in models])
     measured: dict[tuple[str, int], LabelFlips] = {}
     for title, trained in zip(titles, models, strict=True):
         for number, spec in enumerate(attacks):
@@ -180,6 +179,12 @@ def label_flips_to_folder(
     atomic_write(folder / "flips.json", json.dumps(record, indent=1))
     atomic_write(folder / "flips.csv", flips_csv(record))
     return record
+
+
+def titles_of_files(paths: Sequence[Path]) -> list[str]:
+    """The names of the models, numbered where they alone would not tell models apart."""
+    names = [path.stem for path in paths]
+    return names if len(set(names)) == len(names) else [f"{name}-{i}" for i, name in enumerate(names, 1)]
 
 
 def _describe_model(title: str, trained: TrainedModel) -> dict[str, Any]:

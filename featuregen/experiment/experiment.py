@@ -25,6 +25,7 @@ from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.runtime.paths import check_output_folder
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, make_plan
@@ -207,7 +208,13 @@ class Experiment:
     @cached_property
     def models(self) -> ModelCache:
         """The models in the output folder."""
-        return ModelCache(self.config, self.base, self.out / "models", self.compute, self.dist, self.evaluate)
+        return ModelCache(self.config, self.base, self._models_folder, self.compute, self.dist, self.evaluate)
+
+    @property
+    def _models_folder(self) -> Path:
+        """A folder in the output folder, which is no link: it may be part of a folder that somebody sent."""
+        check_output_folder(self.out / "models")
+        return self.out / "models"
 
     @cached_property
     def compute(self) -> ComputeSpec:
@@ -216,7 +223,7 @@ class Experiment:
             return self._compute
         shape, classes, numerics = self.base.image_shape, len(self.base.classes), None
         if self.dist.is_main:
-            numerics = load_or_autotune(self.config, shape, classes, self.out / "models").numerics
+            numerics = load_or_autotune(self.config, shape, classes, self._models_folder).numerics
         return ComputeSpec.from_numerics(self.device, self.dist.broadcast_object(numerics))
 
     # Images --------------------------------------------------------------------------------------

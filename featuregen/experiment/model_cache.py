@@ -22,7 +22,7 @@ from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model
 from featuregen.models.registry import build_classifier
-from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
+from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked, remove_partial
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
@@ -79,6 +79,7 @@ class ModelCache:
                     self._train(models, data, recipe, seeds, title, dict(zip(paths, settings, strict=True)), state)
                 if self._dist.is_main:
                     state.unlink(missing_ok=True)
+                    remove_partial(state)
         with self._dist.main_first():
             return [self._load_evaluated(path) for path in paths]
 

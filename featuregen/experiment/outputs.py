@@ -16,14 +16,20 @@ from featuregen.report.image_grid import Row, draw_grid
 from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
 from featuregen.report.results import results_markdown
 from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.marks import MARKDOWN, check_replaceable
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, start_images
 
 SHOWN = 10
+_RESULTS = ("results.json", "table.md", "accuracy.png", "curves.png", "honesty.png", "kinds.png", "report.html")
 
 
-def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) -> Path:
-    """Base image, start image and result of ten rows, one per class where there are ten."""
+def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path, force: bool = False) -> Path:
+    """Base image, start image and result of ten rows, one per class where there are ten.
+
+    `force` replaces a file that featuregen has not written.
+    """
+    check_replaceable(picture, force=force)
     info = data.info
     experiment.check_made_from_base(info)
     plan = _recorded_plan(data)
@@ -46,10 +52,16 @@ def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) ->
     return draw_grid(picture, grid, headers, f"{data.path.name}: {info.kind}")
 
 
-def write_results(experiment: Experiment, results: dict[str, Any], folder: Path) -> Path:
+def check_results_free(folder: Path, force: bool = False) -> None:
+    """Refuse, before hours of work, files that `write_results` would replace and that featuregen has not written."""
+    check_replaceable(*(folder / name for name in _RESULTS), force=force)
+
+
+def write_results(experiment: Experiment, results: dict[str, Any], folder: Path, force: bool = False) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
+    check_results_free(folder, force)
     atomic_write(folder / "results.json", json.dumps(results, indent=1))
-    atomic_write(folder / "table.md", results_markdown(results))
+    atomic_write(folder / "table.md", f"{MARKDOWN}\n{results_markdown(results)}")
     attack = f"PGD at L2 ε = {results['config']['evaluation']['headline']:g}"
     bars = accuracy_bars(results, folder / "accuracy.png")
     pictures = [("Accuracy by training set", f"Clean, and under {attack}.", bars)]

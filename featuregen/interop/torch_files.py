@@ -18,6 +18,7 @@ from torch import Tensor
 
 from featuregen.errors import UserError, one_line
 from featuregen.interop.unpickle import Refused, Unpickler
+from featuregen.runtime.paths import is_file, open_file
 
 # The first bytes of either layout; in the old one, torch's magic number as a pickle, after its protocol.
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".best", ".latest", ".tar")
@@ -27,7 +28,7 @@ _OLD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 def begins_as_torch_file(path: Path) -> bool:
     """Whether the first bytes are those of a file of torch.save."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return _reader_for(file) is not None
 
 
@@ -42,9 +43,7 @@ def _reader_for(file: Any) -> Callable[[Any, int], Any] | None:
 
 def read_torch_file(path: Path) -> Any:
     """The content of a file of torch.save, on the CPU; UserError for anything else."""
-    if not path.is_file():
-        raise UserError(f"No file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
-    with _errors_as_user_errors(path), path.open("rb") as file:
+    with open_file(path) as file, _errors_as_user_errors(path):
         if read := _reader_for(file):
             return read(file, path.stat().st_size)
     raise UserError(f"{path} is no file of torch.save: it begins neither as a zip archive nor as torch's pickles.")
@@ -163,4 +162,4 @@ class _Storages:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is one of torch.save: by its first bytes, or by its suffix where it does not exist."""
-    return begins_as_torch_file(path) if path.is_file() else path.suffix in _SUFFIXES
+    return begins_as_torch_file(path) if is_file(path) else path.suffix in _SUFFIXES

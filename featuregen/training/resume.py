@@ -16,6 +16,7 @@ from torch import Tensor
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
+from featuregen.runtime.paths import read_bytes
 
 
 class Stateful(Protocol):
@@ -52,7 +53,7 @@ class TrainingState:
         if not self._path.exists():
             return
         try:
-            content = self._path.read_bytes()
+            content = read_bytes(self._path)
             if content.startswith(b"PK"):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             else:
