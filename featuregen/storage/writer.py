@@ -15,7 +15,8 @@ import numpy as np
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import atomic_path, os_errors_as_user_errors, remove_partial
 from featuregen.runtime.paths import check_output_file
-from featuregen.storage.journal import Journal, PreallocatedFile, begun_with, check_unfinished, journal_path
+from featuregen.storage.journal import Journal, begun_with, check_unfinished, journal_path
+from featuregen.storage.preallocated import PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
     BLOCK_BYTES,

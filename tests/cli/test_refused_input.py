@@ -243,4 +243,4 @@ def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "it.safetensors").mkdir()
     words = ("--config", tiny(), "--source", model("standard"))
     assert "is a folder" in refused("make-dataset", "det", *words, "--out", tmp_path / "it.h5")
-    assert "--force" in refused("train", "--config", tiny(), "--out", tmp_path / "it.safetensors")
+    assert "is a folder" in refused("train", "--config", tiny(), "--out", tmp_path / "it.safetensors")

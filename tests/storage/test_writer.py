@@ -211,7 +211,9 @@ def test_rows_of_another_run_are_discarded_only_by_force(tmp_path: Path, capsys:
         writer.append(next(batches(columns_of(header()))))
     before = journal_path(path).read_bytes()
     for opening in (lambda: Writer.open(path, header()), lambda: Journal(journal_path(path), header())):
-        with pytest.raises(UserError, match=rf"holds {BATCH} rows of a run with other settings \(recipe\.seed is 1 there"):
+        with pytest.raises(
+            UserError, match=rf"holds {BATCH} rows of a run with other settings \(recipe\.seed is 1 there"
+        ):
             opening()
     with pytest.raises(UserError, match="--force discards the rows"):
         check_compatible(path, header(source_model={}))
