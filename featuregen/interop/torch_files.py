@@ -43,6 +43,8 @@ def _reader_for(file: Any) -> Callable[[Any, int], Any] | None:
 
 def read_torch_file(path: Path) -> Any:
     """The content of a file of torch.save, on the CPU; UserError for anything else."""
+    if not is_file(path):
+        raise UserError(f"No file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
     with open_file(path) as file, _errors_as_user_errors(path):
         if read := _reader_for(file):
             return read(file, path.stat().st_size)

@@ -24,7 +24,6 @@ from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
 from featuregen.runtime.atomic import atomic_write
-from featuregen.runtime.paths import check_file
 
 FORMAT = "featuregen-model"
 VERSION = 1
@@ -130,7 +129,8 @@ def _not_finite(tensors: dict[str, Tensor]) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    check_file(path, "model file")
+    if not path.is_file():
+        raise UserError(f"No model file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
