@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,9 @@ from featuregen.models.classifier import Classifier
 from featuregen.models.registry import build_classifier
 from featuregen.training.loop import train
 
+# What tests make is not entered into the user's own list of what this machine has made.
+_state = tempfile.TemporaryDirectory(prefix="featuregen-state-")
+os.environ["XDG_STATE_HOME"] = _state.name
 CPU = torch.device("cpu")
 FEW = 24
 # On nets this small a second thread costs more than it brings; beside another busy process, fifty times as much.

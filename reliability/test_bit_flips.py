@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -145,12 +146,41 @@ def test_verify_reads_the_list_beside_the_file(tmp_path: Path) -> None:
 def test_lists_as_sha256sum_writes_them(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "zwölf sets.h5"
     path.write_bytes(b"anything")
-    listed(path, "a word first", f"{digest(path).upper()}{mark}zwölf sets.h5")
+    listed(path, "# a comment", "", f"{digest(path).upper()}{mark}zwölf sets.h5")
     assert [check.ok for check in check_sums(path)] == [True]
     path.write_bytes(b"anythinG")
     assert [check.ok for check in check_sums(path)] == [False]
-    listed(path, f"{digest(path)}{mark}sets.h5", f"{digest(path)} zwölf sets.h5")
+    listed(path, f"{digest(path)}{mark}sets.h5")
     assert check_sums(path) == []
+
+
+@pytest.mark.parametrize("style", ["{digest}  {name}", "SHA256 ({name}) = {digest}", "{digest} {name}"])
+def test_every_line_that_names_the_file_counts(tmp_path: Path, style: str) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"anything")
+    right, wrong = (style.format(digest=each, name="a.h5") for each in (digest(path), "0" * 64))
+    for lines, ok in (([right], True), ([right, right], True), ([wrong], False), ([right, wrong], False)):
+        listed(path, *lines)
+        assert [check.ok for check in check_sums(path)] == [ok]
+
+
+@pytest.mark.parametrize(
+    "line", ["a word", "\ufeff" + "0" * 64 + "  a.h5", "MD5 (a.h5) = " + "0" * 32, "0" * 63 + "  a.h5"]
+)
+def test_a_list_with_another_line_fails(tmp_path: Path, line: str) -> None:
+    """A line that cannot be read may be the very line of this file."""
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"anything")
+    listed(path, f"{digest(path)}  a.h5", line)
+    (check,) = check_sums(path)
+    assert not check.ok and "line 2 of SHA256SUMS" in check.detail
+
+
+def test_names_that_sha256sum_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "a\\b\nc.h5"
+    path.write_bytes(b"anything")
+    listed(path, f"\\{digest(path)}  a\\\\b\\nc.h5")
+    assert [check.ok for check in check_sums(path)] == [True]
 
 
 def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -162,7 +192,12 @@ def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     one_sentence(error)
     (tmp_path / SUMS).unlink()
     (tmp_path / SUMS).mkdir()
-    with pytest.raises(UserError, match="Cannot read") as error:
+    with pytest.raises(UserError, match="no regular file") as error:
+        check_sums(path)
+    one_sentence(error)
+    (tmp_path / SUMS).rmdir()
+    os.mkfifo(tmp_path / SUMS)
+    with pytest.raises(UserError, match="no regular file") as error:
         check_sums(path)
     one_sentence(error)
 

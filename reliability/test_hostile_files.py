@@ -84,18 +84,8 @@ def test_a_table_of_names_larger_than_the_file_is_refused(tmp_path: Path) -> Non
         assert "table of names does not add up" in told(call, path)
 
 
-RECIPES: dict[str, Any] = {
-    "no steps": {"synthesis": 3},
-    "no eps": {"synthesis": {"norm": "l2"}},
-    "eps in words": {"synthesis": {"norm": "l2", "eps": "x"}},
-    "an attack that is a number": {"attack": 1},
-    "an attack without a name": {"attack": {}},
-}
-
-
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_info_of_an_odd_recipe_is_no_traceback(tmp_path: Path, recipe: dict[str, Any]) -> None:
-    write(tmp_path / "a.h5", header(recipe=recipe))
+def test_info_of_a_recipe_without_what_made_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", header(recipe={"seed": 1, "synthesis": {"norm": "l2"}}))
     ran = run("info", tmp_path / "a.h5")
     assert ran.code == 0 and "by a recipe that featuregen does not know" in ran.out
 

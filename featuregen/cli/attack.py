@@ -25,9 +25,9 @@ from featuregen.cli.options import (
     drop_none,
     output_folder,
 )
-from featuregen.config.loader import load_config, unique_assignments, with_overrides
+from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Dtype
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_record
 from featuregen.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def attack(
     from featuregen.evaluation.attack_run import AttackRun, attack_to_file, inputs_from_file, inputs_from_split
     from featuregen.evaluation.gradient_masking import masking_settings
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.files import recorded_config
+    from featuregen.experiment.files import config_for
     from featuregen.runtime.marks import check_replaceable
 
     # Refused before anything is loaded.
@@ -110,7 +110,7 @@ def attack(
     if file and part:
         raise UserError(f"--part {part} is for a base set; {file} is a dataset, and all of it is attacked.")
     values = common_values(None, seed, device, precision) | ({} if file else {"data.name": data})
-    settings = with_overrides(load_config(config) if config else recorded_config(model), (), drop_none(values))
+    settings = config_for(model, load_config(config) if config else None, values=drop_none(values))
     experiment = Experiment(settings, output_folder(out))
     victim = experiment.load_model(model)
     surrogate = experiment.load_model(origin) if origin else None
@@ -132,7 +132,7 @@ def attack(
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
     result = attack_to_file(
         path, run, seed=settings.seed, batch_size=settings.evaluation.batch_size, compute=experiment.compute,
-        config=to_dict(settings), force=force,
+        config=to_record(settings), force=force,
     )  # fmt: skip
     check_replaceable(path.with_suffix(".png"), force=force)
     picture = _draw_attack(result, path.with_suffix(".png"))

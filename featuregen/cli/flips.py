@@ -20,7 +20,7 @@ from featuregen.cli.options import (
     common_values,
     drop_none,
 )
-from featuregen.config.loader import load_config, unique_assignments, with_overrides
+from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Norm
 from featuregen.errors import UserError
 from featuregen.runtime.paths import check_output_folder
@@ -71,7 +71,7 @@ def flips(
     from featuregen.evaluation.attack_run import inputs_from_split
     from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder, titles_of_files
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.files import recorded_config
+    from featuregen.experiment.files import config_for
     from featuregen.report.label_flips import flip_maps, flips_table
     from featuregen.runtime.marks import check_replaceable
 
@@ -82,7 +82,7 @@ def flips(
     check_replaceable(*files, force=force)
     runs = expand_grid(names, radii, norm, attack_settings)
     values = drop_none(common_values(None, seed, device, None) | {"data.name": data})
-    settings = with_overrides(load_config(config) if config else recorded_config(models[0]), (), values)
+    settings = config_for(models[0], load_config(config) if config else None, values=values)
     experiment = Experiment(settings, out)
     victims = [experiment.load_model(path) for path in models]
     for run in runs:

@@ -15,8 +15,9 @@ from featuregen.errors import UserError
 
 _T = TypeVar("_T")
 # Far above any record of featuregen's; results of a large experiment are about a megabyte.
-_MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 100_000
-_PLACE = re.compile(r" - at `(key in )?\$(.*)`$")
+_MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 1 << 20
+_REMEDY = "get it again, or make it again"
+_PLACE = re.compile(r" - at (`key` in )?`\$(.*)`$")
 
 
 class RecordError(UserError):
@@ -30,15 +31,15 @@ def parse_json(text: str | bytes, where: str) -> Any:
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise RecordError(f"{where} is not valid JSON; get it again, or make it again.") from None
+        raise RecordError(f"{where} is not valid JSON; {_REMEDY}.") from None
     if too_deeply_nested(value):
-        raise RecordError(f"{where} is nested too deeply; get it again, or make it again.")
+        raise RecordError(f"{where} is nested too deeply; {_REMEDY}.")
     if problem := _excess(value):
-        raise RecordError(f"{where} holds {problem}; get it again, or make it again.")
+        raise RecordError(f"{where} holds {problem}; {_REMEDY}.")
     return value
 
 
-def check_record(value: Any, schema: type[_T], where: str) -> _T:
+def check_record(value: Any, schema: type[_T], where: str, remedy: str = _REMEDY) -> _T:
     """The value as its schema has it; the message names the first field that breaks it."""
     try:
         return msgspec.convert(value, schema, strict=True)
@@ -48,7 +49,7 @@ def check_record(value: Any, schema: type[_T], where: str) -> _T:
         reason = _PLACE.sub("", text).replace("`", "'")
         # msgspec writes fields as `$.a.b`, list items as `$.a[0]` and values of mappings as `$.a[...]`.
         field = f": {place[2].lstrip('.')}" if place and place[2] else ""
-        raise RecordError(f"{where}{field}: {reason[:1].lower()}{reason[1:]}; get it again, or make it again.") from None
+        raise RecordError(f"{where}{field}: {reason[:1].lower()}{reason[1:]}; {remedy}.") from None
 
 
 def read_record(text: str | bytes, schema: type[_T], where: str) -> _T:

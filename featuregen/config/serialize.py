@@ -6,9 +6,13 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from featuregen.config.schema import Config
 
 # A few lines of YAML can expand to more than any memory holds, through aliases of aliases.
 _MAX_VALUES = 100_000
@@ -83,6 +87,14 @@ def to_dict(settings: Any) -> Any:
     if isinstance(settings, (tuple, list)):
         return [to_dict(value) for value in settings]
     return settings
+
+
+def to_record(config: Config) -> dict[str, Any]:
+    """A config as files record it: of paths, which only its own machine has, the last part."""
+    record: dict[str, Any] = to_dict(config)
+    record["data"] |= {name: PurePath(record["data"][name]).name for name in ("name", "folder")}
+    record["sources"] |= {name: PurePath(record["sources"][name]).name for name in ("standard_from", "robust_from")}
+    return record
 
 
 def canonical_json(value: Any) -> str:

@@ -124,12 +124,6 @@ def load_images(data: str | os.PathLike[str] | Data) -> BaseDataset:
     )
 
 
-def needs_download(data: Data) -> bool:
-    """Whether torchvision would have to download the set."""
-    named = NAMED_SETS.get(data.name)
-    return named is not None and named.loader != "" and not (expanded(data.folder) / named.subfolder).is_dir()
-
-
 def size_of(data: Data) -> DatasetSize:
     """The size of a set, without downloading it."""
     named = NAMED_SETS.get(data.name)

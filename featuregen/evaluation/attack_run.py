@@ -83,6 +83,7 @@ def inputs_from_file(path: Path, base: BaseDataset, rows: int | None, seed: int,
             f"{path} holds images of shape {info.image_shape} in {len(info.classes)} classes, but {base.name} has "
             f"{base.image_shape} in {len(base.classes)}; name its image set with --data."
         )
+    data.check_content()
     index = balanced_rows(data.labels.numpy(), _sample_size(rows, info.rows), seed)
     chosen = torch.from_numpy(index)
     record = {"name": path.name, "split": "dataset", "rows": info.rows, "sha256": info.content_sha256}

@@ -13,12 +13,13 @@ from featuregen.compute.autotune import fitting_batch
 from featuregen.compute.folding import folded_copy
 from featuregen.config.kinds import KINDS
 from featuregen.config.schema import Config, Synthesis
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_dict, to_record
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.models.io import TrainedModel, describe_model
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.runtime.ledger import is_remembered
 from featuregen.storage.schema import PAPER, Header
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.writer import Writer, check_compatible
@@ -87,7 +88,7 @@ class DatasetJob:
             base=self.base.record(),
             source_model=describe_model(source) if source else {},
             software=versions(self.compute),
-            config=to_dict(self.config),
+            config=to_record(self.config),
             citation=f"{self.base.citation} {PAPER}".strip(),
         )
 
@@ -103,7 +104,10 @@ class DatasetJob:
         with Writer.open(path, self.header(source), force) as writer:
             if not writer.complete:
                 self._fill(writer, source, processes)
-        return FeatureDataset(path)
+        data = FeatureDataset(path)
+        if not is_remembered("dataset", data.info.content_sha256):
+            log(f"note: {path} was not made on this machine; `featuregen remake` makes it again and compares")
+        return data
 
     def _fill(self, writer: Writer, source: TrainedModel, processes: int) -> None:
         batch = self._fitting_batch(source, processes) if self.batch else (writer.batches or [0])[0]

@@ -13,7 +13,7 @@ from featuregen.config.schema import Config
 from featuregen.config.serialize import to_dict
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
-from featuregen.experiment.files import recorded_config
+from featuregen.experiment.files import config_for
 from featuregen.interop.load import is_model_file
 from featuregen.models.io import TrainedModel
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
@@ -37,7 +37,7 @@ def evaluate_file(
 
     `recipe` replaces parts of the fresh models' training recipe, such as {"epochs": 10, "augment.crop": 4}.
     """
-    settings = with_overrides(config or recorded_config(path), overrides, values or {})
+    settings = config_for(path, config, overrides, values)
     if is_model_file(path):
         if recipe:
             raise UserError(
@@ -69,7 +69,7 @@ def experiment_on(
 
     `recipe` replaces parts of the kind's training recipe, `overrides` any setting.
     """
-    settings = with_overrides(config or recorded_config(data.path), (), values)
+    settings = config_for(data.path, config, (), values)
     return Experiment(_with_recipe(settings, data.info.kind, recipe, overrides), out, dist=dist)
 
 
@@ -81,9 +81,7 @@ def sweep_file(
     The rows show accuracy on the test set, so a rate chosen from them is chosen on it.
     """
     if "lr" in sweep and not sweep["lr"]:
-        settings = with_overrides(
-            config or recorded_config(path), options.get("overrides", ()), options.get("values") or {}
-        )
+        settings = config_for(path, config, options.get("overrides", ()), options.get("values"))
         lr = fresh_recipe(settings, read_info(path).kind).lr
         sweep = {**sweep, "lr": [float(f"{lr * factor:.3g}") for factor in LR_FACTORS]}
     rows = []
@@ -133,6 +131,7 @@ def run_record(trained: TrainedModel) -> dict[str, Any]:
     return {
         "seed": record["settings"]["seed"],
         **{name: record["accuracy"][name] for name in ("clean", "l2", "linf")},
-        "train_accuracy": record["train_accuracy"],
+        # What somebody else's file says of its training cannot be measured again.
+        "train_accuracy": None if trained.found else record["train_accuracy"],
         "seconds": sum(record["seconds"].values()),
     }

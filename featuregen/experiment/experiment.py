@@ -249,6 +249,7 @@ class Experiment:
     def training_images(self, data: FeatureDataset) -> LabelledImages:
         """A dataset's images on the device, ready to train on; they must have been made from this base dataset."""
         self.check_made_from_base(data.info)
+        data.check_content()
         # Where the base dataset does not fit into memory, a dataset as large as that would not fit either.
         images = data.images.to(self.device) if self.base.in_memory else data.lazy_images(self.device)
         name = f"{data.info.kind} ({data.path.name})"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from featuregen.config.loader import from_dict, with_overrides
 from featuregen.config.schema import Config, Data, check_consistency
-from featuregen.data.sources import needs_download
+from featuregen.data.sources import NAMED_SETS
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.interop.load import is_model_file
@@ -50,21 +51,42 @@ def _same_training(path: Path, cached: Path) -> bool:
     return there == here
 
 
-def recorded_config(path: Path) -> Config:
-    """The settings a dataset or model was made with, as it records them."""
+def recorded_config(path: Path, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Config:
+    """The settings a dataset or model was made with, as it records them, some of them replaced.
+
+    A path in the record is that of another machine, or a stranger's, and is never followed: a base set that featuregen
+    does not know by name must be given.
+    """
     if is_checkpoint(path):
         raise UserError(f"{path} was not made by featuregen and records no settings; name them with --config.")
     tree = read_model_record(path)["record"].get("config") if is_model_file(path) else dict(read_info(path).config)
     if not tree:
         raise UserError(f"{path} records no settings to go by; name a config with --config, or make the file again.")
-    config = from_dict(Config, tree, f"{path}, recorded settings")
-    check_consistency(config)
-    # A dataset made on a GPU is read on a laptop; and no file says where on it a download is written.
-    own = {"data.folder": Data().folder} if needs_download(config.data) else {}
-    return with_overrides(config, values={"runtime.device": "auto", **own})
+    recorded = from_dict(Config, tree, f"{path}, recorded settings")
+    check_consistency(recorded)
+    known = recorded.data.name in NAMED_SETS
+    own = {
+        "data.name": recorded.data.name if known else "",
+        "data.folder": Data().folder,
+        "sources.standard_from": "",
+        "sources.robust_from": "",
+        # A dataset made on a GPU is read on a laptop.
+        "runtime.device": "auto",
+    }
+    config = with_overrides(recorded, overrides, {**own, **(values or {})})
+    if not config.data.name:
+        name = PurePath(recorded.data.name).name
+        raise UserError(f"{path} was made from the base set {name}, which only you can find; name it with --data.")
+    return config
+
+
+def config_for(
+    path: Path, config: Config | None, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
+) -> Config:
+    """The settings to use with a file: the given ones, or else those it records; some of them replaced."""
+    return with_overrides(config, overrides, values or {}) if config else recorded_config(path, overrides, values)
 
 
 def experiment_of(path: Path, data: str | None, out: Path | None = None) -> Experiment:
-    """A workshop with the file's own settings, on its own base set or the one given."""
-    config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
-    return Experiment(config, out or path.parent)
+    """An experiment with the file's own settings, on its own base set or the one given."""
+    return Experiment(recorded_config(path, values={"data.name": data} if data else {}), out or path.parent)

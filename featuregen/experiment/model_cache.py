@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from featuregen.config.schema import Config, Model, Training
-from featuregen.config.serialize import canonical_json, to_dict
+from featuregen.config.serialize import canonical_json, to_dict, to_record
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.data.lazy import ImageSource
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
-from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model
+from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.registry import build_classifier
 from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked, remove_partial
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
+from featuregen.runtime.ledger import is_remembered, remember
 from featuregen.training.loop import TrainingLog, can_group, train_many
 from featuregen.training.resume import TrainingState
 
@@ -123,6 +124,7 @@ class ModelCache:
             for model, training, (path, settings) in zip(models, trainings, outputs.items(), strict=True):
                 _log_early_stopping(training, f"{title} {settings['seed']}")
                 save_model(model, path, self._record(training, settings, data))
+                remember("training", [weights_sha256(model), training.train_accuracy])
 
     def _record(self, training: TrainingLog, settings: Mapping[str, Any], data: LabelledImages) -> dict[str, Any]:
         """What a model's file says about its training."""
@@ -130,7 +132,7 @@ class ModelCache:
             "settings": settings,
             "trained_on": {"name": data.name, "sha256": data.sha256},
             "base": {"name": self._base.name, "train_sha256": self._base.train.sha256},
-            "config": to_dict(self._config),
+            "config": to_record(self._config),
             "train_accuracy": training.train_accuracy,
             "loss": [round(epoch.loss, 6) for epoch in training.epochs],
             "seconds": {"training": training.seconds},
@@ -146,12 +148,19 @@ class ModelCache:
         settings = to_dict(self._config.evaluation) | {"test": self._base.test.sha256, "seed": self._config.seed}
         # The number of models and the headline radius change no model's accuracy.
         settings = {name: value for name, value in settings.items() if name not in ("seeds", "headline")}
-        if record.get("accuracy", {}).get("settings") != settings:
+        digest, accuracy = read_model_record(path)["weights_sha256"], record.get("accuracy")
+        found = not is_remembered("training", [digest, record.get("train_accuracy")])
+        measured = isinstance(accuracy, dict) and accuracy.get("settings") == settings
+        believed = measured and is_remembered("accuracy", [digest, accuracy])
+        if measured and not believed:
+            log(f"note: {path} was not made on this machine, so its accuracy is measured again")
+        if not believed:
             started = time.perf_counter()
             record["accuracy"] = {"settings": settings, **self._evaluate(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
             save_model(model, path, record)
-        return TrainedModel(model, record, path, read_model_record(path)["weights_sha256"])
+            remember("accuracy", [digest, record["accuracy"]])
+        return TrainedModel(model, record, path, digest, found)
 
     def _settings(self, data: LabelledImages, recipe: Training, seed: int, group: Sequence[int]) -> dict[str, Any]:
         settings = {

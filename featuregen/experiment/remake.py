@@ -10,7 +10,7 @@ from featuregen.config.kinds import ATTACKED
 from featuregen.config.loader import with_overrides
 from featuregen.config.recipes import source_recipe
 from featuregen.config.schema import Config
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_dict, to_record
 from featuregen.data.base_dataset import SPLITS
 from featuregen.data.sources import load_images
 from featuregen.errors import UserError
@@ -95,9 +95,7 @@ def _recorded_settings(info: DatasetInfo, data: str | None, device: str | None) 
     }
     if info.kind != ATTACKED:
         values[f"synthesis.{info.kind}"] = recipe.get("synthesis")
-    config = with_overrides(
-        recorded_config(info.path), (), {k: value for k, value in values.items() if value is not None}
-    )
+    config = recorded_config(info.path, values={k: value for k, value in values.items() if value is not None})
     if resolve_device(config.runtime.device).type != made_on:
         log(f"note: {info.path} was made on {made_on}, so images may differ in their last bits")
         config = with_overrides(config, (), {"runtime.convolution": "direct"})
@@ -132,7 +130,7 @@ def _attack_again(info: DatasetInfo, experiment: Experiment, out: Path, source: 
     inputs = inputs_from_split(experiment.base, info.base["split"], info.rows, config.seed, experiment.device)
     attack_to_file(
         out, AttackRun(target, inputs, name, chosen, target_class, origin, info.dtype), seed=config.seed,
-        batch_size=config.evaluation.batch_size, compute=experiment.compute, config=to_dict(config), force=force,
+        batch_size=config.evaluation.batch_size, compute=experiment.compute, config=to_record(config), force=force,
     )  # fmt: skip
 
 

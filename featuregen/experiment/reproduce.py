@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featuregen.config.recipes import source_seeds
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_record
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.evaluate_files import run_record
 from featuregen.experiment.experiment import Experiment
@@ -68,7 +68,7 @@ def reproduce(experiment: Experiment, folder: str | Path | None = None, force: b
     return {
         "format": "featuregen-results",
         "version": 1,
-        "config": to_dict(config),
+        "config": to_record(config),
         "base": experiment.base.description(),
         "software": versions(experiment.compute),
         "models": models,

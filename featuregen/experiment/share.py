@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from featuregen.config.loader import with_overrides
 from featuregen.data.sources import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
@@ -51,10 +50,9 @@ def share_file(
     _refuse_failing(path, check_file(path))
     info = read_info(path)
     model = _source_file(path, info, source) if with_source else None
-    recorded = recorded_config(path)
-    config = with_overrides(recorded, (), {"data.name": data} if data else {})
+    config = recorded_config(path, values={"data.name": data} if data else {})
     base = load_images(config.data)
-    _refuse_failing(path, verify_origin(path, config, base, model))
+    _refuse_failing(path, verify_origin(path, base, model))
     drawn = info.base.get("split", "train") == "train"
     if not drawn:
         log(f"note: {path} was made from {info.base.get('name')}, {info.base.get('split')}, so no preview is drawn")
@@ -65,7 +63,7 @@ def share_file(
         weights=(lambda target: _copy_weights(model, target)) if model else None,
         preview=(lambda picture: draw_preview(experiment, FeatureDataset(path), picture)) if drawn else None,
         results=_results_of(path, info, results),
-        base="" if recorded.data.name in NAMED_SETS else config.data.name,
+        base="" if config.data.name in NAMED_SETS else config.data.name,
         licence=licence or _licence_of(info),
         citation=citation or base_citation(info),
     )

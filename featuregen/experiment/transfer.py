@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featuregen.config.schema import PGD, Model
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_dict, to_record
 from featuregen.evaluation.transfer import (
     AdversarialExamples,
     adversarial_examples,
@@ -46,7 +46,7 @@ def transfer(
     return {
         "format": "featuregen-transfer",
         "version": 1,
-        "config": to_dict(config),
+        "config": to_record(config),
         "base": base.description(),
         "software": versions(experiment.compute),
         "source": {"model": to_dict(config.model), "fooled": examples.success_rate, "images": len(examples.images)},

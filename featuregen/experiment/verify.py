@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from featuregen.config.loader import with_overrides
-from featuregen.config.schema import Config
 from featuregen.data.base_dataset import SPLITS, BaseDataset
 from featuregen.data.sources import load_images
 from featuregen.errors import UserError
@@ -50,9 +48,8 @@ def verify(
     path, source = Path(path), Path(source) if source else None
     checks = check_file(path) + check_sums(path)
     if all(check.ok for check in checks):
-        config = with_overrides(recorded_config(path), (), {"data.name": data} if data else {})
         try:
-            base = load_images(config.data)
+            base = load_images(recorded_config(path, values={"data.name": data} if data else {}).data)
         except UserError as error:
             if data:
                 raise
@@ -60,18 +57,18 @@ def verify(
             base = None
             log(f"note: {path} is not compared with its base images; with --data it will be. {error}")
             checks.append(Check("base images", True, "not compared, since they are not here"))
-        checks += verify_origin(path, config, base, source)
+        checks += verify_origin(path, base, source)
     return checks
 
 
-def verify_origin(path: Path, config: Config, base: BaseDataset | None, source: Path | None) -> list[Check]:
+def verify_origin(path: Path, base: BaseDataset | None, source: Path | None) -> list[Check]:
     """Compare an undamaged file with its base dataset, where that is loaded, and with its source model."""
     info = read_info(path)
-    checks = _check_base(path, info, config, base) if base else []
-    return checks + (_check_success(path, info, config, source) if source else [])
+    checks = _check_base(path, info, base) if base else []
+    return checks + (_check_success(path, info, source) if source else [])
 
 
-def _check_base(path: Path, info: DatasetInfo, config: Config, base: BaseDataset) -> list[Check]:
+def _check_base(path: Path, info: DatasetInfo, base: BaseDataset) -> list[Check]:
     part = info.base.get("split", "train")
     if part not in SPLITS:
         return [Check("base rows", True, f"made from rows of {info.base.get('name')}, which is not compared")]
@@ -79,16 +76,16 @@ def _check_base(path: Path, info: DatasetInfo, config: Config, base: BaseDataset
     if split.sha256 != info.base.get("sha256"):
         raise UserError(
             f"{path} was made from {info.base.get('name')} with digest {str(info.base.get('sha256'))[:12]}, but "
-            f"{config.data.name} has {split.sha256[:12]}; name its base set with --data."
+            f"{base.name} has {split.sha256[:12]}; name its base set with --data."
         )
     return check_against_base(path, split.images, split.labels)
 
 
-def _check_success(path: Path, info: DatasetInfo, config: Config, source: Path) -> list[Check]:
+def _check_success(path: Path, info: DatasetInfo, source: Path) -> list[Check]:
     if not info.source_model:
         raise UserError(f"{path} records no source model to compare with; leave out --source.")
-    device = resolve_device(config.runtime.device)
-    configure_process(config.runtime.threads)
+    device = resolve_device("auto")
+    configure_process(threads=0)
     model = load_model(source, device)
     if (model.image_shape, model.classes) != (info.image_shape, len(info.classes)):
         raise UserError(
@@ -98,14 +95,17 @@ def _check_success(path: Path, info: DatasetInfo, config: Config, source: Path) 
     digest, recorded = weights_sha256(model), info.source_model.get("weights_sha256")
     columns = read_columns(path, ["labels", "source_pred"])
     predicted = predict(model, FeatureDataset(path).images.to(device)).cpu().numpy()
-    differ = int((predicted != columns["source_pred"]).sum())
-    success = float(np.mean(predicted == columns["labels"]))
+    known = columns["source_pred"] != -1
+    if not known.any():
+        raise UserError(f"{path} records no prediction of its source model to compare with; leave out --source.")
+    differ = int((predicted != columns["source_pred"])[known].sum())
+    success = float(np.mean((predicted == columns["labels"])[known]))
     # Another machine may round a prediction at the decision boundary the other way, in one row of two hundred at most.
     return [
         Check("source model", digest == recorded, f"weights {digest[:12]}, recorded {str(recorded)[:12]}"),
         Check(
             "success recomputed",
-            differ <= max(1, info.rows // 200) and abs(success - info.success_rate) <= 0.005,
-            f"{success:.4f}, recorded {info.success_rate:.4f}; {differ} of {info.rows} predictions differ",
+            differ <= max(1, int(known.sum()) // 200) and abs(success - info.success_rate) <= 0.005,
+            f"{success:.4f}, recorded {info.success_rate:.4f}; {differ} of {int(known.sum())} predictions differ",
         ),
     ]

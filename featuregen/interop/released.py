@@ -21,7 +21,7 @@ from featuregen.compute.optimize import quantize, to_unit_range
 from featuregen.config.kinds import KINDS, Kind
 from featuregen.config.loader import config_names, load_config
 from featuregen.config.schema import Config
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import to_record
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.interop.torch_files import read_torch_file
@@ -219,7 +219,7 @@ def _header(folder: Path, kind: str, release: _Release, within: float, config: C
         base=base.record(),
         source_model={},
         software=versions(ComputeSpec()),
-        config=to_dict(config),
+        config=to_record(config),
         citation=f"{base.citation} {PAPER}".strip(),
     )
 

@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from featuregen.config.record_schemas import ModelHeader
+from featuregen.config.records import check_record, parse_json
 from featuregen.config.schema import Model
-from featuregen.config.serialize import canonical_json, too_deeply_nested
+from featuregen.config.serialize import canonical_json
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
@@ -29,8 +31,6 @@ FORMAT = "featuregen-model"
 VERSION = 1
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-# Above any real model, and low enough that malicious metadata cannot make torch overflow.
-_MAX = {"width": 4096, "classes": 1_000_000, "image_shape": 4096}
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -73,7 +73,10 @@ def save_model(model: Classifier, path: str | os.PathLike[str], record: dict[str
         "weights_sha256": _digest(tensors),
         "record": model.record if record is None else record,
     }
-    atomic_write(path, save(tensors, metadata={"featuregen": canonical_json(header)}))
+    text = canonical_json(header)
+    # What is written must open again; `record` may come from a user.
+    check_record(json.loads(text), ModelHeader, f"{path} is not written", "rename that key of the record")
+    atomic_write(path, save(tensors, metadata={"featuregen": text}))
 
 
 def read_model_record(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -143,13 +146,8 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
     """The featuregen part of the metadata, with the types it must have."""
     if text is None:
         raise UserError(f"{path} is a safetensors file but no featuregen model: it has no featuregen metadata.")
-    try:
-        header = json.loads(text)
-        canonical_json(header)
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is damaged: its featuregen metadata is not valid JSON.") from None
-    if too_deeply_nested(header):
-        raise UserError(f"{path} is damaged: its featuregen metadata is nested too deeply.")
+    where = f"{path}: its metadata"
+    header = parse_json(text, where)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} is no featuregen model: its metadata does not say format '{FORMAT}'.")
     version = header.get("version")
@@ -157,26 +155,8 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
         raise UserError(
             f"{path} has model format version {version}; update featuregen, this one reads up to {VERSION}."
         )
-    shape = header.get("image_shape")
-    valid = {
-        "version": version == VERSION and type(version) is int,
-        "architecture": isinstance(header.get("architecture"), str),
-        "width": _is_int_in(header.get("width"), 0, _MAX["width"]),
-        "classes": _is_int_in(header.get("classes"), 2, _MAX["classes"]),
-        "image_shape": isinstance(shape, list)
-        and len(shape) == 3
-        and all(_is_int_in(side, 1, _MAX["image_shape"]) for side in shape),
-        "weights_sha256": isinstance(header.get("weights_sha256"), str),
-        "record": isinstance(header.get("record"), dict),
-    }
-    for key, good in valid.items():
-        if not good:
-            raise UserError(f"{path} is damaged: its metadata has {key} {reprlib.repr(header.get(key))}.")
+    check_record(header, ModelHeader, where)
     return header
-
-
-def _is_int_in(value: object, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high
 
 
 def _skeleton(path: Path, header: dict[str, Any]) -> Classifier:
@@ -232,6 +212,8 @@ class Accuracy:
 class TrainedModel:
     """A model, the record that travels with it, and its file.
 
+    `found` means that it was not trained on this machine, so that nothing but its weights is known.
+
     Example:
         >>> import featuregen as fg
         >>> tiny = ["sources.standard.epochs=1", "evaluation.steps=1"]
@@ -244,6 +226,7 @@ class TrainedModel:
     record: dict[str, Any]
     path: Path
     digest: str = ""
+    found: bool = False
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -254,7 +237,7 @@ class TrainedModel:
     def accuracy(self) -> Accuracy:
         """What the record says of its accuracy on the test set."""
         recorded = self.record.get("accuracy")
-        if not recorded:
+        if not isinstance(recorded, dict):
             raise UserError(f"{self.path} records no accuracy; measure it with featuregen.evaluate.")
         return Accuracy(recorded["clean"], recorded["l2"], recorded["linf"])
 

@@ -1,8 +1,9 @@
-"""Checking a file against the `SHA256SUMS` beside it, in the format of `sha256sum`."""
+"""Checking a file against the `SHA256SUMS` beside it, as `sha256sum -c` does: every line that names it counts."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from featuregen.errors import UserError
 from featuregen.storage.verify import Check
 
 SUMS = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+# The styles that `sha256sum -c` reads. Names with a backslash or a line end are escaped, after a backslash.
+_LINES = (
+    re.compile(r"(?P<escape>\\?)(?P<digest>[0-9a-fA-F]{64}) [ *]?(?P<name>.+)"),
+    re.compile(r"(?P<escape>\\?)SHA256 \((?P<name>.+)\) = (?P<digest>[0-9a-fA-F]{64})"),
+)
+_ESCAPES = {r"\\": "\\", r"\n": "\n", r"\r": "\r"}
 # Thousands of lines; a hostile list must not fill the memory.
 _MAX_BYTES = 1 << 20
 
@@ -21,27 +27,49 @@ def file_sha256(path: Path) -> str:
 
 
 def check_sums(path: Path) -> list[Check]:
-    """Whether the file has the listed sha256; no check where no list names the file."""
-    listed = _listed_sha256(Path(path))
-    if listed is None:
+    """Whether the file has every sha256 that the list beside it gives it; no check without a list that names it.
+
+    A list with a line of any other form fails: what cannot be read cannot be compared.
+    """
+    path = Path(path)
+    text = _read(path)
+    if text is None:
         return []
-    computed = file_sha256(Path(path))
-    detail = f"every byte is as it was, {computed[:12]}…"
-    if computed != listed:
-        detail = f"the file's bytes give {computed[:12]}…, and {SUMS} beside it says {listed[:12]}…"
-    return [Check(SUMS, computed == listed, detail)]
+    listed: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line or line.startswith("#"):
+            continue
+        match = next(filter(None, (style.fullmatch(line.lstrip()) for style in _LINES)), None)
+        if match is None:
+            return [Check(SUMS, False, f"line {number} of {SUMS} is not as sha256sum writes it: {line[:80]!r}")]
+        name = (
+            re.sub(r"\\[\\nr]", lambda found: _ESCAPES[found[0]], match["name"]) if match["escape"] else match["name"]
+        )
+        if name.removeprefix("./") == path.name:
+            listed.append(match["digest"].lower())
+    return [_compare(path, listed)] if listed else []
 
 
-def _listed_sha256(path: Path) -> str | None:
+def _compare(path: Path, listed: list[str]) -> Check:
+    computed = file_sha256(path)
+    wrong = next((digest for digest in listed if digest != computed), None)
+    if wrong:
+        return Check(SUMS, False, f"the file's bytes give {computed[:12]}…, and {SUMS} beside it says {wrong[:12]}…")
+    return Check(SUMS, True, f"every byte is as it was, {computed[:12]}…")
+
+
+def _read(path: Path) -> str | None:
+    """The text of the list beside a file; None if there is none."""
     sums = path.parent / SUMS
+    if not os.path.lexists(sums):
+        return None
+    if not sums.is_file():
+        raise UserError(f"{sums} is no regular file; remove it, or put the list of checksums there.")
     try:
         with sums.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        return None
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"Cannot read {sums}: {error.strerror}.") from None
-    if len(text) > _MAX_BYTES:
+    if len(content) > _MAX_BYTES:
         raise UserError(f"{sums} is larger than 1 MiB; leave only the line of {path.name} in it.")
-    matches = [_LINE.fullmatch(line) for line in text.decode("utf-8", "replace").splitlines()]
-    return next((match[1].lower() for match in matches if match and match[2].removeprefix("./") == path.name), None)
+    return content.decode("utf-8", "surrogateescape")

@@ -26,7 +26,6 @@ from featuregen.runtime.console import log
 from featuregen.runtime.paths import is_file, open_file, read_start
 from featuregen.storage.schema import COLUMNS, SOURCE, Array, Header, column_dtype, column_shape, difference
 
-
 MAGIC = b"featuregen unfinished 1\n"
 # Before each batch: its number of rows, and the CRC-32 of that number and the rows, which a torn batch does not match.
 _BATCH_HEADER = struct.Struct("<QI")

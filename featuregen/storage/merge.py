@@ -112,12 +112,9 @@ def _checked_info(out: Path) -> DatasetInfo:
 
 def _read_shard(path: Path) -> _Shard:
     info = read_info(path)
-    record = info.recipe.get(SHARD_KEY)
-    names = ("number", "of", "rows", "first")
-    values: list[Any] = [record.get(name) for name in names] if isinstance(record, dict) else []
-    if not values or not all(type(value) is int and 0 <= value < 2**53 for value in values):
+    if SHARD_KEY not in info.recipe:
         raise UserError(f"{path} is no shard; give the files that make-dataset --shard wrote.")
-    return _Shard(info, *values)
+    return _Shard(info, **{name: info.recipe[SHARD_KEY][name] for name in ("number", "of", "rows", "first")})
 
 
 def _sort_shards(shards: list[_Shard]) -> list[_Shard]:

@@ -15,7 +15,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config.serialize import canonical_json, to_dict, too_deeply_nested
+from featuregen.config.record_schemas import DATASET_RECORDS
+from featuregen.config.records import RecordError, check_record, parse_json
+from featuregen.config.serialize import to_dict
 from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
 from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap
@@ -37,7 +39,8 @@ from featuregen.storage.schema import (
 )
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_JSON = {"recipe": dict, "base": dict, "source_model": dict, "software": dict, "config": dict, "classes": list}
+# The longest text of the attributes that hold no JSON.
+_MAX_TEXT = {"kind": 200, "created": 100, "citation": 100_000, "content_sha256": 64, "record_sha256": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,12 +247,17 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
         wanted = {"format_version": int, "success_rate": float, "value_range": np.ndarray}.get(name, str)
         if not isinstance(value, wanted):
             raise CorruptFile(f"{path}: attribute '{name}' is {type(value).__name__}, not {wanted.__name__}.")
-    parsed = {name: _parse(values[name], name, kind, path) for name, kind in _JSON.items()}
-    limits = values["value_range"]
-    if limits.shape != (2,) or limits.dtype.kind != "f":
+    for name, longest in _MAX_TEXT.items():
+        if len(values[name]) > longest:
+            raise CorruptFile(f"{path}: attribute '{name}' has {len(values[name])} characters, more than {longest}.")
+    parsed = {
+        name: _parse(values[name], schema, f"{path}: attribute '{name}'") for name, schema in DATASET_RECORDS.items()
+    }
+    limits, rate = values["value_range"], values["success_rate"]
+    if limits.shape != (2,) or limits.dtype.kind != "f" or not np.isfinite(limits).all():
         raise CorruptFile(f"{path}: attribute 'value_range' must hold two numbers.")
-    if len(parsed["classes"]) < 2 or not all(isinstance(name, str) for name in parsed["classes"]):
-        raise CorruptFile(f"{path}: attribute 'classes' must be a list of two or more names.")
+    if not (math.isnan(rate) or 0 <= rate <= 1):
+        raise CorruptFile(f"{path}: attribute 'success_rate' is {rate}; it must be between 0 and 1.")
     images = root["images"]
     unparsed = ("kind", "success_rate", "created", "citation", "format_version", "content_sha256", "record_sha256")
     return DatasetInfo(
@@ -265,15 +273,11 @@ def info_of(root: h5py.File, path: Path, attributes: Mapping[str, Attribute] | N
     )
 
 
-def _parse(text: str, name: str, kind: type, path: Path) -> Any:
+def _parse(text: str, schema: Any, where: str) -> Any:
+    """The JSON of an attribute as it is, once it fits its schema."""
     try:
-        value = json.loads(text)
-        # Refuses NaN, and what could not be written again.
-        canonical_json(value)
-    except (ValueError, RecursionError):
-        raise CorruptFile(f"{path}: attribute '{name}' is not valid JSON.") from None
-    if too_deeply_nested(value):
-        raise CorruptFile(f"{path}: attribute '{name}' is nested too deeply.")
-    if not isinstance(value, kind):
-        raise CorruptFile(f"{path}: attribute '{name}' must hold a JSON {'list' if kind is list else 'object'}.")
+        value = parse_json(text, where)
+        check_record(value, schema, where)
+    except RecordError as error:
+        raise CorruptFile(str(error)) from None
     return value

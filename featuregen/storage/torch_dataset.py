@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 
 from featuregen.data.lazy import Hdf5Rows, LazyImages, Rows
 from featuregen.errors import UserError
-from featuregen.storage.reader import check_columns, columns_of, info_of, open_file, to_pixels
-from featuregen.storage.schema import BLOCK_BYTES, Array, CorruptFile, row_blocks, value_problem
+from featuregen.storage.reader import attributes_of, check_columns, columns_of, info_of, open_file, to_pixels
+from featuregen.storage.schema import BLOCK_BYTES, Array, CorruptFile, content_digest, row_blocks, value_problem
 
 # In a notebook: how many images are shown, their side in pixels, and the characters of a text from the file.
 _SHOWN, _SIDE, _MAX_TEXT = 10, 64, 60
@@ -100,6 +100,16 @@ class FeatureDataset(Dataset[tuple[Any, int]]):
             if problem := value_problem(name, values, len(self.info.classes)):
                 raise CorruptFile(f"{self.path}: column '{name}' is damaged: {problem}.")
         return columns
+
+    def check_content(self) -> None:
+        """Refuse a file whose content is not what its digest says: results are kept by that digest."""
+        with open_file(self.path) as root:
+            computed = content_digest(root, attributes_of(root, self.path))
+        if computed != self.info.content_sha256:
+            raise CorruptFile(
+                f"{self.path} is damaged: its content gives sha256 {computed[:12]}, recorded is "
+                f"{self.info.content_sha256[:12]}; get it again, or make it again."
+            )
 
     def __len__(self) -> int:
         return self.info.rows

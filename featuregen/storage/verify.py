@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -150,7 +149,7 @@ def _labels(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
         rule = words.get(str(kind.label), f"what the rule of {kind.name} makes of the source label")
         wrong = _has_base_row(info, columns["index"]) & (labels != kind.labels_of(true, classes))
         return [_row_check("labels", wrong, f"each is {rule}", f"are not {rule}")]
-    seed = _integer(info.recipe.get("seed"), 0)
+    seed = info.recipe.get("seed")
     if kind is None or seed is None or (columns["index"] < 0).any():
         return [Check("labels", True, f"within the {classes} classes; no further rule to check")]
     wanted = RowRandom(seed, "target").integers(columns["index"], classes)
@@ -161,14 +160,14 @@ def _rows(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     index, start = columns["index"], columns["start_index"]
     if _is_unrecorded(index):
         return [Check("index", True, "not recorded")]
-    base_rows = _integer(info.base.get("rows"), 1)
+    base_rows = info.base.get("rows")
     recorded = _has_base_row(info, index)
     outside = recorded & ((index < 0) | (index >= (base_rows if base_rows is not None else np.iinfo(np.int64).max)))
     repeated = recorded.copy()
     repeated[np.unique(index, return_index=True)[1]] = False
     passed = "unique base rows" + ("" if recorded.all() else f", recorded for {int(recorded.sum())} of {len(index)}")
     checks = [_row_check("index", outside | repeated, passed, "are repeated or outside the base set")]
-    seed = _integer(info.recipe.get("seed"), 0)
+    seed = info.recipe.get("seed")
     kind = registered_kind(info.kind)
     if kind and kind.start == "self":
         checks.append(_row_check("start_index", start != index, "the base image itself", "start elsewhere"))
@@ -200,24 +199,20 @@ def _success(info: DatasetInfo, columns: Mapping[str, Array]) -> list[Check]:
     predicted = columns["source_pred"]
     if _is_unrecorded(predicted) or math.isnan(info.success_rate):
         return [Check("success_rate", True, "not recorded")]
-    share = float((predicted == columns["labels"]).mean())
-    detail = f"the source model predicts the label of {share:.4f} of the rows; recorded is {info.success_rate:.4f}"
+    known = predicted != -1
+    share = float((predicted == columns["labels"])[known].mean())
+    rows = "the rows" if known.all() else f"the {int(known.sum())} rows whose prediction is known"
+    detail = f"the source model predicts the label of {share:.4f} of {rows}; recorded is {info.success_rate:.4f}"
     return [Check("success_rate", abs(share - info.success_rate) < 1e-6, detail)]
 
 
-def _integer(value: Any, low: int) -> int | None:
-    """A number from somebody else's JSON, or None if it is none that can be used."""
-    return value if type(value) is int and low <= value < 2**63 else None
-
-
 def _ball(info: DatasetInfo) -> tuple[str, float] | None:
-    settings = info.recipe.get("synthesis", info.recipe.get("attack"))
-    if not isinstance(settings, Mapping):
-        return None
+    settings = info.recipe.get("synthesis", info.recipe.get("attack", {}))
     norm, eps = settings.get("norm"), settings.get("eps")
+    # The settings of an attack may be of any plain type.
     if norm not in ("l2", "linf") or isinstance(eps, bool) or not isinstance(eps, (int, float)):
         return None
-    return (str(norm), float(eps)) if 0 <= eps < 1e9 else None
+    return str(norm), float(eps)
 
 
 def _tolerance(info: DatasetInfo) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import atomic_path, os_errors_as_user_errors, remove_partial
+from featuregen.runtime.ledger import remember
 from featuregen.runtime.paths import check_output_file
 from featuregen.storage.journal import Journal, begun_with, check_unfinished, journal_path
 from featuregen.storage.preallocated import PreallocatedFile
@@ -118,6 +119,7 @@ class Writer:
             target.finish()
         journal.remove()
         self._journal = None
+        remember("dataset", digest)
         return digest
 
     def close(self) -> None:

@@ -213,10 +213,10 @@ def test_a_strangers_names_change_neither_card_nor_commands(tmp_path: Path) -> N
     path = tmp_path / "a.h5"
     head = store_files.header(
         kind="`x`|\n# y",
-        classes=("\ud800", "---\nlicense: mit", "```\n<script>"),
+        classes=("\x1b]0;x\x07", "---\nlicense: mit", "```\n<script>"),
         base={"name": "|a|\n---\n"},
-        recipe={"synthesis": "no settings", "note": "````\n## no heading"},
-        source_model={"settings": [], "accuracy": 7, "weights_sha256": "`|\n"},
+        recipe={"seed": 1, "synthesis": {}, "note": "````\n## no heading"},
+        source_model={"settings": {}, "accuracy": 0.7, "weights_sha256": "`|\n"},
     )
     store_files.write(path, head)
     contents = Contents("a.h5", "", "", "", safe_name("/x/'; touch it #.npz"), licence_of("```\n![](x)"), "")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from featuregen.errors import UserError
+from featuregen.storage.reader import read_info
+from featuregen.storage.schema import CorruptFile
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.verify import Check, check_against_base
 from tests.helpers.dataset_files import (
@@ -54,7 +56,7 @@ def test_rules_of_each_kind(tmp_path: Path, kind: str) -> None:
         ("start_index", "robust-noise", 1, ["start_index"]),
         ("norm", "det", EPS + 1e-4, ["norm"]),
         ("norm", "det", np.nan, ["norm"]),
-        ("source_pred", "det", -1, ["success_rate"]),
+        ("source_pred", "det", -1, []),
         ("images", "det", 2.0, ["pixels"]),
         ("norm", "det", -0.1, ["values"]),
     ],
@@ -77,13 +79,34 @@ def test_linf_ball_bounds_the_l2_column(tmp_path: Path) -> None:
     assert failed(tmp_path / "b.h5") == ["norm"]
 
 
-@pytest.mark.parametrize(
-    "recipe", [{"seed": -1}, {"seed": 10**30, "synthesis": []}, {"synthesis": {"norm": "l2", "eps": 10**400}}]
-)
-def test_odd_recipes_are_no_traceback(tmp_path: Path, recipe: dict[str, Any]) -> None:
+RECORDS: dict[str, dict[str, Any]] = {
+    "seed below 0": {"recipe": {"seed": -1}},
+    "seed of 31 digits": {"recipe": {"seed": 10**30}},
+    "no seed": {"recipe": {"synthesis": {"norm": "l2"}}},
+    "synthesis is null": {"recipe": {"seed": 1, "synthesis": None}},
+    "eps of 400 digits": {"recipe": {"seed": 1, "synthesis": {"norm": "l2", "eps": 10**400}}},
+    "endless steps": {"recipe": {"seed": 1, "synthesis": {"steps": 10**12}}},
+    "shard is a list": {"recipe": {"seed": 1, "shard": [1, 2]}},
+    "shard 0 of 0": {"recipe": {"seed": 1, "shard": {"number": 0, "of": 0, "rows": 3, "first": 0}}},
+    "shard 3 of 2": {"recipe": {"seed": 1, "shard": {"number": 3, "of": 2, "rows": 30, "first": 0}}},
+    "attack without a name": {"recipe": {"seed": 1, "attack": {"target": ""}}},
+    "a list of radii": {"recipe": {"seed": 1, "attack": {"name": "pgd", "target": "", "eps": [0.5] * 100_000}}},
+    "rows in words": {"base": {"rows": "many"}},
+    "source is text": {"source_model": {"settings": "none"}},
+    "accuracy is a list": {"source_model": {"accuracy": []}},
+    "software is nested": {"software": {"torch": {}}},
+}
+
+
+@pytest.mark.parametrize("changes", RECORDS.values(), ids=RECORDS)
+def test_a_record_that_breaks_its_schema_is_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
     for kind in ("rand", "robust"):
-        write(tmp_path / f"{kind}.h5", header(kind=kind, recipe=recipe, base={"rows": "many"}))
-        assert failed(tmp_path / f"{kind}.h5") == []
+        path = tmp_path / f"{kind}.h5"
+        write(path, header(kind=kind, **changes))
+        assert failed(path) == ["opens"]
+        with pytest.raises(CorruptFile, match=f"attribute '{next(iter(changes))}'") as error:
+            read_info(path)
+        assert len(one_sentence(error)) < len(str(path)) + 200
 
 
 def test_unknown_columns_of_imported_files(tmp_path: Path) -> None:
@@ -92,6 +115,18 @@ def test_unknown_columns_of_imported_files(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", header(recipe={}, base={}), {**missing, **floats})
     assert failed(tmp_path / "a.h5") == []
     assert all(check.ok for check in check_against_base(tmp_path / "a.h5", *base_set()))
+
+
+def test_the_success_rate_is_that_of_the_rows_whose_prediction_is_known(tmp_path: Path) -> None:
+    """As docs/format.md defines it."""
+    predicted = columns_of(header())["labels"].copy()
+    predicted[:4], predicted[4] = -1, (predicted[4] + 1) % CLASSES
+    path = tmp_path / "a.h5"
+    write(path, header(), {"source_pred": predicted})
+    assert read_info(path).success_rate == 5 / 6 and failed(path) == []
+    attribute(path, "success_rate", 5 / 10)
+    sealed(path)
+    assert failed(path) == ["success_rate"]
 
 
 @pytest.mark.parametrize("name", ["kind", "citation", "software", "created", "content_sha256", "new"])
