@@ -133,7 +133,7 @@ def _kind_at(path: str | os.PathLike[str], regular: str = "") -> str:
 def _no_output(path: str | os.PathLike[str], kind: str, wanted: str = "file") -> UserError:
     if kind == "a link":
         return UserError(
-            f"Cannot write {path}: it is a link to {os.readlink(path)}, and no output follows a link; name that {wanted}, "
+            f"Cannot write {path}: it is a link to {os.readlink(path)}, which outputs do not follow; name that {wanted}, "
             "or remove the link."
         )
     return UserError(f"Cannot write {path}: it is {kind}; name a {wanted} to write.")
