@@ -20,7 +20,6 @@ from featuregen.models.registry import build_classifier
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, free_memory, resolve_device
-from featuregen.runtime.paths import read_text
 
 _FILE = "arithmetic.json"
 # fp32 with torch's convolutions is the default unless another choice is clearly faster: timings are noisy.
@@ -55,7 +54,7 @@ def untrained_model(config: Config, image_shape: tuple[int, int, int], classes: 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
-        stored = json.loads(read_text(path))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         stored = None
     if not isinstance(stored, dict):

@@ -133,8 +133,8 @@ def _kind_at(path: str | os.PathLike[str], regular: str = "") -> str:
 def _no_output(path: str | os.PathLike[str], kind: str, wanted: str = "file") -> UserError:
     if kind == "a link":
         return UserError(
-            f"Cannot write {path}: it is a link to {os.readlink(path)}, which outputs do not follow; name that {wanted}, "
-            "or remove the link."
+            f"Cannot write {path}: it is a link to {os.readlink(path)}, which outputs do not follow; name that "
+            f"{wanted}, or remove the link."
         )
     return UserError(f"Cannot write {path}: it is {kind}; name a {wanted} to write.")
 

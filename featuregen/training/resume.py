@@ -16,7 +16,7 @@ from torch import Tensor
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
-from featuregen.runtime.paths import read_bytes
+from featuregen.runtime.torch_files import begins_as_torch_file, read_torch_file
 
 
 class Stateful(Protocol):
@@ -53,11 +53,10 @@ class TrainingState:
         if not self._path.exists():
             return
         try:
-            content = read_bytes(self._path)
-            if content.startswith(b"PK"):
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if begins_as_torch_file(self._path):
+                state = read_torch_file(self._path)
             else:
-                state = _from_safetensors(content)
+                state = _from_safetensors(self._path.read_bytes())
             training.load_state_dict(state)
         except Exception as error:  # what a damaged file makes torch raise has no common ancestor
             reason = " ".join(str(error).split()) or type(error).__name__
