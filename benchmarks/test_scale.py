@@ -1,4 +1,4 @@
-"""The benchmarks of sets made in parts, and of base sets that stay on disk."""
+"""The benchmarks of sets made in parts, of base sets that stay on disk, and of opening files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import shard_throughput, streaming
+from benchmarks import open_cost, shard_throughput, streaming
 from benchmarks.processes import resident
 
 # Shards in two processes ---------------------------------------------------------------------------
@@ -48,8 +48,8 @@ def test_contenders_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shard_throughput, "seconds", seconds)
     one, two = shard_throughput.Contender("one", 1, 1), shard_throughput.Contender("two", 2, 1)
     found = shard_throughput.measured(tmp_path, [one, two], steps=9, rounds=2)
-    assert turns == [(1, 1, 0), (1, 1, 9), (2, 1, 0), (2, 1, 9)] * 2
-    assert [each.steps for each in found["one"]] == [1, 1]
+    assert turns == [(1, 1, 1), (1, 1, 9), (2, 1, 1), (2, 1, 9)] * 2
+    assert [each.steps for each in found["one"]] == [1.125, 1.125]
 
 
 @pytest.mark.slow
@@ -125,3 +125,28 @@ def test_streams_are_measured_under_their_limit(tmp_path: Path) -> None:
     streaming.write_set(tmp_path / "it.h5", 0.2)
     assert not streaming.alone(streaming.can_be_held, tmp_path / "it.h5", 200 << 20)
     assert streaming.alone(streaming.limited, ["info", str(tmp_path / "none.h5")], 2 << 30)[0] == 2
+
+
+# Files that another process reads first ------------------------------------------------------------
+
+
+def test_the_cost_of_opening_is_measured_call_by_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--mb", "0.05", "--runs", "1", "--folder", str(tmp_path), "--out", str(tmp_path / "cost.json")]
+    assert open_cost.main(words) == 0
+    record = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))
+    assert list(record["milliseconds"]["now"]["0.05"]) == list(open_cost.CALLS)
+    assert "now, 0.05 MB" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["cost.json"]
+    monkeypatch.setattr(open_cost, "PROGRAM", "raise ValueError('no such code')")
+    assert open_cost.main(words) == 2
+    assert "no such code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--mb", "0"], ["--mb", "x"], ["--runs", "0"], ["--before", "nowhere"]])
+def test_a_cost_of_opening_that_cannot_be_measured_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert open_cost.main(words) == 2
+    assert words[0] in capsys.readouterr().err

@@ -23,9 +23,9 @@ from featuregen.data.sources import load_images
 from featuregen.experiment.files import recorded_config
 from featuregen.interop import released
 from featuregen.interop.robustness import load_checkpoint
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.io import load_model, read_model_record, save_model
 from featuregen.models.registry import build_classifier
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.training.loop import TrainingRun
 from featuregen.training.resume import TrainingState
 from reliability.fuzz_datasets import Files, written

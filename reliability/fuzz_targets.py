@@ -68,7 +68,7 @@ def _decoys() -> Files:
 
 
 _STORAGE = ("storage/reader.py", "storage/schema.py", "runtime/hdf5_guard.py")
-_TORCH = ("interop/torch_files.py", "interop/unpickle.py")
+_TORCH = ("runtime/torch_files.py", "runtime/unpickle.py")
 _CONFIG = ("config/loader.py", "config/serialize.py", "config/schema.py")
 
 

@@ -19,10 +19,9 @@ from featuregen.config.schema import Config, Data, Model, Training
 from featuregen.config.serialize import to_dict
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.files import recorded_config
-from featuregen.interop.torch_files import read_torch_file
 from featuregen.models.registry import build_classifier
+from featuregen.runtime.torch_files import read_torch_file
 from featuregen.storage.reader import read_info
-from featuregen.storage.schema import CorruptFile
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.verify import check_file
 from featuregen.training.loop import TrainingRun
@@ -32,7 +31,7 @@ from tests.helpers.cli_runs import refused, run
 from tests.helpers.counting import calls_of
 from tests.helpers.dataset_files import attribute, edited, header, one_sentence, write
 from tests.helpers.image_files import load, make_arrays, save
-from tests.interop.test_torch_files import archive
+from tests.runtime.test_torch_files import archive
 
 
 def told(call: Callable[..., Any], *args: Any) -> str:
@@ -44,23 +43,6 @@ def told(call: Callable[..., Any], *args: Any) -> str:
 # What was found ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["recipe", "kind"])
-def test_a_text_longer_than_the_file_is_not_set_aside(tmp_path: Path, name: str) -> None:
-    """HDF5 would allocate the gigabytes that a text's reference claims, and fill them."""
-    path = tmp_path / "a.h5"
-    write(path)
-    data = path.read_bytes()
-    at = next(
-        at for at in range(len(data)) if data.startswith(name.encode() + b"\0", at) and data[at - 8] == 1
-    )  # fmt: skip
-    length = data.index(b"\x19\x01", at) + 32
-    for changed in (struct.pack("<I", 0xD9000047) + data[length + 4 : length + 12],
-                    data[length : length + 4] + struct.pack("<Q", 0x49502E)):  # fmt: skip
-        path.write_bytes(data[:length] + changed + data[length + 12 :])
-        with pytest.raises(CorruptFile, match=f"text of '{name}' is not where it says"):
-            read_info(path)
-
-
 def test_a_fixed_text_longer_than_the_file_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.h5")
     data = (tmp_path / "a.h5").read_bytes()
@@ -69,19 +51,6 @@ def test_a_fixed_text_longer_than_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(data[:kind] + b"\x13\x01\0\0" + struct.pack("<I", 2**31 - 1) + data[kind + 8 :])
     _, peak = measured(lambda: told(read_info, tmp_path / "a.h5"))
     assert peak < 64 << 20
-
-
-def test_a_table_of_names_larger_than_the_file_is_refused(tmp_path: Path) -> None:
-    arrays = tmp_path / "set.h5"
-    with h5py.File(arrays, "w") as root:
-        for name, values in make_arrays().items():
-            root[name] = values
-    write(tmp_path / "a.h5")
-    for path, call in ((tmp_path / "a.h5", read_info), (arrays, load)):
-        data = path.read_bytes()
-        at = data.index(b"HEAP\0\0\0\0") + 8
-        path.write_bytes(data[:at] + struct.pack("<Q", 2**46) + data[at + 8 :])
-        assert "table of names does not add up" in told(call, path)
 
 
 def test_info_of_a_recipe_without_what_made_it(tmp_path: Path) -> None:

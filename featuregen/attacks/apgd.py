@@ -27,7 +27,7 @@ class APGD:
     norm: Norm = "linf"
     eps: float = bounded(8 / 255, low=0)
     steps: int = bounded(100, low=1)
-    restarts: int = bounded(1, low=1)
+    restarts: int = bounded(1, low=1, high=10_000)
     random_start: bool = True
     loss: Literal["ce", "dlr"] = "ce"
 

@@ -23,7 +23,7 @@ class Pixels:
     """Differential evolution of the places and colours of `pixels` pixels."""
 
     pixels: int = bounded(1, low=1, high=1000)
-    population: int = bounded(100, low=4)
+    population: int = bounded(100, low=4, high=10_000)
     generations: int = bounded(100, low=0)
 
 

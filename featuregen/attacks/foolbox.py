@@ -143,6 +143,8 @@ def _run_foolbox(name: str) -> Callable[[AttackProblem, Any], Tensor]:
     entry = SUITE[name]
 
     def run(problem: AttackProblem, settings: FoolboxSettings) -> Tensor:
+        # Foolbox loads it.
+        importlib.import_module("featuregen.runtime.safe_matplotlib")
         try:
             foolbox: Any = importlib.import_module("foolbox")
         except ImportError:

@@ -133,8 +133,8 @@ class _History:
         # A pair without curvature tells nothing and must not be divided by.
         curved = product > _LEAST_CURVATURE * s.norm(dim=1) * squared.sqrt()
         inverse = torch.where(curved, 1 / product, torch.zeros_like(product))
-        assert self._scale is not None
-        self._scale = torch.where(curved, product / squared, self._scale)
+        if self._scale is not None:
+            self._scale = torch.where(curved, product / squared, self._scale)
         self._pairs = [*self._pairs, (s, y, inverse)][-_HISTORY:]
 
     def direction(self, gradient: Tensor) -> Tensor:

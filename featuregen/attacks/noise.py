@@ -18,7 +18,7 @@ class Noise:
 
     norm: Norm = "linf"
     eps: float = bounded(8 / 255, low=0)
-    tries: int = bounded(10, low=1)
+    tries: int = bounded(10, low=1, high=100_000)
 
 
 @register_attack(

@@ -68,7 +68,7 @@ def pgd(
     ball = Ball(settings.norm, settings.eps, images)
     sizes = step_sizes(settings.step_size or 2.5 * settings.eps / settings.steps, settings.steps, "constant")
     with frozen_eval(model):
-        best: Tensor | None = None
+        best = images
         for attempt in range(settings.restarts):
             # The first attempt starts at the image itself unless asked otherwise, so restarts only ever add strength.
             start = random_in_ball(ball, generator) if settings.random_start or attempt > 0 else images
@@ -80,13 +80,12 @@ def pgd(
             with torch.no_grad():
                 output = logits(x)
             met, attempt_loss = criterion.is_met(output), criterion.loss(output)
-            if best is None:
+            if attempt == 0:
                 best, best_met, best_loss = x, met, attempt_loss
                 continue
             better = (met & ~best_met) | ((met == best_met) & (attempt_loss > best_loss))
             best = torch.where(better.view(-1, 1, 1, 1), x, best)
             best_loss, best_met = torch.where(better, attempt_loss, best_loss), met | best_met
-    assert best is not None
     return best
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featuregen.attacks.problem import AttackProblem
 from featuregen.config.loader import did_you_mean, from_dict
-from featuregen.errors import UserError
+from featuregen.errors import UserError, join_lines
 from featuregen.runtime.console import format_columns
 
 Threat = Literal["white-box", "query"]
@@ -153,7 +153,7 @@ def attack_table() -> str:
     for name, info in ATTACKS.items():
         options = ", ".join(f"{field.name} {_short(field.default)}" for field in fields(info.settings))
         rows.append((name, info.threat, "yes" if info.targeted else "no", options, info.meaning))
-    return "\n".join(format_columns(rows))
+    return join_lines(format_columns(rows))
 
 
 def _short(value: object) -> str:

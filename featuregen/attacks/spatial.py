@@ -24,8 +24,8 @@ class Spatial:
 
     degrees: float = bounded(30.0, low=0, high=180)
     pixels: float = bounded(3.0, low=0)
-    angles: int = bounded(31, low=1)
-    shifts: int = bounded(5, low=1)
+    angles: int = bounded(31, low=1, high=1000)
+    shifts: int = bounded(5, low=1, high=1000)
     tries: int = bounded(0, low=0)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 from collections.abc import Sequence
 
 import typer
@@ -36,6 +34,7 @@ from featuregen.cli.share import share
 from featuregen.cli.train import train
 from featuregen.cli.transfer import transfer
 from featuregen.cli.verify import verify
+from featuregen.runtime.console import close_standard_streams, log_error, log_traceback, open_standard_streams
 
 app = typer.Typer(
     name="featuregen",
@@ -76,13 +75,22 @@ app.command("export")(with_exit_code(single_process(export_file, "export")))
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that the words name (default: those of the process) and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show × or ─ prints a question mark instead of a traceback.
-            stream.reconfigure(errors="replace")
+    open_standard_streams()
     _shorten_spin_wait()
     install_signal_handlers()
-    return run_with_exit_code(lambda: app(words))
+    try:
+        code = run_with_exit_code(lambda: app(words))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except Exception as error:
+        log_traceback(error)
+        code = 1
+    # What was printed may still be waiting, and a full disk shows only when it is written.
+    lost = close_standard_streams()
+    if lost and not code:
+        log_error(f"error: Cannot write standard output: {lost.strerror}.")
+        code = 2
+    return code
 
 
 def _shorten_spin_wait() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +27,7 @@ from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Dtype
 from featuregen.config.serialize import to_record
 from featuregen.errors import CheckFailed, UserError
+from featuregen.runtime.console import show, show_json, show_paths
 
 if TYPE_CHECKING:
     from featuregen.evaluation.attack_run import AttackInputs, AttackRunResult
@@ -119,14 +118,15 @@ def attack(
         if file
         else inputs_from_split(experiment.base, part or "test", rows, settings.seed, experiment.device)
     )
-    if sanity:
+    if sanity or name is None:
         path = out or OUT / f"{model.stem}-sanity.json"
         check_replaceable(path, path.with_suffix(".png"), remedy="or choose another --out")
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
         return
     from featuregen.report.attack import attack_text
+    from featuregen.report.image_grid import check_can_be_drawn
 
-    assert name
+    check_can_be_drawn(inputs.images.shape[1:], file or experiment.base.name)
     path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
     check_replaceable(path.with_suffix(".png"), force=force)
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
@@ -178,8 +178,11 @@ def _check_gradient_masking(
 
 
 def _print_results(results: dict[str, Any], text: str, files: Sequence[Path], json_: bool) -> None:
-    print(json.dumps({**results, "file": str(files[0])}, indent=2) if json_ else text)
-    print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        show_json({**results, "file": str(files[0])})
+    else:
+        show(text)
+    show_paths(files, beside_results=json_)
 
 
 def _check_options(sanity: bool, without_sanity: dict[str, Any], out: Path | None) -> None:

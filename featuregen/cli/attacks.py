@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from featuregen.runtime.console import show
+
 
 def attacks() -> None:
     """List the attacks: the threat model of each, its settings, and what it does.
@@ -10,4 +12,4 @@ def attacks() -> None:
     """
     from featuregen.attacks.registry import attack_table
 
-    print(attack_table())
+    show(attack_table())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from featuregen.cli.options import JsonOption
 from featuregen.errors import CheckFailed
+from featuregen.runtime.console import show, show_json
 
 
 def diff(
@@ -27,6 +27,9 @@ def diff(
     from featuregen.storage.diff import diff as compare
 
     comparison = compare(first, second)
-    print(json.dumps(comparison.to_dict(), indent=2) if json_ else diff_text(first, second, comparison.to_dict()))
+    if json_:
+        show_json(comparison.to_dict())
+    else:
+        show(diff_text(first, second, comparison.to_dict()))
     if not comparison.same:
         raise CheckFailed(f"the contents of {first} and {second} differ")

@@ -18,7 +18,8 @@ from typing import Any, ParamSpec
 import typer
 from typer.core import TyperGroup
 
-from featuregen.errors import CheckFailed, UserError
+from featuregen.errors import CheckFailed, UserError, one_line, out_of_memory
+from featuregen.runtime.console import library_messages, log, log_error, process_rank
 
 _P = ParamSpec("_P")
 _SLASHES = re.compile(r"(?<=[^/])(/+\.?)+$")
@@ -40,7 +41,8 @@ class OneLineErrors(TyperGroup):
         words = args[0] if args else extra.get("args")
         try:
             check_words(sys.argv[1:] if words is None else words)
-            code = super().main(*args, **(extra | {"standalone_mode": False}))
+            with library_messages():
+                code = super().main(*args, **(extra | {"standalone_mode": False}))
         except UserError as error:
             _print_error(str(error))
             code = 2
@@ -103,7 +105,7 @@ def run_with_exit_code(work: Callable[[], None]) -> int:
     """Do the work, report its error if it raises one, and return the exit code.
 
     Raises:
-        Exception: Errors that no user caused, such as a bug or too little memory, keep their traceback.
+        Exception: Errors that no user caused, such as a bug, keep their traceback.
     """
     try:
         work()
@@ -118,17 +120,24 @@ def run_with_exit_code(work: Callable[[], None]) -> int:
 def _report(error: BaseException) -> int | None:
     """Print what happened and return the exit code; None for an error that no user caused."""
     if code := _interrupt_code(error):
-        if process_rank() == 0:
-            print(
-                "stopped; everything finished so far is kept, and the same command resumes from there", file=sys.stderr
-            )
+        log("stopped; everything finished so far is kept, and the same command resumes from there")
         return code
     if isinstance(error, UserError):
         _print_error(str(error))
         return 2
     if isinstance(error, CheckFailed):
-        print(f"failed: {error}", file=sys.stderr)
+        log_error(f"failed: {error}")
         return 1
+    if out_of_memory(error):
+        _print_error(
+            "memory ran out; everything finished so far is kept, and the same command resumes from there: give it more "
+            "memory, fewer or smaller images, or a smaller batch_size."
+        )
+        return 2
+    if isinstance(error, ImportError):
+        # Inside a command, whose own modules are there; so Python or a library cannot be read, or is incomplete.
+        _print_error(f"Python cannot load a module ({one_line(error)}); install it again where this user can read it.")
+        return 2
     # An OSError without a number is not the system's; a closed pipe is typer's to handle.
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
         place = f"Cannot read or write {error.filename}" if error.filename else "Cannot read or write a file"
@@ -161,16 +170,10 @@ def _interrupt_code(error: BaseException | None) -> int | None:
     return 128 + _received_signals[-1] if _received_signals else None
 
 
-def process_rank() -> int:
-    """This process's rank among those that torchrun started, read without importing torch; 0 without torchrun."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdigit() and "LOCAL_RANK" in os.environ else 0
-
-
 def _print_error(message: str) -> None:
     """Print one line; an error that all ranks share is printed by rank 0, after which torchrun ends the others."""
     rank = process_rank()
     if rank:
         time.sleep(_OTHER_RANKS_WAIT)
     prefix = f"process {rank}: " if rank else ""
-    print(f"{prefix}error: {' '.join(message.split())}", file=sys.stderr)
+    log_error(f"{prefix}error: {' '.join(message.split())}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from featuregen.cli.options import (
 )
 from featuregen.config.loader import load_config, unique_assignments
 from featuregen.errors import UserError
+from featuregen.runtime.console import show, show_json
 from featuregen.runtime.paths import check_output_folder
 
 
@@ -85,11 +85,11 @@ def evaluate(
         else:
             rows += sweep_file(path, grid, settings, recipe=recipe, **options)
     if json_:
-        print(json.dumps({"format": "featuregen-evaluation", "version": 1, "models": rows}, indent=2))
+        show_json({"format": "featuregen-evaluation", "version": 1, "models": rows})
         return
     from featuregen.report.results import evaluation_table
 
-    print(evaluation_table(rows))
+    show(evaluation_table(rows))
 
 
 def _parse_sweep(sweep: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import typer
 
 from featuregen.cli.options import ForceOption, check_suffix
 from featuregen.errors import UserError
+from featuregen.runtime.console import show_paths
 from featuregen.runtime.paths import check_file, check_output_file
 
 
@@ -35,19 +36,19 @@ def export_file(
     featuregen export robust.safetensors --format robustness --out robust.pt
     """
     if format_ == "robustness":
-        print(_export_model(file, out, force))
+        show_paths([_export_model(file, out, force)])
         return
     from featuregen.interop.export import FORMATS, export_dataset
 
     if FORMATS[format_].ending:
         check_suffix(out, FORMATS[format_].ending, f"an export to {format_}")
-    print(export_dataset(file, format_, out, force))
+    show_paths([export_dataset(file, format_, out, force)])
 
 
 def _export_model(file: Path, out: Path | None, force: bool) -> Path:
     from featuregen.interop.robustness import save_checkpoint
-    from featuregen.interop.torch_files import is_checkpoint
     from featuregen.models.io import load_model
+    from featuregen.runtime.torch_files import is_checkpoint
 
     check_file(file, "model file")
     target = out or file.with_suffix(".pt")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +21,7 @@ from featuregen.cli.options import (
 from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Norm
 from featuregen.errors import UserError
+from featuregen.runtime.console import log, show, show_json, show_paths
 from featuregen.runtime.paths import check_output_folder
 
 
@@ -87,7 +86,7 @@ def flips(
     victims = [experiment.load_model(path) for path in models]
     for run in runs:
         if run.eps is None:
-            print(f"note: {run.attack} takes no eps and is run once", file=sys.stderr)
+            log(f"note: {run.attack} takes no eps and is run once")
     inputs = inputs_from_split(experiment.base, "test", rows, settings.seed, experiment.device)
     results = label_flips_to_folder(
         out, victims, inputs, runs, base=experiment.base.description(), seed=settings.seed,
@@ -97,8 +96,11 @@ def flips(
     for title, picture in maps.items():
         runs_of_model = [run for run in results["runs"] if run["model"] == title]
         flip_maps(picture, title, runs_of_model, experiment.base.classes)
-    print(json.dumps(results, indent=2) if json_ else flips_table(results))
-    print(*files, sep="\n", file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        show_json(results)
+    else:
+        show(flips_table(results))
+    show_paths(files, beside_results=json_)
 
 
 def _split_list(text: str) -> list[str]:

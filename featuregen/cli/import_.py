@@ -19,6 +19,7 @@ from featuregen.cli.options import (
     output_folder,
 )
 from featuregen.config.schema import Dtype
+from featuregen.runtime.console import show, show_paths
 
 
 def import_released(
@@ -62,5 +63,5 @@ def import_released(
     base = load_images(settings.data)
     path = out or output_folder(out) / f"{base.name}-{kind}-imported.h5"
     info = released.import_released(folder, kind, base, path, dtype=dtype, within=within, config=settings, force=force)
-    print(describe(info))
-    print(path)
+    show(describe(info))
+    show_paths([path])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featuregen.cli.options import JsonOption
-from featuregen.errors import printable
+from featuregen.errors import join_lines
+from featuregen.runtime.console import show, show_json
 
 if TYPE_CHECKING:
     from featuregen.storage.reader import DatasetInfo
@@ -27,12 +27,15 @@ def info(
     from featuregen.interop.load import is_model_file, model_header
 
     if is_model_file(file):
-        print(json.dumps(model_header(file), indent=2))
+        show_json(model_header(file))
         return
     from featuregen.storage.reader import read_info
 
     content = read_info(file)
-    print(json.dumps(content.to_dict(), indent=2) if json_ else describe(content))
+    if json_:
+        show_json(content.to_dict())
+    else:
+        show(describe(content))
 
 
 def describe(info: DatasetInfo) -> str:
@@ -46,7 +49,7 @@ def describe(info: DatasetInfo) -> str:
     if isinstance(shard, dict):
         part = f" (shard {shard.get('number')} of {shard.get('of')}, {shard.get('rows')} rows in all)"
     channels, height, width = info.image_shape
-    return "\n".join(map(printable, [
+    return join_lines([
         f"{info.kind}: {meaning_of(info.kind) or 'unknown kind'}",
         f"  rows     {info.rows}{part} of {base.get('name')}, {channels}×{height}×{width} {info.dtype}, "
         f"{len(info.classes)} classes, {info.size / 2**20:.1f} MiB",
@@ -54,7 +57,7 @@ def describe(info: DatasetInfo) -> str:
         f"  source   {weights if source else 'not recorded'}",
         f"  success  {'not recorded' if math.isnan(info.success_rate) else success}",
         f"  content  {info.content_sha256}",
-    ]))  # fmt: skip
+    ])  # fmt: skip
 
 
 def _describe_recipe(recipe: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ from featuregen.config.kinds import KINDS
 from featuregen.config.recipes import NamedRecipe
 from featuregen.config.schema import Config
 from featuregen.errors import UserError
+from featuregen.runtime.console import show, show_paths
 
 if TYPE_CHECKING:
     from featuregen.experiment.experiment import Experiment
@@ -92,7 +93,6 @@ def make_dataset(
     values = common_values(model, seed, device, precision)
     values |= {f"synthesis.{kind}.{name}": value for name, value in recipe.items()}
     settings = load_settings(config, data, set_, values, NamedRecipe(named, (kind,)) if named else None)
-    from featuregen.experiment.outputs import draw_preview
     from featuregen.runtime.distributed import dist_from_env
 
     if shard and dist_from_env().world_size > 1:
@@ -101,10 +101,14 @@ def make_dataset(
     if written is None:
         return
     experiment, dataset = written
+    files = [dataset.path]
     # A single shard is not worth a preview.
-    picture = [] if shard else [draw_preview(experiment, dataset, dataset.path.with_suffix(".png"), force)]
-    print(describe(dataset.info))
-    print(*(dataset.path, *picture), sep="\n")
+    if not shard:
+        from featuregen.experiment.outputs import draw_preview
+
+        files.append(draw_preview(experiment, dataset, dataset.path.with_suffix(".png"), force))
+    show(describe(dataset.info))
+    show_paths(files)
 
 
 def _kind_with_start(kind: str, start: Start | None) -> str:

@@ -11,6 +11,7 @@ import typer
 from featuregen.cli.info import describe
 from featuregen.cli.options import ForceOption, check_output
 from featuregen.errors import UserError
+from featuregen.runtime.console import show, show_paths
 
 
 def merge(
@@ -36,8 +37,8 @@ def merge(
     target = out or _common_name(shards)
     from featuregen.storage.merge import merge
 
-    print(describe(merge(shards, target, force, remove)))
-    print(target)
+    show(describe(merge(shards, target, force, remove)))
+    show_paths([target])
 
 
 def _common_name(shards: list[Path]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from featuregen.runtime.console import show
+
 
 def models() -> None:
     """List the architectures and the image sizes that each accepts.
@@ -10,4 +12,4 @@ def models() -> None:
     """
     from featuregen.models.registry import architecture_table
 
-    print(architecture_table())
+    show(architecture_table())

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from featuregen.cli.errors import process_rank
 from featuregen.config.kinds import KINDS
 from featuregen.config.loader import config_names, did_you_mean, load_config
 from featuregen.config.plugins import load_plugin
 from featuregen.config.recipes import NamedRecipe, RecipeName
 from featuregen.config.schema import Config, Dtype, Norm, Precision
 from featuregen.errors import UserError
+from featuregen.runtime.console import log
 from featuregen.runtime.paths import check_output_file, check_output_folder
 
 OUT = Path("datasets_out")
@@ -91,8 +90,7 @@ def load_settings(
         stem = Path(data).stem.replace("_", "-")
         matches = [each for each in config_names() if each == stem or each.startswith(f"{stem}-")]
         hint = f"give --config, such as {' or '.join(matches)}" if matches else "give --config"
-        if process_rank() == 0:
-            print(f"note: no config is named '{data}', so the recipes are those of '{name}'; {hint}", file=sys.stderr)
+        log(f"note: no config is named '{data}', so the recipes are those of '{name}'; {hint}")
         # The runtime settings of digits suit its tiny network alone.
         defaults = {"runtime.threads": 0, "runtime.jobs": 1, "runtime.precision": "auto", "runtime.convolution": "auto"}
     return load_config(name, overrides or (), drop_none({"data.name": data} | defaults | drop_none(values)), recipe)

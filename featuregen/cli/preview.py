@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from featuregen.cli.options import DataOption, check_output
+from featuregen.runtime.console import show_paths
 
 
 def preview(
@@ -25,5 +26,5 @@ def preview(
     from featuregen.experiment.outputs import draw_preview
     from featuregen.storage.torch_dataset import FeatureDataset
 
-    experiment = experiment_of(file, data)
-    print(draw_preview(experiment, FeatureDataset(file), out or file.with_suffix(".png"), force))
+    experiment, picture = experiment_of(file, data), out or file.with_suffix(".png")
+    show_paths([draw_preview(experiment, FeatureDataset(file), picture, force)])

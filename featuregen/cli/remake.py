@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from featuregen.cli.options import DataOption, DeviceOption, ForceOption, JsonOption, check_output
 from featuregen.errors import CheckFailed
+from featuregen.runtime.console import show, show_json
 
 
 def remake(
@@ -38,8 +38,8 @@ def remake(
     remade = run(file, out, data=data, source=source, device=device, force=force)
     comparison = remade.comparison.to_dict()
     if json_:
-        print(json.dumps({"file": str(remade.path), **comparison}, indent=2))
+        show_json({"file": str(remade.path), **comparison})
     else:
-        print(diff_text(file, remade.path, comparison))
+        show(diff_text(file, remade.path, comparison))
     if not remade.comparison.same:
         raise CheckFailed(f"the contents of {remade.path} and {file} differ")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +23,8 @@ from featuregen.cli.options import (
     load_settings,
 )
 from featuregen.config.recipes import NamedRecipe
+from featuregen.errors import join_lines
+from featuregen.runtime.console import log, show, show_json
 from featuregen.runtime.paths import check_output_folder
 
 
@@ -71,24 +71,31 @@ def reproduce(
     settings = load_settings(config, data, set_, values, NamedRecipe(named, training=True) if named else None)
     from featuregen.experiment.cost import cost_of, estimate_cost
     from featuregen.experiment.experiment import Experiment
-    from featuregen.experiment.outputs import check_results_free, write_results
-    from featuregen.experiment.reproduce import reproduce as run
     from featuregen.report.cost import cost_sentence, cost_table
-    from featuregen.report.results import results_table
 
     if dry_run:
         cost = estimate_cost(settings, out).to_dict()
-        print(json.dumps(cost, indent=2) if json_ else cost_table(cost))
+        if json_:
+            show_json(cost)
+        else:
+            show(cost_table(cost))
         return
+    from featuregen.experiment.outputs import check_results_free, write_results
+    from featuregen.experiment.reproduce import reproduce as run
+    from featuregen.report.results import results_table
+
     check_output_folder(out)
     experiment = Experiment(settings, out)
     base = experiment.base
     cost = cost_of(settings, base.size, experiment.compute).to_dict()
-    print(f"note: {cost_sentence(cost)}", file=sys.stderr)
+    log(f"note: {cost_sentence(cost)}")
     # The same recipes on another base set are another experiment.
     folder = out / (f"{settings.name}-{base.name}" if data and base.name not in settings.name else settings.name)
     check_results_free(folder, force)
     results = run(experiment, folder, force)
     page = write_results(experiment, results, folder, force)
-    print(json.dumps(results, indent=2) if json_ else results_table(results))
-    print(f"report: {page}", file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        show_json(results)
+    else:
+        show(results_table(results))
+    show(join_lines([f"report: {page}"]), beside_results=json_)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from featuregen.cli.options import DataOption, ForceOption
+from featuregen.runtime.console import show_paths
 
 
 def share(
@@ -56,4 +57,4 @@ def share(
         file, out, data=data, source=source, with_source=not without_source, results=results, licence=licence,
         citation=citation, force=force,
     )  # fmt: skip
-    print(path)
+    show_paths([path])

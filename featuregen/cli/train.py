@@ -28,6 +28,7 @@ from featuregen.config.loader import load_config
 from featuregen.config.recipes import NamedRecipe, RecipeName, source_recipe
 from featuregen.config.schema import Config, EarlyStop, Norm
 from featuregen.errors import UserError
+from featuregen.runtime.console import show, show_paths
 
 if TYPE_CHECKING:
     from featuregen.models.io import TrainedModel
@@ -219,5 +220,5 @@ def _print_accuracy(title: str, trained: TrainedModel, out: Path | None, force: 
     from featuregen.report.results import evaluation_table
 
     path = copy_model(trained.path, out, force) if out else trained.path
-    print(evaluation_table([{"title": title, "runs": [run_record(trained)]}]))
-    print(path)
+    show(evaluation_table([{"title": title, "runs": [run_record(trained)]}]))
+    show_paths([path])

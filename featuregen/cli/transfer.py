@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +24,7 @@ from featuregen.cli.options import (
 from featuregen.config.loader import from_dict
 from featuregen.config.schema import PGD, Model, Norm
 from featuregen.errors import UserError
+from featuregen.runtime.console import show, show_json, show_paths
 from featuregen.runtime.paths import check_output_folder
 
 
@@ -80,5 +80,8 @@ def transfer(
     check_replaceable(*files, force=force)
     atomic_write(files[0], json.dumps(results, indent=1))
     picture = transfer_scatter(results, files[1])
-    print(json.dumps(results, indent=2) if json_ else transfer_table(results))
-    print(picture, file=sys.stderr if json_ else sys.stdout)
+    if json_:
+        show_json(results)
+    else:
+        show(transfer_table(results))
+    show_paths([picture], beside_results=json_)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from featuregen.cli.options import DataOption, JsonOption
-from featuregen.errors import CheckFailed, printable
+from featuregen.errors import CheckFailed, join_lines
+from featuregen.runtime.console import show, show_json
 
 
 def verify(
@@ -31,9 +31,8 @@ def verify(
 
     checks = run(file, data, source)
     if json_:
-        print(json.dumps([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks], indent=2))
+        show_json([{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks])
     else:
-        for check in checks:
-            print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {printable(check.detail)}")
+        show(join_lines(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}" for check in checks))
     if failed := [check.name for check in checks if not check.ok]:
         raise CheckFailed(f"{file}: {', '.join(failed)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,24 +36,21 @@ class FoldedModel:
     def _insert_winograd(self) -> None:
         for name, layer in list(self.model.named_modules()):
             if winograd.supports(layer):
-                assert isinstance(layer, nn.Conv2d)
-                self._kernels[name] = winograd.WinogradConv(layer)
+                self._kernels[name] = winograd.WinogradConv(cast(nn.Conv2d, layer))
                 self.model.set_submodule(name, self._kernels[name])
 
     @torch.no_grad()
     def sync_weights(self) -> None:
         folded: set[str] = set()
         for conv_name, norm_name in self._pairs:
-            conv, norm = self._original.get_submodule(conv_name), self._original.get_submodule(norm_name)
-            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-            self._copy(conv_name, *_fused(conv, norm))
+            self._copy(conv_name, *_fused(*_layers(self._original, conv_name, norm_name)))
             folded |= {conv_name, norm_name}
         for name, layer in self._original.named_modules():
             if name in folded:
                 continue
             if name in self._kernels:
-                assert isinstance(layer, nn.Conv2d)
-                self._copy(name, layer.weight, layer.bias)
+                conv = cast(nn.Conv2d, layer)
+                self._copy(name, conv.weight, conv.bias)
                 continue
             for part, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
                 getattr(self.model.get_submodule(name), part).copy_(tensor)
@@ -62,11 +59,9 @@ class FoldedModel:
         if name in self._kernels:
             self._kernels[name].copy_weights(weight, bias)
             return
-        layer = self.model.get_submodule(name)
-        assert isinstance(layer, nn.Conv2d)
+        layer = cast(nn.Conv2d, self.model.get_submodule(name))
         layer.weight.copy_(weight)
-        if bias is not None:
-            assert layer.bias is not None
+        if bias is not None and layer.bias is not None:
             layer.bias.copy_(bias)
 
 
@@ -84,8 +79,7 @@ def _fold(net: Classifier) -> list[tuple[str, str]]:
 
 
 def _merge(net: Classifier, conv_name: str, norm_name: str) -> None:
-    conv, norm = net.get_submodule(conv_name), net.get_submodule(norm_name)
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    conv, norm = _layers(net, conv_name, norm_name)
     merged = copy.copy(conv)
     merged._parameters = dict(conv._parameters)
     merged.weight, merged.bias = (nn.Parameter(part, requires_grad=False) for part in _fused(conv, norm))
@@ -117,12 +111,15 @@ def _foldable(net: Classifier) -> list[tuple[str, str]]:
     return pairs
 
 
+def _layers(net: nn.Module, conv_name: str, norm_name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution and the batch norm after it, by the names that `_pairs` found."""
+    return cast(nn.Conv2d, net.get_submodule(conv_name)), cast(nn.BatchNorm2d, net.get_submodule(norm_name))
+
+
 def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None and norm.running_var is not None
-    bias = conv.bias if conv.bias is not None else torch.zeros_like(norm.running_mean)
-    return fuse_conv_bn_weights(
-        conv.weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    bias = conv.bias if conv.bias is not None else torch.zeros_like(mean)
+    return fuse_conv_bn_weights(conv.weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
 
 
 def _pairs(model: Classifier, probe: Tensor) -> list[tuple[str, str]]:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from featuregen.models.architectures.convnets import ConvNet
 from featuregen.models.classifier import Classifier
 
+# Memory for building an ensemble grows with the square of its members.
+MOST_GROUPED = 32
+
 
 def supports_grouping(architecture: str) -> bool:
     """Whether models of this architecture are small enough to train faster together."""

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,12 @@ def _compile(source: Path, compiler: str) -> Path:
 
 
 def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "featuregen"
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # A relative path would be one in the current folder, which may be somebody else's.
+        folder = (home if home.is_absolute() else Path.home() / ".cache") / "featuregen"
+    except RuntimeError:
+        raise OSError("this user has no home folder to keep it in") from None
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -150,8 +154,8 @@ class _Convolution(torch.autograd.Function):
 
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """`kernel` is (36, channels in, channels out)."""
-    library = load_kernels(_SOURCE)
-    assert library is not None
+    # Whoever chose this convolution has asked `available`, which loaded it.
+    library = cast(ctypes.CDLL, load_kernels(_SOURCE))
     x = x.contiguous(memory_format=torch.channels_last)
     (count, channels, height, width), out = x.shape, kernel.shape[2]
     y = torch.empty((count, out, height, width), memory_format=torch.channels_last)

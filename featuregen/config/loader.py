@@ -19,19 +19,24 @@ from featuregen.config.kinds import ATTACKED, KINDS
 from featuregen.config.recipes import NamedRecipe, attack_values, recipe_values
 from featuregen.config.schema import Config, Sources, check_consistency
 from featuregen.config.serialize import parse_yaml, to_dict
-from featuregen.errors import UserError
+from featuregen.errors import UserError, one_line, printable
 
 _T = typing.TypeVar("_T")
-_MAX_WORD_LENGTH = 100
+_MAX_WORD_LENGTH, _MAX_KNOWN = 100, 12
+# What any setting may be that has no narrower bounds: a text's characters, a list's values, a number.
+_MAX_TEXT, _MAX_LIST, _MAX_NUMBER = 4096, 100, 1e6
+# Bytes of a config; a long one has a few thousand.
+_MAX_CONFIG = 1 << 20
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A hint for a mistyped word: the closest known one, or all of them."""
+    """A hint for a mistyped word: the closest known one, or as many as a line can hold."""
     names = list(known)
     match = difflib.get_close_matches(str(word)[:_MAX_WORD_LENGTH], names, n=1)
-    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(names)}."
+    more = f" and {len(names) - _MAX_KNOWN} more" if len(names) > _MAX_KNOWN else ""
+    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(names[:_MAX_KNOWN])}{more}."
 
 
 def config_names() -> list[str]:
@@ -65,7 +70,7 @@ def load_config(
     try:
         tree = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split()).rstrip('.')}.") from None
+        raise UserError(f"{where} is not valid YAML: {one_line(error)}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where} must hold settings as 'key: value' lines.")
     tree.setdefault("name", Path(where).stem)
@@ -152,7 +157,11 @@ def _read_text(name_or_path: str) -> tuple[str, str]:
         hint = did_you_mean(name_or_path, config_names())
         raise UserError(f"No config '{name_or_path}': give a YAML file or a shipped name; {hint}")
     try:
-        return path.read_text(encoding="utf-8"), str(path)
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG + 1)
+        if len(content) > _MAX_CONFIG:
+            raise UserError(f"Cannot read config {path}: it is larger than 1 MiB; name a YAML file with settings.")
+        return content.decode("utf-8"), str(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read config {path}: {error}") from None
 
@@ -192,28 +201,30 @@ def _convert(hint: Any, value: Any, key: str, where: str, limits: Mapping[str, f
         return None if value is None else _convert(inner, value, key, where, limits)
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{label} is {_SHORT.repr(str(value))}; {did_you_mean(value, args)}")
+            raise UserError(f"{label} is {_quoted(str(value))}; {did_you_mean(value, args)}")
         return value
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
+        if len(items) > _MAX_LIST:
+            raise UserError(f"{label} has {len(items):,} values; give at most {_MAX_LIST}.")
         return tuple(_convert(args[0], item, key, where, limits) for item in items)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{label} must map kinds of dataset to settings.")
-        return {k: _convert(args[1], v, f"{key}.{k}", where) for k, v in value.items()}
+        return {k: _convert(args[1], v, f"{key}.{printable(k, 60)}", where) for k, v in value.items()}
     return _convert_scalar(hint, value, label, limits or {})
 
 
 def _convert_dataclass(kind: type, value: Any, key: str, where: str) -> Any:
     if not isinstance(value, Mapping):
         label = f"{where}: {key}" if key else where
-        raise UserError(f"{label} must hold settings as 'key: value' pairs; got {_SHORT.repr(value)}.")
+        raise UserError(f"{label} must hold settings as 'key: value' pairs; got {_quoted(value)}.")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in fields:
-            raise UserError(f"{where}: unknown setting '{prefix}{name}'; {did_you_mean(name, fields)}")
+            raise UserError(f"{where}: unknown setting '{prefix}{printable(name, 60)}'; {did_you_mean(name, fields)}")
     return kind(**{n: _convert(hints[n], v, f"{prefix}{n}", where, fields[n].metadata) for n, v in value.items()})
 
 
@@ -222,25 +233,39 @@ def _convert_scalar(hint: Any, value: Any, label: str, limits: Mapping[str, floa
         # An attack's --set values arrive as words.
         chosen = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
         if not isinstance(chosen, bool):
-            raise UserError(f"{label} is {_SHORT.repr(value)}; give true or false.")
+            raise UserError(f"{label} is {_quoted(value)}; give true or false.")
         return chosen
     if hint is str:
         if value is None or isinstance(value, (bool, list, dict)):
-            raise UserError(
-                f"{label} is {_SHORT.repr(value)}; give a word, in quotes if YAML takes it for something else."
-            )
+            raise UserError(f"{label} is {_quoted(value)}; give a word, in quotes if YAML takes it for something else.")
+        if len(str(value)) > _MAX_TEXT:
+            raise UserError(f"{label} has {len(str(value)):,} characters; give at most {_MAX_TEXT:,}.")
         return str(value)
     number = _parse_number(value)
     if number is None or (hint is int and number != int(number)):
         wanted = "a whole number" if hint is int else "a number such as 0.5, 5e-4 or 8/255"
-        raise UserError(f"{label} is {_SHORT.repr(value)}; give {wanted}.")
-    if "low" in limits and number < limits["low"]:
-        raise UserError(f"{label} is {value}; it must be at least {limits['low']:g}.")
+        raise UserError(f"{label} is {_quoted(value)}; give {wanted}.")
+    low, high = limits.get("low", -_MAX_NUMBER), limits.get("high", _MAX_NUMBER)
+    shown = printable(value, _MAX_WORD_LENGTH)
+    if number < low:
+        raise UserError(f"{label} is {shown}; it must be at least {_number_text(low)}.")
     if "above" in limits and number <= limits["above"]:
-        raise UserError(f"{label} is {value}; it must be above {limits['above']:g}.")
-    if "high" in limits and number > limits["high"]:
-        raise UserError(f"{label} is {value}; it must be at most {limits['high']:g}.")
+        raise UserError(f"{label} is {shown}; it must be above {_number_text(limits['above'])}.")
+    if number > high:
+        raise UserError(f"{label} is {shown}; it must be at most {_number_text(high)}.")
     return int(number) if hint is int else float(number)
+
+
+def _number_text(limit: float) -> str:
+    return f"{limit:,.0f}" if 1e6 <= abs(limit) < 1e15 else f"{limit:g}"
+
+
+def _quoted(value: Any) -> str:
+    """A value for a message, cut."""
+    try:
+        return printable(_SHORT.repr(value), _MAX_WORD_LENGTH)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _parse_number(value: Any) -> float | int | None:

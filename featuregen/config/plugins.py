@@ -24,7 +24,8 @@ def load_plugin(path: Path) -> None:
     # Listed among the modules, so that dataclasses and pickles of the file find it.
     name = f"featuregen_plugin_{len(_loaded)}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} cannot be loaded as a Python file; name another.")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -171,3 +171,84 @@ DATASET_RECORDS: dict[str, Any] = {
     "software": dict[Name, Name],
     "config": dict[str, Any],
 }
+
+
+# Results -------------------------------------------------------------------------------------------
+
+
+class Run(Struct):
+    """The numbers of one model."""
+
+    seed: Seed | None
+    clean: Share
+    l2: ByRadius
+    linf: ByRadius
+    train_accuracy: Share | UnsetType | None = UNSET
+
+
+class Attacks(Struct):
+    """How models were attacked: PGD of `steps`, on `rows` test images (0: all)."""
+
+    steps: Annotated[int, Meta(ge=1, le=1_000_000)]
+    restarts: Annotated[int, Meta(ge=1, le=10_000)]
+    rows: Annotated[int, Meta(ge=0, le=2**40)] = 0
+
+
+class ResultRow(Struct):
+    key: Name
+    title: Name
+    runs: Annotated[list[Run], Meta(max_length=1000)]
+
+
+class EvaluatedRow(ResultRow, kw_only=True):
+    file: Annotated[str, Meta(max_length=5000)]
+    evaluation: Attacks
+    content_sha256: Sha256 | UnsetType = UNSET
+    test_rows: Count | UnsetType = UNSET
+
+
+class EvaluationResults(Struct):
+    """What `featuregen evaluate --json` prints."""
+
+    format: Literal["featuregen-evaluation"]
+    version: Literal[1]
+    models: Annotated[list[EvaluatedRow], Meta(max_length=1000)]
+
+
+class Made(Struct):
+    kind: Name
+    content_sha256: Sha256
+    eps: Radius
+
+
+class Agreement(Struct):
+    """Unknown where no label is wrong."""
+
+    true: Share | None
+    stored: Share | None
+
+
+class Audit(Struct):
+    eps: Radius
+    rows: Annotated[int, Meta(ge=0, le=2**40)]
+    judges: dict[Name, Agreement]
+
+
+class _ResultsConfig(Struct):
+    evaluation: Attacks
+
+
+class _ResultsBase(Struct):
+    test_rows: Count
+
+
+class ExperimentResults(Struct):
+    """The results.json of `featuregen reproduce`, as far as a card shows it."""
+
+    format: Literal["featuregen-results"]
+    version: Literal[1]
+    config: _ResultsConfig
+    base: _ResultsBase
+    models: Annotated[list[ResultRow], Meta(max_length=1000)]
+    datasets: Annotated[list[Made], Meta(max_length=1000)]
+    honesty: dict[Name, list[Audit]]

@@ -5,6 +5,7 @@ Whatever passes has the types, ranges and lengths that the schema says, so that 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypeVar
 
@@ -24,13 +25,19 @@ class RecordError(UserError):
     """A record that is no JSON, exceeds a limit, or breaks its schema."""
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text; `where` names the file, and the attribute in it, in messages."""
+def parse_json(text: str | bytes, where: str, nan_as_null: bool = False) -> Any:
+    """The value of a JSON text; `where` names the file, and the attribute in it, in messages.
+
+    With `nan_as_null`, the NaN that Python writes for an unknown number is read as null; otherwise it is no JSON.
+    """
     if len(text) > _MAX_BYTES:
         raise RecordError(f"{where} has {len(text) >> 20} MiB of JSON; a record has at most {_MAX_BYTES >> 20}.")
     try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+        value = json.loads(text, parse_constant=_null) if nan_as_null else msgspec.json.decode(text)
+        # A lone surrogate in an escape, which Python's parser lets pass.
+        if nan_as_null:
+            msgspec.json.encode(value)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         raise RecordError(f"{where} is not valid JSON; {_REMEDY}.") from None
     if too_deeply_nested(value):
         raise RecordError(f"{where} is nested too deeply; {_REMEDY}.")
@@ -55,6 +62,10 @@ def check_record(value: Any, schema: type[_T], where: str, remedy: str = _REMEDY
 def read_record(text: str | bytes, schema: type[_T], where: str) -> _T:
     """A JSON text as its schema has it."""
     return check_record(parse_json(text, where), schema, where)
+
+
+def _null(_: str) -> None:
+    """What NaN and the infinities are read as."""
 
 
 def _excess(tree: Any) -> str:

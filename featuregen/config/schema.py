@@ -15,11 +15,13 @@ Norm = Literal["l2", "linf"]
 Precision = Literal["auto", "fp32", "bf16"]
 Convolution = Literal["auto", "direct", "winograd"]
 Dtype = Literal["uint8", "float16", "float32"]
+MAX_ROWS = 2**40
 EarlyStop = Literal["none", "clean", "adversarial"]
 
 
 def bounded(default: Any = dataclasses.MISSING, *, omit_default: bool = False, **limits: float) -> Any:
-    """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive).
+    """A field whose numbers must respect `low`, `high` (inclusive) or `above` (exclusive); none exceeds a million
+    unless `high` says so.
 
     With `omit_default` the field is left out of records while it has its default value: fields added after a release
     must not change the digests and cache keys of older settings.
@@ -92,7 +94,7 @@ class PGD:
     steps: int = bounded(20, low=1)
     step_size: float = bounded(0.0, low=0)
     random_start: bool = False
-    restarts: int = bounded(1, low=1)
+    restarts: int = bounded(1, low=1, high=10_000)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Training:
         'l2'
     """
 
-    epochs: int = bounded(30, low=1)
+    epochs: int = bounded(30, low=1, high=100_000)
     batch_size: int = bounded(128, low=2)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = bounded(0.1, above=0)
@@ -156,7 +158,7 @@ class Synthesis:
         'uint8'
     """
 
-    steps: int = bounded(1000, low=0)
+    steps: int = bounded(1000, low=1)
     step_size: float = bounded(0.1, above=0)
     schedule: Literal["constant", "cosine", "linear", "polyak"] = "constant"
     momentum: float = bounded(0.0, low=0, high=0.999)
@@ -166,7 +168,7 @@ class Synthesis:
     fake_relu: bool = False
     batch_size: int = bounded(256, low=1)
     dtype: Dtype = "uint8"
-    rows: int = bounded(0, low=0)
+    rows: int = bounded(0, low=0, high=MAX_ROWS)
 
 
 @dataclass(frozen=True)
@@ -182,13 +184,13 @@ class Evaluation:
         1
     """
 
-    seeds: int = bounded(3, low=1)
+    seeds: int = bounded(3, low=1, high=1000)
     l2: tuple[float, ...] = bounded((0.25, 0.5), low=0)
     headline: float = bounded(0.5, low=0)
     linf: tuple[float, ...] = bounded((), low=0)
     steps: int = bounded(20, low=1)
-    restarts: int = bounded(1, low=1)
-    rows: int = bounded(0, low=0)
+    restarts: int = bounded(1, low=1, high=10_000)
+    rows: int = bounded(0, low=0, high=MAX_ROWS)
     batch_size: int = bounded(500, low=1)
 
 
@@ -197,7 +199,7 @@ class LabelAudit:
     """The radii of the label audit of D_rand and D_det by independent models, on `rows` images each (0: all)."""
 
     eps: tuple[float, ...] = bounded((), above=0)
-    rows: int = bounded(0, low=0)
+    rows: int = bounded(0, low=0, high=MAX_ROWS)
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Sources:
     robust: Training = Training(attack=PGD())
     standard_from: str = ""
     robust_from: str = ""
-    seeds: int = bounded(0, low=0)
+    seeds: int = bounded(0, low=0, high=1000)
 
 
 @dataclass(frozen=True)

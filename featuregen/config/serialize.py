@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
+
+from featuregen.errors import printable
 
 if TYPE_CHECKING:
     from featuregen.config.schema import Config
@@ -19,17 +22,55 @@ _MAX_VALUES = 100_000
 _MAX_DEPTH = 50
 
 
+# As many digits as fit 64 bits; a longer number is a word, which a setting then refuses.
+_INTEGER = re.compile(r"[-+]?[0-9]{1,19}$")
+_FLOAT = re.compile(r"[-+]?(?:(?:[0-9]{1,99}\.[0-9]{0,99}|\.[0-9]{1,99})(?:[eE][-+]?[0-9]{1,3})?|\.inf)$|\.nan$", re.I)
+_INTEGER_TAG, _FLOAT_TAG = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_KEPT = {None, *(f"tag:yaml.org,2002:{name}" for name in ("bool", "null", "merge", "str", "seq", "map"))}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which numbers are decimal: 1:30, 0x1F and 2026-01-01 are words, and no other type has a tag.
+
+    YAML 1.1 reads them as 90, 31 and a date, and takes 0x with a thousand digits, which Python cannot print.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {  # type: ignore[misc]  # one for all in yaml, too
+        first: [(tag, pattern) for tag, pattern in known if tag in _KEPT]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag in _KEPT
+    }
+
+    def construct_integer(self, node: Any) -> int:
+        text = str(self.construct_scalar(node))
+        if not _INTEGER.match(text):
+            raise yaml.YAMLError(f"{printable(text, 60)} is no decimal number of at most 19 digits")
+        return int(text)
+
+    def construct_float(self, node: Any) -> float:
+        text = str(self.construct_scalar(node)).lower()
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_implicit_resolver(_INTEGER_TAG, _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
+_Loader.add_constructor(_INTEGER_TAG, _Loader.construct_integer)
+_Loader.add_constructor(_FLOAT_TAG, _Loader.construct_float)
+
+
 def parse_yaml(text: str) -> Any:
     """What a YAML text says; everything wrong with it is a `yaml.YAMLError`."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         _check_unique_keys(root)
         if _count_values(root, {}) > _MAX_VALUES:
             raise yaml.YAMLError(f"by its aliases it stands for more than {_MAX_VALUES:,} values")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    # An impossible date such as 2026-13-45, or a tag such as !!int before a word.
+    # A tag such as !!int before a word.
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise yaml.YAMLError(str(error)) from None
 
@@ -48,7 +89,7 @@ def _check_unique_keys(root: Any) -> None:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         duplicate = next((key for key, count in Counter(keys).items() if count > 1), None)
         if duplicate is not None:
-            raise yaml.YAMLError(f"'{duplicate}' is given twice in one place")
+            raise yaml.YAMLError(f"'{printable(duplicate, 60)}' is given twice in one place")
         waiting += [value for _, value in node.value]
 
 

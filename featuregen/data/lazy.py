@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featuregen.errors import UserError, one_line
+from featuregen.runtime.hdf5_guard import FileKey, key_of
 
 Rows = NDArray[np.int64] | slice
 # What h5py raises on bytes it cannot make sense of.
@@ -57,13 +58,14 @@ class LazyImages:
 class Hdf5Rows:
     """One array of an HDF5 file, read by row. Every process opens the file itself, also after a fork or unpickling.
 
-    `check` is called with every newly opened file and raises if it is no longer the file that was checked at first.
+    `open_file` opens it, and raises if it is no longer the file that was checked at first.
     """
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, ...], check: Callable[[h5py.File], None]) -> None:
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], open_file: Callable[[], h5py.File]) -> None:
         self.path, self.name, self.shape = path, name, shape
-        self._check = check
+        self._open_file = open_file
         self._handle: h5py.File | None = None
+        self._key: FileKey | None = None
         self._process = 0
 
     def __len__(self) -> int:
@@ -88,11 +90,10 @@ class Hdf5Rows:
         return {**self.__dict__, "_handle": None}
 
     def _open(self) -> h5py.File:
-        # HDF5 handles must not be shared with a forked child.
-        if self._handle is None or self._process != os.getpid():
-            handle = h5py.File(self.path, "r", locking=False)
-            self._check(handle)
-            self._handle, self._process = handle, os.getpid()
+        # HDF5 handles must not be shared with a forked child, and an open file can be written over in its place.
+        if self._handle is None or self._process != os.getpid() or key_of(self._handle) != self._key:
+            handle = self._open_file()
+            self._handle, self._key, self._process = handle, key_of(handle), os.getpid()
         return self._handle
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,20 +19,24 @@ from featuregen.data.base_dataset import ImageSplit
 from featuregen.data.lazy import HDF5_ERRORS, Hdf5Rows, Rows
 from featuregen.data.npz import ARRAYS, check_class_ids, check_labels
 from featuregen.errors import UserError, one_line
-from featuregen.runtime.hdf5_guard import has_oversized_local_heap
+from featuregen.runtime.hdf5_guard import FileKey, key_of, open_hdf5
+from featuregen.runtime.hdf5_probe import FILTERS, MAX_CHUNK
 from featuregen.runtime.paths import check_file, is_file, shown_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# Limits on what a small file may claim: pixels of one image, bytes of a chunk, bytes of the labels as int64.
+# Modes of Pillow's: grey, and with colours. Any other has more than 8 bits a channel, or other colours than RGB.
+_GREY, _COLOURED = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA")
+# Limits on what a small file may claim: pixels of one image, bytes of the labels as int64.
 _MAX_PIXELS = 1 << 24
-_MAX_CHUNK = 1 << 26
 _MAX_LABEL_BYTES = 1 << 25
 # How many bytes deflate unpacks from one, at best.
 _DEFLATE_RATIO = 1032
-# Those that come with HDF5 and h5py; for any other number HDF5 looks for a plugin library and runs it.
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+
+
+# Pillow has no error type of its own, and its decoders raise many.
+_DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, struct.error)
 
 
 class FolderImages:
@@ -58,22 +63,53 @@ class FolderImages:
                     f"{path} is {_size_text(image.size)} pixels and the first image {_size_text(self._size)}."
                 )
             try:
-                pixels = np.asarray(image.convert(self._mode), np.uint8)
-            except (OSError, ValueError, SyntaxError) as error:
+                if _is_see_through(image):
+                    raise UserError(f"{path} has transparent pixels, whose colour nobody sees; make it opaque.")
+                pixels = np.asarray(image.convert("L" if self._mode == image.mode == "L" else "RGB"), np.uint8)
+            except _DECODER_ERRORS as error:
                 raise UserError(f"{path} cannot be decoded ({one_line(error)}); get it again, or remove it.") from None
-        return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+        if pixels.ndim == 2:
+            return pixels[..., np.newaxis]
+        if self._mode == "L":
+            if (pixels != pixels[..., :1]).any():
+                raise UserError(
+                    f"{path} is coloured, and the first image of every class is grey; make all of them the same."
+                )
+            return pixels[..., :1]
+        return pixels
 
 
 def _open_image(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=_FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        problem = _unlike_a_base_set(image)
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is no readable image ({one_line(error)}); get it again, or remove it.") from None
     if math.prod(image.size) > _MAX_PIXELS:
         raise UserError(
             f"{path} claims {_size_text(image.size)} pixels, more than a base set may have; make it smaller."
         )
+    if problem:
+        raise UserError(f"{path} {problem}; a base set has still images of 8 bits, grey or RGB: convert it.")
     return image
+
+
+def _unlike_a_base_set(image: Image.Image) -> str:
+    """Why an image would have to be changed to become 8 bits of grey or RGB; nothing if not."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"has {frames} frames"
+    # Of 16 bits for each of red, green and blue, Pillow drops 8 while it decodes.
+    packed = [str(part[3]) for part in getattr(image, "tile", ())]
+    if image.mode.startswith("I") or image.mode == "F" or any("16B" in raw for raw in packed):
+        return "has more than 8 bits for each channel"
+    return "" if image.mode in _GREY + _COLOURED else f"has the colours {image.mode}"
+
+
+def _is_see_through(image: Image.Image) -> bool:
+    if "A" not in image.mode and "transparency" not in image.info:
+        return False
+    return int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255
 
 
 def _size_text(size: tuple[int, int]) -> str:
@@ -85,10 +121,9 @@ def _size_text(size: tuple[int, int]) -> str:
 
 def read_hdf5(path: Path) -> tuple[ImageSplit, ImageSplit]:
     """Training and test split of a file with x_train, y_train, x_test, y_test, as in a Keras-style `.npz`."""
-    if has_oversized_local_heap(path):
-        raise UserError(f"{path} is damaged: its table of names does not add up; get it again.")
     try:
-        with h5py.File(path, "r", locking=False) as root:
+        with open_hdf5(path, ARRAYS) as root:
+            key = key_of(root)
             # Labels first: the number of images is compared with theirs.
             shapes = {name: _check_array(root, name, path) for name in sorted(ARRAYS, reverse=True)}
             labels = {name: check_labels(np.asarray(root[name]), f"{path}: {name}") for name in ("y_train", "y_test")}
@@ -102,21 +137,24 @@ def read_hdf5(path: Path) -> tuple[ImageSplit, ImageSplit]:
         )
     check_class_ids(labels["y_train"], labels["y_test"], path)
     train, test = (
-        _lazy_split(_hdf5_images(path, f"x_{split}", shapes[f"x_{split}"]), labels[f"y_{split}"])
+        _lazy_split(_hdf5_images(path, f"x_{split}", shapes[f"x_{split}"], key), labels[f"y_{split}"])
         for split in ("train", "test")
     )
     return train, test
 
 
-def _hdf5_images(path: Path, name: str, shape: tuple[int, ...]) -> Hdf5Rows:
+def _hdf5_images(path: Path, name: str, shape: tuple[int, ...], key: FileKey) -> Hdf5Rows:
     """Images as (N, H, W, C); grey ones may be stored without the last axis."""
-    check = partial(_check_unchanged, path=path, name=name, shape=shape)
-    return Hdf5Rows(path, name, shape if len(shape) == 4 else (*shape, 1), check)
+    return Hdf5Rows(path, name, shape if len(shape) == 4 else (*shape, 1), partial(_open_unchanged, path, key))
 
 
-def _check_unchanged(root: h5py.File, path: Path, name: str, shape: tuple[int, ...]) -> None:
-    if _check_array(root, name, path) != shape:
+def _open_unchanged(path: Path, key: FileKey) -> h5py.File:
+    root = open_hdf5(path, ARRAYS, known=key)
+    # All but the last: another owner or one more name of the file change nothing that is read.
+    if key_of(root)[:4] != key[:4]:
+        root.close()
         raise UserError(f"{path} was replaced while it was in use; start again.")
+    return root
 
 
 def _lazy_split(images: Hdf5Rows | FolderImages, labels: NDArray[np.int64]) -> ImageSplit:
@@ -129,7 +167,7 @@ def is_image_file(path: Path) -> bool:
     if not is_file(path):
         return False
     try:
-        with h5py.File(path, "r", locking=False) as root:
+        with open_hdf5(path, ARRAYS) as root:
             return ARRAYS[0] in root
     except HDF5_ERRORS:
         return False
@@ -154,12 +192,12 @@ def _check_array(root: h5py.File, name: str, path: Path) -> tuple[int, ...]:
     if 0 in shape:
         raise UserError(f"{path}: {name} is empty.")
     chunk = math.prod(layout.get_chunk()) * dtype.itemsize if layout.get_layout() == h5py.h5d.CHUNKED else 0
-    if chunk > _MAX_CHUNK:
+    if chunk > MAX_CHUNK:
         raise UserError(
             f"{path}: {name} is stored in chunks of {chunk >> 20} MiB, and reading a row reads a chunk; rechunk it."
         )
     filters = {layout.get_filter(number)[0] for number in range(layout.get_nfilters())}
-    if filters - _FILTERS:
+    if filters - FILTERS:
         raise UserError(f"{path}: {name} has a filter that is not supported; use gzip, lzf, shuffle or fletcher32.")
     compressed = layout.get_layout() == h5py.h5d.CHUNKED and bool(filters)
     if array.get_storage_size() * (_DEFLATE_RATIO if compressed else 1) < dtype.itemsize * math.prod(shape):
@@ -184,8 +222,11 @@ def read_folder(path: Path) -> tuple[ImageSplit, ImageSplit, tuple[str, ...]]:
     untrained = sorted({folder.name for folder in (path / "test").iterdir() if folder.is_dir()} - {*folders})
     if untrained:
         raise UserError(f"{path / 'test'} has the class {untrained[0]}, which has no training images.")
-    with _open_image(_image_files(path / "train" / folders[0])[0]) as image:
-        size, mode = image.size, "L" if image.mode in ("1", "L", "LA", "I;16") else "RGB"
+    mode, size = "L", (0, 0)
+    for number, name in enumerate(folders):
+        with _open_image(_image_files(path / "train" / name)[0]) as image:
+            size = size if number else image.size
+            mode = mode if image.mode in _GREY else "RGB"
     train, test = (_folder_split(path / split, folders, mode, size) for split in ("train", "test"))
     return train, test, classes
 

@@ -22,7 +22,7 @@ from featuregen.compute.optimize import Ball, quantize, to_unit_range
 from featuregen.config.kinds import ATTACKED
 from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
-from featuregen.errors import UserError
+from featuregen.errors import UserError, printable
 from featuregen.evaluation.accuracy import predict
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import TrainedModel, describe_model, model_summary
@@ -58,10 +58,11 @@ class AttackInputs:
             return Criterion((self.labels + 1) % len(self.classes), targeted=True)
         if target_class in self.classes:
             number = self.classes.index(target_class)
-        elif target_class.isdecimal() and int(target_class) < len(self.classes):
+        elif target_class.isdecimal() and len(target_class) < 10 and int(target_class) < len(self.classes):
             number = int(target_class)
         else:
-            raise UserError(f"--target {target_class} is no class; choose next, or one of {', '.join(self.classes)}.")
+            names = ", ".join(printable(name, 20) for name in self.classes[:10])
+            raise UserError(f"--target {printable(target_class, 60)} is no class; choose next, or one of {names}.")
         return Criterion(torch.full_like(self.labels, number), targeted=True)
 
 

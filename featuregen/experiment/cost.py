@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featuregen.compute.autotune import bytes_per_image, load_or_autotune, seconds_for, untrained_model
 from featuregen.compute.folding import folded_copy
+from featuregen.compute.grouped import MOST_GROUPED
 from featuregen.compute.optimize import frozen_eval, move_pixels
 from featuregen.config.schema import Config, Training
 from featuregen.config.serialize import to_dict
@@ -120,7 +121,7 @@ def cost_of(config: Config, size: DatasetSize, compute: ComputeSpec) -> CostEsti
 def _throughput(config: Config, size: DatasetSize, compute: ComputeSpec) -> Throughput:
     """Measured with the code that does the work, on as many images at once as the recipes take."""
     recipe = config.sources.standard
-    seeds = config.evaluation.seeds if can_group(config.model.architecture, recipe) else 1
+    seeds = min(config.evaluation.seeds, MOST_GROUPED) if can_group(config.model.architecture, recipe) else 1
     models = [untrained_model(config, size.image_shape, size.classes).to(compute.device) for _ in range(seeds)]
     folded = folded_copy(models[0], compute)
 

@@ -20,12 +20,12 @@ from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
 from featuregen.experiment.model_cache import LabelledImages, ModelCache
 from featuregen.interop.load import load_model
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
 from featuregen.runtime.paths import check_output_folder
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, make_plan

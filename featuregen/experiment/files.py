@@ -14,9 +14,9 @@ from featuregen.data.sources import NAMED_SETS
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.interop.load import is_model_file
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.io import read_model_record
 from featuregen.runtime.atomic import atomic_path
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import read_info
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featuregen.compute.grouped import MOST_GROUPED
 from featuregen.config.schema import Config, Model, Training
 from featuregen.config.serialize import canonical_json, to_dict, to_record
 from featuregen.data.base_dataset import BaseDataset
@@ -68,6 +69,9 @@ class ModelCache:
         grouped = self._dist.world_size == 1 and can_group(self._config.model.architecture, recipe)
         if not seeds or (len(seeds) > 1 and not grouped):
             return [model for seed in seeds for model in self.get_or_train(data, recipe, [seed], title)]
+        if len(seeds) > MOST_GROUPED:
+            groups = (seeds[first : first + MOST_GROUPED] for first in range(0, len(seeds), MOST_GROUPED))
+            return [model for group in groups for model in self.get_or_train(data, recipe, group, title)]
         settings = [self._settings(data, recipe, seed, seeds) for seed in seeds]
         paths = [self._path(each) for each in settings]
         lock, state = (paths[0].with_suffix(ending) for ending in (".training", ".halfway"))

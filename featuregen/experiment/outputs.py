@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.stages import TITLES
 from featuregen.report.html import write_report
-from featuregen.report.image_grid import Row, draw_grid
+from featuregen.report.image_grid import Row, check_can_be_drawn, draw_grid
 from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_curves
 from featuregen.report.results import results_markdown
 from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.ledger import remember
 from featuregen.runtime.marks import MARKDOWN, check_replaceable
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, start_images
@@ -31,6 +33,7 @@ def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path, fo
     """
     check_replaceable(picture, force=force)
     info = data.info
+    check_can_be_drawn(info.image_shape, data.path)
     experiment.check_made_from_base(info)
     plan = _recorded_plan(data)
     with_base = np.flatnonzero(plan.index >= 0)
@@ -60,7 +63,9 @@ def check_results_free(folder: Path, force: bool = False) -> None:
 def write_results(experiment: Experiment, results: dict[str, Any], folder: Path, force: bool = False) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
     check_results_free(folder, force)
-    atomic_write(folder / "results.json", json.dumps(results, indent=1))
+    text = json.dumps(results, indent=1)
+    atomic_write(folder / "results.json", text)
+    remember("results", hashlib.sha256(text.encode()).hexdigest())
     atomic_write(folder / "table.md", f"{MARKDOWN}\n{results_markdown(results)}")
     attack = f"PGD at L2 ε = {results['config']['evaluation']['headline']:g}"
     bars = accuracy_bars(results, folder / "accuracy.png")

@@ -164,4 +164,4 @@ def _find_model(
 def _recorded_batch(info: DatasetInfo) -> int:
     """As many rows at once as recorded; where memory ran out meanwhile, as many as the run began with."""
     words = str(info.software.get("batch", "0")).partition(",")[0]
-    return int(words) if words.isdecimal() else 0
+    return int(words) if words.isdecimal() and len(words) < 10 else 0

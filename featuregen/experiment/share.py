@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from featuregen.experiment.files import find_by_weights, recorded_config
 from featuregen.experiment.outputs import draw_preview
 from featuregen.experiment.verify import verify_origin
 from featuregen.interop.load import load_model, model_header
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.io import save_model
 from featuregen.publish.bundle import Bundle, check_name, write_folder
-from featuregen.publish.facts import evaluation_section, results_about
+from featuregen.publish.facts import read_results, results_about
 from featuregen.publish.layout import base_citation
 from featuregen.runtime.console import log
+from featuregen.runtime.ledger import is_remembered
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.checksums import file_sha256
 from featuregen.storage.reader import DatasetInfo, read_info
 from featuregen.storage.torch_dataset import FeatureDataset
@@ -53,8 +54,11 @@ def share_file(
     config = recorded_config(path, values={"data.name": data} if data else {})
     base = load_images(config.data)
     _refuse_failing(path, verify_origin(path, base, model))
-    drawn = info.base.get("split", "train") == "train"
-    if not drawn:
+    channels = info.image_shape[0]
+    drawn = info.base.get("split", "train") == "train" and channels in (1, 3)
+    if channels not in (1, 3):
+        log(f"note: {path} has images of {channels} channels, so no preview is drawn")
+    elif not drawn:
         log(f"note: {path} was made from {info.base.get('name')}, {info.base.get('split')}, so no preview is drawn")
     experiment = Experiment(config, path.parent, base=base)
     bundle = Bundle(
@@ -120,22 +124,20 @@ def _licence_of(info: DatasetInfo) -> str:
 
 
 def _results_of(path: Path, info: DatasetInfo, given: Path | None) -> dict[str, Any] | None:
-    """The results in the named file, or in the results.json of the experiment that the dataset is part of."""
+    """The results in the named file, or in the results.json that this machine has written beside the dataset."""
     place = given or path.with_name("results.json")
     if not given and not place.is_file():
         return None
     try:
-        results = results_about(info, json.loads(place.read_text(encoding="utf-8")))
-        if results:
-            evaluation_section(info, results)
+        text = place.read_bytes()
+        if not given and not is_remembered("results", hashlib.sha256(text).hexdigest()):
+            log(
+                f"note: {place} was not written on this machine, so the card has no results; --results {place} takes it"
+            )
+            return None
+        results = results_about(info, read_results(text, str(place)))
     except OSError as error:
         raise UserError(f"Cannot read {place}: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        what = f"{place} does not hold the results of `featuregen reproduce` or `featuregen evaluate --json`"
-        if given:
-            raise UserError(f"{what}; give such a file, or leave out --results.") from None
-        log(f"note: {what}, so the card has none")
-        return None
     if given and not results:
         raise UserError(f"{given} has no results of {path}, whose content is {info.content_sha256[:12]}; evaluate it.")
     return dict(results) if results else None

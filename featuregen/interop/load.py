@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from featuregen.interop.robustness import load_checkpoint
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import load_model as load_own_model
 from featuregen.models.io import read_model_record, weights_sha256
+from featuregen.runtime.torch_files import is_checkpoint
 
 _SUFFIX = ".safetensors"
 

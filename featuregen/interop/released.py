@@ -24,10 +24,10 @@ from featuregen.config.schema import Config
 from featuregen.config.serialize import to_record
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
-from featuregen.interop.torch_files import read_torch_file
 from featuregen.runtime.console import log, progress
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.paths import check_file
+from featuregen.runtime.torch_files import read_torch_file
 from featuregen.storage.checksums import file_sha256
 from featuregen.storage.reader import DatasetInfo, read_info
 from featuregen.storage.schema import PAPER, Header, row_blocks
@@ -81,7 +81,6 @@ def import_released(
         >>> fg.import_released(folder, "det", fg.load_images("digits"), "imported.h5", force=True).rows
         20
     """
-    folder, out = Path(folder), Path(out)
     folder, out = Path(folder), Path(out)
     find_kind(kind)
     if not (math.isfinite(within) and within > 0):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from featuregen.config.schema import Model
 from featuregen.errors import UserError
-from featuregen.interop.torch_files import read_torch_file
 from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import ARCHITECTURES, skeleton
 from featuregen.runtime.atomic import atomic_path
+from featuregen.runtime.torch_files import read_torch_file
 from featuregen.storage.checksums import file_sha256
 
 # Prefixes of tensor names: the package stores every net twice, and wraps it in DataParallel.
@@ -117,17 +117,21 @@ def _channels(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
         raise UserError(
             f"{path} has no normaliser for 3 channels ({name}); only complete checkpoints of robustness have one."
         )
-    if name == _STD and bool((values <= 0).any()):
+    numbers = values.flatten().float()
+    # Once more, since single precision does not hold all that double precision does.
+    if not bool(numbers.isfinite().all()):
+        raise UserError(f"{path}: its normaliser holds {values.flatten().tolist()}; take another checkpoint.")
+    if name == _STD and bool((numbers <= 0).any()):
         raise UserError(f"{path}: its normaliser divides by {values.flatten().tolist()}; deviations must be positive.")
-    return values.flatten().float()
+    return numbers
 
 
 def _classes(path: Path, net: Mapping[str, Tensor]) -> int:
     """The size of the last linear layer, in which every net of the package ends."""
-    sizes = [value.shape[0] for name, value in net.items() if name in ("linear.bias", "classifier.bias", "fc.bias")]
-    if len(sizes) != 1 or not 2 <= sizes[0] <= _MAX_CLASSES:
+    biases = [value for name, value in net.items() if name in ("linear.bias", "classifier.bias", "fc.bias")]
+    if len(biases) != 1 or biases[0].ndim != 1 or not 2 <= len(biases[0]) <= _MAX_CLASSES:
         raise UserError(f"{path} holds no net with one last layer of two or more classes.")
-    return int(sizes[0])
+    return len(biases[0])
 
 
 def _architecture(path: Path, net: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
@@ -165,6 +169,10 @@ def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("epoch", "nat_prec1", "adv_prec1"):
         value = content.get(name)
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if isinstance(number, (int, float)):
-            numbers[name] = number
+        # robustness writes false for an accuracy that it has not measured.
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        if not abs(number) < 2**63:
+            raise UserError(f"{path} records {name} {number}; a number of a training is finite and fits 64 bits.")
+        numbers[name] = number
     return {"format": "robustness checkpoint", "file": path.name, "sha256": file_sha256(path), **numbers}

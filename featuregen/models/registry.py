@@ -13,7 +13,7 @@ import torch
 
 from featuregen.config.loader import did_you_mean
 from featuregen.config.schema import Model
-from featuregen.errors import UserError
+from featuregen.errors import UserError, join_lines
 from featuregen.models.classifier import Backbone, Classifier
 from featuregen.runtime.console import format_columns
 from featuregen.runtime.rng import seeded
@@ -143,7 +143,7 @@ def architecture_table() -> str:
         width = str(item.width) if item.width else "fixed"
         fake = "yes" if item.fake_relu else "no"
         rows.append((item.name, item.channels_text, item.sizes_text, width, fake, item.description))
-    return "\n".join(format_columns(rows))
+    return join_lines(format_columns(rows))
 
 
 def build_model(

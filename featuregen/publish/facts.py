@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from featuregen.config.kinds import ATTACKED, KINDS, MISLABELLED
+from featuregen.config.record_schemas import EvaluationResults, ExperimentResults
+from featuregen.config.records import check_record, parse_json
 from featuregen.report.attack import describe_attack
 from featuregen.report.tables import (
     NORMS,
@@ -30,16 +32,22 @@ _COMPARED = ("standard", "adversarial", "sample")
 EXPERIMENT, EVALUATION = "featuregen-results", "featuregen-evaluation"
 
 
+def read_results(text: bytes, where: str) -> Results:
+    """What `reproduce` or `evaluate --json` wrote."""
+    results = parse_json(text, where, nan_as_null=True)
+    evaluated = isinstance(results, dict) and results.get("format") == EVALUATION
+    check_record(results, EvaluationResults if evaluated else ExperimentResults, where, "give such a file")
+    return dict(results)
+
+
 def results_about(info: DatasetInfo, results: Results) -> Results | None:
-    """What `reproduce` or `evaluate --json` wrote, if it is about this very dataset."""
+    """The results, if they are about this very dataset."""
     wanted = info.content_sha256
-    if (results["format"], results["version"]) == (EXPERIMENT, 1):
+    if results["format"] == EXPERIMENT:
         return results if any(made["content_sha256"] == wanted for made in results["datasets"]) else None
-    if (results["format"], results["version"]) == (EVALUATION, 1):
-        rows = [row for row in results["models"] if row.get("content_sha256") == wanted]
-        # Where the file lay is nobody's business.
-        return {**results, "models": [row | {"file": PurePath(row["file"]).name} for row in rows]} if rows else None
-    return None
+    rows = [row for row in results["models"] if row.get("content_sha256") == wanted]
+    # Where the file lay is nobody's business.
+    return {**results, "models": [row | {"file": PurePath(row["file"]).name} for row in rows]} if rows else None
 
 
 def evaluation_section(info: DatasetInfo, results: Results) -> str:

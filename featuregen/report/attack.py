@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.errors import printable
-from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
+from featuregen.errors import join_lines
 from featuregen.report.tables import NORMS, UNKNOWN, number, percent
 
 # Changes are too small to be seen as they are.
@@ -37,7 +36,7 @@ def attack_text(results: Mapping[str, Any]) -> str:
                 f"{medians[0]} before, {medians[1]} after (medians); more confident in {_percent(confidence['surer'])}",
             ),
         ]
-    return "\n".join(f"{name:<14}{printable(text)}" for name, text in lines)
+    return join_lines(f"{name:<14}{text}" for name, text in lines)
 
 
 def describe_attack(attack: Mapping[str, Any]) -> str:
@@ -64,6 +63,9 @@ def attack_picture(
     title: str,
 ) -> Path:
     """Original, ten times the change around grey, and result, with the predicted classes and their confidences."""
+    # Most who describe an attack draw nothing, and matplotlib takes a while to load.
+    from featuregen.report.image_grid import MAX_COLUMNS, Row, draw_grid
+
     shown = slice(MAX_COLUMNS)
     first, last = (np.asarray(images[shown], dtype=np.float64) for images in (before, after))
     change = np.clip(0.5 + _MAGNIFIED * (last - first), 0, 1)

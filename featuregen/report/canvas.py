@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from featuregen.errors import printable
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.marks import PNG_FIELD, PNG_PROGRAM
+from featuregen.runtime.safe_matplotlib import (
+    Figure,
+    FigureCanvasAgg,
+    FontProperties,
+    RendererAgg,
+    findfont,
+    get_font,
+    quiet_matplotlib,
+    style,
+)
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 BLACK, BLUE, GREEN, ORANGE = "#000000", "#0072B2", "#009E73", "#E69F00"
@@ -50,14 +59,50 @@ _STYLE = {
 }
 
 
+# Drawn for a character that the font lacks.
+_MISSING = "□"
+
+
+@functools.cache
+def _characters(font_file: str) -> frozenset[int]:
+    """The code points for which a font has a glyph."""
+    return frozenset(get_font(font_file).get_charmap())
+
+
+def drawable(text: str, font: FontProperties) -> str:
+    """The text as a font can draw it: a name from a file may hold anything."""
+    known = _characters(str(findfont(font)))
+    return "".join(char if ord(char) in known else _MISSING for char in printable(text))
+
+
+class _Renderer(RendererAgg):
+    """Draws only what the font has, and measures the same."""
+
+    def draw_text(self, gc: Any, x: Any, y: Any, s: str, prop: FontProperties, *rest: Any, **named: Any) -> None:
+        super().draw_text(gc, x, y, drawable(s, prop), prop, *rest, **named)  # type: ignore[no-untyped-call]
+
+    def get_text_width_height_descent(self, s: str, prop: FontProperties, ismath: Any) -> Any:
+        return super().get_text_width_height_descent(drawable(s, prop), prop, ismath)  # type: ignore[no-untyped-call]
+
+
+class _Canvas(FigureCanvasAgg):
+    _drawn: tuple[tuple[int, int], RendererAgg] | None = None
+
+    def get_renderer(self) -> RendererAgg:
+        size = self.get_width_height(physical=True)
+        if self._drawn is None or self._drawn[0] != size:
+            self._drawn = size, _Renderer(*size, self.figure.dpi)  # type: ignore[no-untyped-call]
+        return self._drawn[1]
+
+
 @contextmanager
 def drawing(
     path: str | Path, width: float, height: float, layout: Literal["constrained"] | None = "constrained"
 ) -> Iterator[Figure]:
     """A figure of `width` × `height` pixels at twice the usual density, saved as PNG when the block ends."""
-    with style.context(["default", _STYLE]):
+    with quiet_matplotlib(), style.context(["default", _STYLE]):
         figure = Figure(figsize=(2 * width / DPI, 2 * height / DPI), dpi=DPI, layout=layout)
-        canvas = FigureCanvasAgg(figure)
+        canvas = _Canvas(figure)
         yield figure
         canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves these two without types
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]  # as above

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featuregen.errors import join_lines
 from featuregen.report.tables import duration
 from featuregen.runtime.console import format_columns
 
@@ -18,7 +19,7 @@ def cost_table(cost: Mapping[str, Any]) -> str:
         work = {"gradient steps": stage["moved"], "trained": stage["learnt"]}
         described = ", ".join(f"{count:,.0f} {unit}" for unit, count in work.items() if count)
         rows.append((stage["stage"], described, duration(stage["seconds"])))
-    return "\n".join([
+    return join_lines([
         f"{cost['config']}: {net} on {cost['device']} ({', '.join(cost['arithmetic'].values())}), "
         f"{base['name']} with {base['train_rows']:,} training and {base['test_rows']:,} test images",
         "",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featuregen.errors import join_lines
+
 
 def diff_text(first: Path, second: Path, diff: Mapping[str, Any]) -> str:
     lines = [("content", "the same, byte for byte" if diff["same"] else "differs")]
@@ -25,4 +27,4 @@ def diff_text(first: Path, second: Path, diff: Mapping[str, Any]) -> str:
         images = "the same, pixel for pixel"
     lines.append(("images", images))
     width = max(len(name) for name, _ in lines)
-    return "\n".join([f"A  {first}", f"B  {second}", *(f"  {name:{width}}  {text}" for name, text in lines)])
+    return join_lines([f"A  {first}", f"B  {second}", *(f"  {name:{width}}  {text}" for name, text in lines)])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.patches import Patch
-
-from featuregen.errors import printable
+from featuregen.errors import join_lines, printable
 from featuregen.report import canvas
-from featuregen.report.tables import NORMS, Results, percent
+from featuregen.report.tables import NAME, NORMS, Results, percent
 from featuregen.runtime.console import format_columns
+from featuregen.runtime.safe_matplotlib import Patch
 
 _THREAT_MODELS = {"white-box": "white box", "query": "black box (queries)", "transfer": "black box (transfer)"}
 _COLOURS = {"white-box": canvas.BLUE, "query": canvas.ORANGE, "transfer": canvas.PURPLE}
@@ -20,13 +19,14 @@ def masking_text(results: Results) -> str:
     """What was checked, one line for each attack, and the conclusion."""
     images = results["images"]
     lines = [
-        f"model   {printable(results['model']['file'])}",
+        f"model   {printable(results['model']['file'], NAME)}",
         f"ball    {_ball(results)}",
-        f"images  {images['count']} of {printable(images['name'])}, {printable(images['split'])}; "
+        f"images  {images['count']} of {printable(images['name'], NAME)}, {printable(images['split'], NAME)}; "
         f"attacked are the {results['tried']} that the model classifies correctly",
     ]
     if "origin" in results:
-        lines.append(f"from    {printable(results['origin']['file'])}, on which the transferred examples are found")
+        origin = printable(results["origin"]["file"], NAME)
+        lines.append(f"from    {origin}, on which the transferred examples are found")
     rows = [("check", "outcome", "test", "threat model", "images %", "interpretation")]
     for check in results["checks"]:
         head = (check["name"], "passed" if check["ok"] else "FLAGGED", check["meaning"])
@@ -42,7 +42,7 @@ def masking_text(results: Results) -> str:
         if flagged
         else "no sign of masked gradients; that alone does not make a model robust"
     )
-    return "\n".join([*lines, "", table[0], "─" * max(map(len, table)), *table[1:], "", conclusion])
+    return join_lines([*lines, "", table[0], "─" * max(map(len, table)), *table[1:], "", conclusion])
 
 
 def _ball(results: Results) -> str:
@@ -76,6 +76,6 @@ def masking_bars(path: str | Path, results: Results) -> Path:
         axes.set_xlabel(f"of {results['tried']} images, % ({_ball(results)})")
         handles = [Patch(color=_COLOURS[threat], label=name) for threat, name in _THREAT_MODELS.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        title = f"Gradient masking: {printable(results['model']['file'])}"
+        title = f"Gradient masking: {printable(results['model']['file'], NAME)}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return Path(path)

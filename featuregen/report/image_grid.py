@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
 
+from featuregen.errors import UserError, printable
 from featuregen.report import canvas
+from featuregen.runtime.safe_matplotlib import FontProperties, TextToPath
 
 Images = Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -20,6 +20,8 @@ MAX_COLUMNS = 10
 
 # Pixels of the PNG, which has twice the usual density.
 _IMAGE, _GAP, _LINE = 140, 14, 30
+# Characters of a text from a file, of which no more would fit.
+_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Row:
 
 def draw_grid(path: str | Path, rows: Sequence[Row], headers: Sequence[str] = (), title: str = "") -> Path:
     """Rows of images under each other; `headers` are above the columns, such as "7 → 8" (true → stored label)."""
+    headers = [printable(text, _NAME) for text in headers]
+    rows = [Row(row.title, row.images, [printable(text, _NAME) for text in row.captions]) for row in rows]
+    title = printable(title, 2 * _NAME)
     images = [[_pixels(np.asarray(image)) for image in row.images[:MAX_COLUMNS]] for row in rows]
     size = max((max(image.shape[:2]) for row in images for image in row), default=0)
     if not size:
@@ -69,9 +74,20 @@ def draw_grid(path: str | Path, rows: Sequence[Row], headers: Sequence[str] = ()
     return Path(path)
 
 
+def can_be_drawn(image_shape: Sequence[int]) -> bool:
+    """Whether images of this shape, channels first, are grey or coloured."""
+    return len(image_shape) == 3 and image_shape[0] in (1, 3)
+
+
+def check_can_be_drawn(image_shape: Sequence[int], origin: object) -> None:
+    """Refuse images that are neither, before any work; `origin` is their file."""
+    if not can_be_drawn(image_shape):
+        raise UserError(f"{origin} has images of {image_shape[0]} channels; a picture shows images of 1 or 3.")
+
+
 def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
     """One CHW image, float in [0, 1] or uint8, as HWC colours."""
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
+    if not can_be_drawn(image.shape):
         raise ValueError(f"an image of shape {image.shape} cannot be drawn; give (1, H, W) or (3, H, W)")
     if image.dtype != np.uint8:
         image = np.rint(255 * np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1)).astype(np.uint8)
@@ -79,9 +95,8 @@ def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _text_width(text: str, size: float, weight: str = "normal") -> float:
-    width, _, _ = TextToPath().get_text_width_height_descent(
-        text, FontProperties(size=size, weight=weight), ismath=False
-    )
+    font = FontProperties(size=size, weight=weight)
+    width, _, _ = TextToPath().get_text_width_height_descent(canvas.drawable(text, font), font, ismath=False)
     return float(width) * canvas.DPI / 72
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from featuregen.errors import printable
+from featuregen.errors import join_lines, printable
 from featuregen.report import canvas
-from featuregen.report.tables import NORMS, UNKNOWN, Column, Results, number, percent, terminal_table
+from featuregen.report.tables import NAME, NORMS, UNKNOWN, Column, Results, number, percent, terminal_table
+from featuregen.runtime.safe_matplotlib import Axes, AxesImage, LinearSegmentedColormap
 
 Run = Mapping[str, Any]
 Pair = Mapping[str, Any]
@@ -31,6 +29,8 @@ _AGREEMENT_NOTES = (
 _ACROSS = 3
 # Classes up to which every cell has its number and every row its name.
 _NUMBERED, _NAMED = 12, 24
+# Characters of a class's name beside a panel.
+_TICK = 24
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", canvas.SKY, canvas.BLUE, "#002a45"]).with_extremes(
     bad="#ececec"
 )
@@ -42,20 +42,20 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", canvas.SKY, ca
 def flips_table(results: Results) -> str:
     """For a terminal: success, asymmetry, the class that attracts most, and how far attacks and models agree."""
     names, between = results["base"]["classes"], results["agreement"]
-    images = f"{results['images']} test images of {printable(results['base']['name'])}"
+    images = f"{results['images']} test images of {printable(results['base']['name'], NAME)}"
     lines = [f"{images}; attacked are those that the model classifies correctly"]
     for model in results["models"]:
         runs = [run for run in results["runs"] if run["model"] == model["title"]]
-        lines += ["", printable(model["title"]), *_runs(runs, names)]
+        lines += ["", printable(model["title"], NAME), *_runs(runs, names)]
     lines += ["", *_NOTES]
     for title, pairs in _by("model", between["attacks"]):
         titles = [_describe_attacks(pair) for pair in pairs]
-        lines += ["", f"{printable(title)}: do its attacks agree?", *_agreements(titles, pairs)]
+        lines += ["", f"{printable(title, NAME)}: do its attacks agree?", *_agreements(titles, pairs)]
     for first, firsts in _by("first", between["models"]):
         for second, pairs in _by("second", firsts):
-            head = f"{printable(first)} and {printable(second)}: do they agree under the same attack?"
+            head = f"{printable(first, NAME)} and {printable(second, NAME)}: do they agree under the same attack?"
             lines += ["", head, *_agreements([describe_run(pair) for pair in pairs], pairs)]
-    return "\n".join([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
+    return join_lines([*lines, "", *_AGREEMENT_NOTES] if any(between.values()) else lines)
 
 
 def _by(key: str, pairs: Sequence[Pair]) -> list[tuple[str, list[Pair]]]:
@@ -103,7 +103,7 @@ def _describe_attacks(pair: Pair) -> str:
 def _strongest(attraction: Mapping[str, Any], names: Sequence[str]) -> str:
     if attraction["strongest"] is None:
         return UNKNOWN
-    return f"{printable(names[attraction['strongest']])} ×{attraction['ratios'][attraction['strongest']]:.1f}"
+    return f"{printable(names[attraction['strongest']], NAME)} ×{attraction['ratios'][attraction['strongest']]:.1f}"
 
 
 def _p(value: float | None) -> str:
@@ -115,6 +115,7 @@ def _p(value: float | None) -> str:
 
 def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence[str]) -> Path:
     """A panel per run: of the flips of each true class (row), the share that becomes each other class."""
+    names = [printable(name, _TICK) for name in names]
     across, side = min(_ACROSS, len(runs)), 300 if len(names) <= _NUMBERED else 380
     down = -(-len(runs) // across)
     words = max((len(name) for name in names), default=1)
@@ -128,7 +129,7 @@ def flip_maps(path: str | Path, title: str, runs: Sequence[Run], names: Sequence
         bar = figure.colorbar(image, ax=panels.tolist(), shrink=0.6, aspect=30, pad=0.02)
         bar.set_label("share of the flips of this true class, %")
         bar.outline.set_visible(False)
-        figure.suptitle(f"Label flips: {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+        figure.suptitle(f"Label flips: {printable(title, NAME)}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     return Path(path)
 
 

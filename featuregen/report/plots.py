@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-
 from featuregen.report import canvas
 from featuregen.report.tables import KIND_NAMES, Model, Results, accuracies, describe_seeds, radii, summary
+from featuregen.runtime.safe_matplotlib import Axes, Figure, Line2D, Patch
 
 Line = dict[str, Any]
 Place = Literal["outside lower center", "outside right center"]

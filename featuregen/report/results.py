@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featuregen.errors import printable
+from featuregen.errors import join_lines, printable
 from featuregen.report.tables import (
     KIND_NAMES,
+    NAME,
     PAPER_NOTE,
     UNKNOWN,
     Column,
@@ -38,12 +39,12 @@ AUDIT_NOTE = (
 def results_table(results: Results) -> str:
     """For a terminal: accuracies in %, the paper's beside them, then the label audit."""
     models = results["models"]
-    head = f"{printable(results['base']['name'])}: {_caption(models)}, {describe_test_images(results)}"
+    head = f"{printable(results['base']['name'], NAME)}: {_caption(models)}, {describe_test_images(results)}"
     lines = [head, "", *terminal_table(titles_of(models), _columns(models)), "", PAPER_NOTE]
     judges, columns = _judges(results)
     if judges:
         lines += ["", AUDIT_NOTE, "", *terminal_table(judges, columns, "judge")]
-    return "\n".join(lines)
+    return join_lines(lines)
 
 
 def results_markdown(results: Results) -> str:
@@ -64,7 +65,7 @@ def evaluation_table(rows: Sequence[Model]) -> str:
     """For any models: rows of {"title", "runs"}, without the paper."""
     caption = _caption(rows)
     columns = accuracy_columns(rows) + training_columns(rows)
-    return "\n".join([caption[0].upper() + caption[1:], "", *terminal_table(titles_of(rows), columns)])
+    return join_lines([caption[0].upper() + caption[1:], "", *terminal_table(titles_of(rows), columns)])
 
 
 def _columns(models: Sequence[Model]) -> list[Column]:

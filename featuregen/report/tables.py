@@ -56,7 +56,8 @@ Results = Mapping[str, Any]
 Model = Mapping[str, Any]
 
 TERMINAL_WIDTH = 160
-_TITLE = 36
+# Characters of a name from a file: in a table, and in a sentence.
+_TITLE, NAME = 36, 60
 NORMS = {"l2": "L2", "linf": "Linf"}
 KIND_NAMES = {
     "robust": "D_R",
@@ -227,4 +228,4 @@ def markdown_table(titles: Iterable[str], columns: Sequence[Column], corner: str
 
 
 def markdown_escape(text: object) -> str:
-    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in printable(str(text)))
+    return "".join(f"\\{char}" if char in r"\|*_`[]<>~#&$" else char for char in printable(text, limit=None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featuregen.errors import join_lines
 from featuregen.report import canvas
 from featuregen.report.tables import (
     NORMS,
@@ -32,7 +33,7 @@ def transfer_table(results: Results) -> str:
         Column("trained on D_det", "clean", accuracy_columns(rows)[0].cells),
         *(Column("trained on D_det", "training set", column.cells) for column in training_columns(rows)),
     ]
-    return "\n".join([
+    return join_lines([
         f"{_attack(results)}: {percent(source['fooled'])} % of the correctly classified images are then misclassified "
         f"({source['images']} images)",
         "in %: accuracies; transfer rate: the share of these images that a model misclassifies, of those whose "

@@ -175,7 +175,8 @@ def _locked_file(
                 handle = _try_lock(path, empty)
             if handle is not None:
                 break
-        assert handle is not None
+        if handle is None:
+            _refuse_busy(target)
         yield handle
     finally:
         if handle is not None:

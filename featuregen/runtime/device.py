@@ -18,6 +18,8 @@ from featuregen import __version__
 from featuregen.errors import UserError
 from featuregen.runtime.distributed import threads_per_process
 
+# More threads than this, or than four a core, help nothing and take gigabytes.
+_MANY_THREADS = 128
 # From <malloc.h>.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _CPU = torch.device("cpu")
@@ -87,6 +89,9 @@ def configure_process(threads: int) -> None:
 
     With 0 threads torch decides; processes that torchrun started on one machine get equal shares of its CPUs.
     """
+    most = max(_MANY_THREADS, 4 * (os.cpu_count() or 1))
+    if threads > most:
+        raise UserError(f"runtime.threads is {threads}; this machine takes at most {most}. 0 leaves it to torch.")
     tune_malloc()
     if threads := threads or threads_per_process():
         torch.set_num_threads(threads)
@@ -104,12 +109,6 @@ def free_memory(device: torch.device) -> int:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         limits.append(max(0, int(limit.read_text()) - int(used.read_text())))
     return min(limits)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, on any device, or of Python means that memory ran out."""
-    phrases = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in str(error) for phrase in phrases)
 
 
 def versions(compute: ComputeSpec) -> dict[str, str]:

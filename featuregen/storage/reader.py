@@ -20,7 +20,8 @@ from featuregen.config.records import RecordError, check_record, parse_json
 from featuregen.config.serialize import to_dict
 from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
-from featuregen.runtime.hdf5_guard import first_bad_vlen_string, has_oversized_local_heap
+from featuregen.runtime.hdf5_guard import open_hdf5
+from featuregen.runtime.hdf5_probe import MAX_ATTRIBUTE_VALUES
 from featuregen.runtime.paths import read_start
 from featuregen.storage.journal import MAGIC
 from featuregen.storage.schema import (
@@ -114,14 +115,8 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     path = Path(path)
     head = _head(path)
     ours = CorruptFile if FORMAT.encode() in head else UserError
-    if has_oversized_local_heap(path):
-        raise ours(f"{path} is damaged: its table of names does not add up; get it again, or make it again.")
     try:
-        with h5py.File(path, "r", locking=False) as root:
-            if name := first_bad_vlen_string(path, _text_counts(root)):
-                raise ours(
-                    f"{path} is damaged: the text of '{name}' is not where it says; get it again, or make it again."
-                )
+        with open_hdf5(path, tuple(COLUMNS)) as root:
             _check_format(root, path)
             check_columns(root, path)
             yield root
@@ -206,23 +201,17 @@ def attributes_of(root: h5py.File, path: Path) -> dict[str, Attribute]:
     return {str(name): _attribute(root, str(name), path) for name in root.attrs}
 
 
-def _text_counts(root: h5py.File) -> dict[str, int]:
-    """The attributes of variable-length text, with the number of texts in each."""
-    counts: dict[str, int] = {}
-    for name in root.attrs:
-        attribute = root.attrs.get_id(name)
-        kind = attribute.get_type()
-        if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
-            counts[str(name)] = math.prod(attribute.shape or ())
-    return counts
-
-
 def _attribute(root: h5py.File, name: str, path: Path) -> Attribute:
     try:
         raw = root.attrs.get_id(name)
         kind, shape = raw.get_type(), raw.shape
         allowed = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID))
-        if not allowed or shape is None or math.prod(shape) > 4096 or raw.get_storage_size() > path.stat().st_size:
+        if (
+            not allowed
+            or shape is None
+            or math.prod(shape) > MAX_ATTRIBUTE_VALUES
+            or raw.get_storage_size() > path.stat().st_size
+        ):
             raise CorruptFile(f"{path}: attribute '{name}' is neither text nor a few numbers.")
         value = root.attrs[name]
     except KeyError:

@@ -7,7 +7,7 @@ import html
 import io
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -22,8 +22,19 @@ from torch.utils.data import Dataset
 
 from featuregen.data.lazy import Hdf5Rows, LazyImages, Rows
 from featuregen.errors import UserError
+from featuregen.runtime.hdf5_guard import FileKey, key_of, open_hdf5
 from featuregen.storage.reader import attributes_of, check_columns, columns_of, info_of, open_file, to_pixels
-from featuregen.storage.schema import BLOCK_BYTES, Array, CorruptFile, content_digest, row_blocks, value_problem
+from featuregen.storage.schema import (
+    BLOCK_BYTES,
+    COLUMNS,
+    Array,
+    Attribute,
+    CorruptFile,
+    content_digest,
+    record_digest,
+    row_blocks,
+    value_problem,
+)
 
 # In a notebook: how many images are shown, their side in pixels, and the characters of a text from the file.
 _SHOWN, _SIDE, _MAX_TEXT = 10, 64, 60
@@ -62,9 +73,10 @@ class FeatureDataset(Dataset[tuple[Any, int]]):
         self.transform = transform
         with open_file(self.path) as root:
             self.info = info_of(root, self.path)
-            self.labels = torch.from_numpy(columns_of(root, self.info, ["labels"])["labels"])
-        check = partial(_check_unchanged, path=self.path, content_sha256=self.info.content_sha256)
-        self._stored = Hdf5Rows(self.path, "images", (self.info.rows, *self.info.image_shape), check)
+            labels = columns_of(root, self.info, ["labels"])["labels"]
+            reopen = partial(_reopen, self.path, key_of(root), attributes_of(root, self.path), labels)
+        self.labels = torch.from_numpy(labels.copy())
+        self._stored = Hdf5Rows(self.path, "images", (self.info.rows, *self.info.image_shape), reopen)
         self._images: Tensor | None = None
 
     @property
@@ -163,10 +175,21 @@ class FeatureDataset(Dataset[tuple[Any, int]]):
         return f"<table>{table}</table><div>{figures}</div>"
 
 
-def _check_unchanged(root: h5py.File, path: Path, content_sha256: str) -> None:
-    check_columns(root, path)
-    if root.attrs["content_sha256"] != content_sha256:
-        raise UserError(f"{path} was replaced while it was in use; open it again.")
+def _reopen(path: Path, key: FileKey, attributes: Mapping[str, Attribute], labels: Array) -> h5py.File:
+    """The file that was read at first, or one with the same content, as on another machine."""
+    root = open_hdf5(path, tuple(COLUMNS), known=key)
+    try:
+        if key_of(root) != key:
+            check_columns(root, path)
+            # All content is compared, since a digest can be written into any file.
+            same = record_digest(attributes_of(root, path)) == record_digest(attributes)
+            same = same and content_digest(root, attributes) == attributes["content_sha256"]
+            if not same or not np.array_equal(root["labels"], labels):
+                raise UserError(f"{path} was replaced while it was in use; open it again.")
+    except BaseException:
+        root.close()
+        raise
+    return root
 
 
 def _one_per_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:

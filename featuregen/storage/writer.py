@@ -14,6 +14,7 @@ import numpy as np
 
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import atomic_path, os_errors_as_user_errors, remove_partial
+from featuregen.runtime.hdf5_guard import remember_written
 from featuregen.runtime.ledger import remember
 from featuregen.runtime.paths import check_output_file
 from featuregen.storage.journal import Journal, begun_with, check_unfinished, journal_path
@@ -117,6 +118,7 @@ class Writer:
             target = PreallocatedFile(file, _file_size(self.header, attributes))
             digest = self._write(target, journal, attributes)
             target.finish()
+        remember_written(self.path, tuple(COLUMNS))
         journal.remove()
         self._journal = None
         remember("dataset", digest)

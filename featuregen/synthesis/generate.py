@@ -27,10 +27,10 @@ from featuregen.compute.optimize import (
 from featuregen.config.kinds import KINDS, Kind
 from featuregen.config.schema import Synthesis
 from featuregen.data.base_dataset import ImageSplit, balanced_rows
-from featuregen.errors import UserError
+from featuregen.errors import UserError, out_of_memory
 from featuregen.models.classifier import Classifier
 from featuregen.runtime.console import log, progress
-from featuregen.runtime.device import ComputeSpec, out_of_memory
+from featuregen.runtime.device import ComputeSpec
 from featuregen.runtime.rng import RowRandom
 from featuregen.synthesis.kinds import find_kind
 

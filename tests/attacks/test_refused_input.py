@@ -170,7 +170,7 @@ def test_labels_of_any_whole_kind_are_taken(kind: torch.dtype) -> None:
 def test_an_unknown_attack_is_refused_with_a_hint() -> None:
     assert told("fgms") == "'fgms' is no attack; did you mean 'fgsm'?"
     assert told("foolbox-carlini") == "'foolbox-carlini' is no attack; did you mean 'foolbox-carlini-wagner'?"
-    assert told("?") == f"'?' is no attack; known: {', '.join(ATTACKS)}."
+    assert told("?") == f"'?' is no attack; known: {', '.join([*ATTACKS][:12])} and {len(ATTACKS) - 12} more."
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -14,10 +14,7 @@ from featuregen.cli import errors
 from featuregen.cli.errors import with_exit_code
 
 
-@pytest.mark.parametrize(
-    "error",
-    [MemoryError(), RuntimeError("shapes"), torch.OutOfMemoryError("CUDA"), KeyError("x"), OSError("no number")],
-)
+@pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError("no number")])
 def test_errors_no_user_caused_keep_their_traceback(error: Exception) -> None:
     @with_exit_code
     def command() -> None:
@@ -26,6 +23,29 @@ def test_errors_no_user_caused_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         command()
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("std::bad_alloc"),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        ModuleNotFoundError("No module named 'fileinput'"),
+    ],
+)
+def test_too_little_memory_or_a_broken_installation_is_one_sentence(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @with_exit_code
+    def command() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    message = capsys.readouterr().err
+    assert caught.value.exit_code == 2 and message.startswith("error: ") and len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])

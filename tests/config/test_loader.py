@@ -77,7 +77,7 @@ def test_lists_of_numbers(tmp_path: Path, text: str, value: tuple[float, ...]) -
 
 
 def test_kinds(tmp_path: Path) -> None:
-    text = "".join(f"  {kind}: {{norm: l2, eps: 0.5, steps: {n}}}\n" for n, kind in enumerate(KINDS))
+    text = "".join(f"  {kind}: {{norm: l2, eps: 0.5, steps: {n}}}\n" for n, kind in enumerate(KINDS, 1))
     config = load_config(write(tmp_path, f"synthesis:\n{text}fresh: {{det: {{epochs: 5}}}}"))
     assert list(config.synthesis) == list(KINDS)
     assert config.synthesis["det"].steps == 5
@@ -159,7 +159,8 @@ def test_wrong_settings(tmp_path: Path, text: str, message: str) -> None:
         ("a: b: c", "mine.yaml is not valid YAML:"),
         ("seed: \x00", "mine.yaml is not valid YAML:"),
         ("seed: !!python/object/apply:os.getcwd []", "mine.yaml is not valid YAML:"),
-        ("seed: 2026-13-45", "mine.yaml is not valid YAML:"),
+        ("seed: !!int 0x1F", "mine.yaml is not valid YAML:"),
+        ("seed: !!timestamp 2026-13-45", "mine.yaml is not valid YAML:"),
         ("", "mine.yaml must hold settings as 'key: value' lines."),
         ("- seed", "mine.yaml must hold settings as 'key: value' lines."),
         ("just words", "mine.yaml must hold settings as 'key: value' lines."),

@@ -114,6 +114,18 @@ def test_a_replaced_file_is_noticed(tmp_path: Path) -> None:
         base.train.images_tensor()
 
 
+def test_a_file_written_over_between_two_reads_is_noticed(tmp_path: Path) -> None:
+    arrays = make_arrays(12)
+    path = as_hdf5(tmp_path / "a.h5", arrays)
+    base, content = load(path), path.read_bytes()
+    base.train.images_tensor(CPU, np.array([0]))
+    path.chmod(0o600)
+    base.train.images_tensor(CPU, np.array([1]))
+    path.write_bytes(content.replace(arrays["x_train"].tobytes(), bytes(arrays["x_train"].nbytes)))
+    with pytest.raises(UserError, match=r"a\.h5 was replaced while it was in use; start again\."):
+        base.train.images_tensor(CPU, np.array([2]))
+
+
 # The same models and datasets ----------------------------------------------------------------------
 
 
@@ -254,12 +266,13 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
         load(path)
 
 
-def test_rows_that_go_bad_later_are_a_sentence(tmp_path: Path) -> None:
-    base = load(as_hdf5(tmp_path / "a.h5", make_arrays(12), chunks=(1, 4, 5, 3), fletcher32=True))
-    content = bytearray((tmp_path / "a.h5").read_bytes())
+def test_damaged_rows_are_a_sentence_when_they_are_read(tmp_path: Path) -> None:
+    path = as_hdf5(tmp_path / "a.h5", make_arrays(12), chunks=(1, 4, 5, 3), fletcher32=True)
+    content = bytearray(path.read_bytes())
     at = content.find(make_arrays(12)["x_train"][5].tobytes())
     content[at] ^= 1
-    (tmp_path / "a.h5").write_bytes(content)
+    path.write_bytes(content)
+    base = load(path)
     with pytest.raises(UserError, match="x_train cannot be read"):
         base.train.images_tensor(CPU, np.array([5]))
 

@@ -21,11 +21,11 @@ from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import evaluate, predict
 from featuregen.interop.load import is_model_file, load_model, model_header
 from featuregen.interop.robustness import load_checkpoint, save_checkpoint
-from featuregen.interop.torch_files import is_checkpoint
 from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import save_model, weights_sha256
 from featuregen.models.registry import build_classifier
+from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import read_info
 from tests.helpers.cli_runs import dataset, done, refused, tiny
 

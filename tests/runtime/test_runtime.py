@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from featuregen.errors import UserError
-from featuregen.runtime import console
+from featuregen.runtime import progress_bar
 from featuregen.runtime.console import progress
 from featuregen.runtime.device import autocast, resolve_device
 from featuregen.runtime.rng import RowDraws, RowRandom
@@ -200,7 +200,7 @@ def test_progress_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_progress_shows_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """There standard error is no terminal."""
-    monkeypatch.setattr(console, "_IN_NOTEBOOK", True)
+    monkeypatch.setattr(progress_bar, "_IN_NOTEBOOK", True)
     assert list(progress(range(3), "steps")) == [0, 1, 2]
     assert "steps: " in capsys.readouterr().err
 

@@ -143,6 +143,67 @@ def test_replaced_file_is_noticed(tmp_path: Path) -> None:
         data[0]
 
 
+def other_pixels(path: Path) -> Path:
+    """A dataset with other images under the same record: the digests of the first are written into it."""
+    other = path.with_name("other.h5")
+    shutil.copy(path, other)
+    with edited(other) as root:
+        root["images"][:] = 0.5
+    return other
+
+
+@pytest.mark.parametrize("how", ["another in its place", "written over"])
+def test_no_digest_in_a_file_makes_it_another_one(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    other, data = other_pixels(path), FeatureDataset(path)
+    images = FeatureDataset(path).images
+    if how == "another in its place":
+        os.replace(other, path)
+    else:
+        # After the first read, so the file is open.
+        assert torch.equal(data.fetch(slice(0, 1))[0], images[0])
+        path.write_bytes(other.read_bytes())
+    for read in (lambda: data.images, lambda: data[0], lambda: data.columns("labels"), lambda: data.fetch(slice(2))):
+        with pytest.raises(UserError, match="replaced while it was in use"):
+            read()
+
+
+def test_other_labels_under_the_same_record_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    shutil.copy(path, tmp_path / "good.h5")
+    column(path, "labels", 1)
+    data = FeatureDataset(path)
+    os.replace(tmp_path / "good.h5", path)
+    with pytest.raises(UserError, match="replaced while it was in use"):
+        data[0]
+
+
+def test_a_copy_in_its_place_will_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    data, images = FeatureDataset(path), FeatureDataset(path).images
+    shutil.copy(path, tmp_path / "copy.h5")
+    os.replace(tmp_path / "copy.h5", path)
+    assert torch.equal(data.images, images)
+    path.chmod(0o600)
+    assert torch.equal(data[1][0], images[1])
+
+
+def test_workers_notice_a_file_in_the_place_of_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    other, data = other_pixels(path), FeatureDataset(path)
+    workers: DataLoader[Any] = DataLoader(data, batch_size=5, num_workers=2, multiprocessing_context="fork")
+    first = torch.cat([images for images, _ in workers])
+    assert torch.equal(first, FeatureDataset(path).images)
+    os.replace(other, path)
+    # New workers with every epoch, which open the file themselves.
+    with pytest.raises(UserError, match="replaced while it was in use"):
+        list(workers)
+
+
 def recreate(path: Path, name: str, data: Any, **options: Any) -> None:
     with edited(path) as root:
         del root[name]

@@ -19,10 +19,10 @@ from featuregen.compute.autotune import fitting_batch
 from featuregen.compute.folding import folded_copy
 from featuregen.config.schema import Model, Synthesis
 from featuregen.data.base_dataset import BaseDataset
-from featuregen.errors import UserError
+from featuregen.errors import UserError, out_of_memory
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import build_classifier
-from featuregen.runtime.device import ComputeSpec, free_memory, out_of_memory
+from featuregen.runtime.device import ComputeSpec, free_memory
 from featuregen.storage.reader import read_columns, read_info
 from featuregen.synthesis.generate import make_plan, synthesize
 
