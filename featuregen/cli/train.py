@@ -29,6 +29,7 @@ from featuregen.config.recipes import NamedRecipe, RecipeName, source_recipe
 from featuregen.config.schema import Config, EarlyStop, Norm
 from featuregen.errors import UserError
 from featuregen.runtime.console import show, show_paths
+from featuregen.runtime.paths import check_utf8
 
 if TYPE_CHECKING:
     from featuregen.models.io import TrainedModel
@@ -103,6 +104,8 @@ def train(
     torchrun --nproc-per-node 2 -m featuregen train --robust
     """
     check_output(out, ".safetensors", "a saved model")
+    if out:
+        check_utf8(out, "a saved model")
     attack: dict[str, Any] = {"norm": norm, "eps": eps, "steps": steps, "step_size": step_size}
     attack = drop_none(attack | {"random_start": random_start})
     attack_options = [f"--{name.replace('_', '-')}" for name in [*attack, *(["recipe"] if named else [])]]

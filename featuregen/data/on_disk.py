@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featuregen.config.serialize import shown_name
 from featuregen.data.base_dataset import ImageSplit
 from featuregen.data.lazy import HDF5_ERRORS, Hdf5Rows, Rows
 from featuregen.data.npz import ARRAYS, check_class_ids, check_labels
 from featuregen.errors import UserError, one_line
 from featuregen.runtime.hdf5_guard import FileKey, key_of, open_hdf5
 from featuregen.runtime.hdf5_probe import FILTERS, MAX_CHUNK
-from featuregen.runtime.paths import check_file, is_file, shown_name
+from featuregen.runtime.paths import check_file, is_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.

@@ -12,11 +12,12 @@ import numpy as np
 
 from featuregen.config.loader import did_you_mean
 from featuregen.config.schema import Data
+from featuregen.config.serialize import shown_name
 from featuregen.data.base_dataset import BaseDataset, DatasetSize, ImageSplit, class_ranks
 from featuregen.data.npz import ARRAYS, EXPECTED, make_splits, read_npz
 from featuregen.data.on_disk import read_folder, read_hdf5
 from featuregen.errors import UserError, one_line
-from featuregen.runtime.paths import check_file, expanded, shown_name
+from featuregen.runtime.paths import check_file, expanded
 
 
 @dataclass(frozen=True)

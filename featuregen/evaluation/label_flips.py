@@ -19,7 +19,7 @@ from featuregen.attacks.api import attack as run_attack
 from featuregen.attacks.registry import find_attack
 from featuregen.config.loader import from_dict
 from featuregen.config.schema import Norm
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import shown_name, to_dict
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
 from featuregen.evaluation.attack_run import AttackInputs
@@ -183,7 +183,7 @@ def label_flips_to_folder(
 
 def titles_of_files(paths: Sequence[Path]) -> list[str]:
     """The names of the models, numbered where they alone would not tell models apart."""
-    names = [path.stem for path in paths]
+    names = [shown_name(path.stem) for path in paths]
     return names if len(set(names)) == len(names) else [f"{name}-{i}" for i, name in enumerate(names, 1)]
 
 
@@ -191,7 +191,7 @@ def _describe_model(title: str, trained: TrainedModel) -> dict[str, Any]:
     model = trained.model
     return {
         "title": title,
-        "file": str(trained.path),
+        "file": shown_name(trained.path),
         "architecture": model.architecture,
         "width": model.width,
         "weights_sha256": weights_sha256(model),

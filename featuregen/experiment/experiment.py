@@ -13,6 +13,7 @@ from featuregen.compute.autotune import load_or_autotune
 from featuregen.config.loader import did_you_mean, load_config, with_overrides
 from featuregen.config.recipes import fresh_recipe, source_recipe
 from featuregen.config.schema import Config, Synthesis, Training
+from featuregen.config.serialize import shown_name
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
 from featuregen.data.sources import load_images
 from featuregen.errors import UserError
@@ -24,7 +25,7 @@ from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
-from featuregen.runtime.paths import check_output_folder
+from featuregen.runtime.paths import check_output_folder, check_utf8
 from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
@@ -214,6 +215,7 @@ class Experiment:
     def _models_folder(self) -> Path:
         """A folder in the output folder, which is no link: it may be part of a folder that somebody sent."""
         check_output_folder(self.out / "models")
+        check_utf8(self.out, "the folder of models")
         return self.out / "models"
 
     @cached_property
@@ -252,7 +254,7 @@ class Experiment:
         data.check_content()
         # Where the base dataset does not fit into memory, a dataset as large as that would not fit either.
         images = data.images.to(self.device) if self.base.in_memory else data.lazy_images(self.device)
-        name = f"{data.info.kind} ({data.path.name})"
+        name = f"{data.info.kind} ({shown_name(data.path.name)})"
         return LabelledImages(name, images, data.labels.to(self.device), data.info.content_sha256)
 
     # Checks --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featuregen.config.serialize import shown_name
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.stages import TITLES
 from featuregen.report.html import write_report
@@ -52,7 +53,7 @@ def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path, fo
     names = [*info.classes, "?"]
     labels = ((names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows)
     headers = [true if true == stored else f"{true} → {stored}" for true, stored in labels]
-    return draw_grid(picture, grid, headers, f"{data.path.name}: {info.kind}")
+    return draw_grid(picture, grid, headers, f"{shown_name(data.path.name)}: {info.kind}")
 
 
 def check_results_free(folder: Path, force: bool = False) -> None:

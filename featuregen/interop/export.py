@@ -250,7 +250,8 @@ def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:
         "featuregen": attributes(info),
     }
     schema = arrow.schema(list(fields.items()), metadata=metadata)
-    with parquet.ParquetWriter(str(target), schema) as writer:
+    # Through an open file, since pyarrow takes no name that is not UTF-8.
+    with target.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for rows, columns in _blocks(path, info):
             names = [f"{row:06d}.png" for row in range(rows.start, rows.stop)]
             structs = [arrow.array(_pngs(columns["images"]), arrow.binary()), arrow.array(names)]

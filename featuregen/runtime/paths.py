@@ -44,11 +44,6 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{text}: there is no home folder {user} here; write the folder out.") from None
 
 
-def shown_name(name: str) -> str:
-    """A file name as text: bytes that are not UTF-8 become �, since neither HDF5, JSON nor pictures can hold them."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
 # Reading -------------------------------------------------------------------------------------------
 
 
@@ -103,6 +98,14 @@ def read_text(path: str | os.PathLike[str], limit: int = _MAX_TEXT) -> str:
 
 
 # Writing -------------------------------------------------------------------------------------------
+
+
+def check_utf8(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a name in another encoding, which safetensors cannot open."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has a name that is not UTF-8, as {what} needs; choose another name.") from None
 
 
 def check_output_file(path: str | os.PathLike[str]) -> None:

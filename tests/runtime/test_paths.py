@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from featuregen.config.serialize import shown_name
 from featuregen.errors import UserError
 from featuregen.runtime.marks import check_replaceable
 from featuregen.runtime.paths import (
@@ -21,7 +22,6 @@ from featuregen.runtime.paths import (
     read_bytes,
     read_start,
     read_text,
-    shown_name,
 )
 from tests.helpers.foreign_files import put
 
