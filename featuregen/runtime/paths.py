@@ -105,7 +105,7 @@ def check_utf8(path: str | os.PathLike[str], what: str) -> None:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{path} has a name that is not UTF-8, as {what} needs; choose another name.") from None
+        raise UserError(f"{path} is no name in UTF-8, which {what} needs; choose another name.") from None
 
 
 def check_output_file(path: str | os.PathLike[str]) -> None:
