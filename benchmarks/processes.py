@@ -145,8 +145,29 @@ class Command:
             os.kill(self.process.pid, number)
         return self.wait()
 
-    def wait(self) -> int:
-        self.process.join(_HANG_TIMEOUT)
+    def stop_worker(self, pick: Callable[[list[int]], int], seconds: float, number: int, timeout: float) -> int:
+        """The exit code, after a signal to one of its worker processes so long after the first of them was there.
+
+        The command then has `timeout` seconds to end by itself.
+        """
+        while not (workers := self.workers()) and self.process.is_alive():
+            time.sleep(0.001)
+        self.process.join(seconds)
+        if workers := self.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pick(workers), number)
+            return self.wait(timeout)
+        return self.wait()
+
+    def workers(self) -> list[int]:
+        """The worker processes that it has now, where the system has /proc."""
+        tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        with contextlib.suppress(OSError):
+            return [int(child) for child in tasks.read_text(encoding="utf-8").split() if _is_worker(child)]
+        return []
+
+    def wait(self, timeout: float = _HANG_TIMEOUT) -> int:
+        self.process.join(timeout)
         if self.process.exitcode is None:
             self.hung = True
             self.process.kill()
@@ -175,6 +196,13 @@ class Command:
     @property
     def _counted(self) -> list[int]:
         return [int(word) for word in (self._said / _COUNT).read_text(encoding="utf-8").split()]
+
+
+def _is_worker(process: str) -> bool:
+    """Not the helper process that multiprocessing starts with the first of them."""
+    with contextlib.suppress(OSError):
+        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 def has_rows(journal: Path) -> Callable[[], bool]:

@@ -10,7 +10,13 @@ MAX_LINE = 300
 _MAX_SENTENCE = 275
 # Of a library's message inside a sentence, which has to leave room for the file and what to do.
 _MAX_REASON = 80
-_MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
+_MEMORY_PHRASES = (
+    "can't allocate memory",
+    "annot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "std::bad_alloc",
+)
 
 
 def printable(text: object, limit: int | None = MAX_LINE) -> str:
@@ -48,7 +54,7 @@ def out_of_memory(error: BaseException) -> bool:
     # By its name, since torch need not be loaded.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _MEMORY_PHRASES)
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _MEMORY_PHRASES)
 
 
 class _OneSentenceError(Exception):

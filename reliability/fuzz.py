@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -170,7 +171,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON with every count, written after every target")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
+    with tempfile.TemporaryDirectory() as state:
+        os.environ["XDG_STATE_HOME"] = state
+        return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import torch
 import typer
 
 from featuregen.cli.errors import with_exit_code
-from featuregen.runtime import ledger
 from reliability.fuzz_targets import Target, input_of
 from reliability.fuzz_traps import ASKED, PER_BYTE, STARVED, TOUCHED, Memory, Traps, limit_memory, return_memory
 
@@ -125,10 +124,7 @@ def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:
     decoys.mkdir()
     for name, content in target.decoys().items():
         (decoys / name).write_bytes(content)
-    # The list of known files is the user's otherwise, and its place was looked up before the fork.
-    os.environ["XDG_STATE_HOME"] = str(place / "state")
-    ledger._path.cache_clear()
-    traps = Traps(place / "input", decoys, place / "state")
+    traps = Traps(place / "input", decoys)
     # Whatever is imported late is so by now, and what errors import, and the names of zip archives and pickles.
     for name in ("cp437", "idna", "raw_unicode_escape", "unicode_escape"):
         codecs.lookup(name)

@@ -15,6 +15,7 @@ from reliability import fuzz_files as others
 from reliability.fuzz_archives import NPZ, OLD_TORCH, PICTURES, TORCH, safetensors
 from reliability.fuzz_bytes import BYTES, YAML, Mutation
 from reliability.fuzz_datasets import Files
+from reliability.fuzz_grammar import CONFIGS, DATASETS, MODELS
 from reliability.fuzz_hdf5 import HDF5
 
 
@@ -74,17 +75,17 @@ _CONFIG = ("config/loader.py", "config/serialize.py", "config/schema.py")
 
 @cache
 def targets() -> dict[str, Target]:
-    images = others.image_sets()
+    images, hdf5 = others.image_sets(), (*HDF5, *DATASETS)
     pictures = {name: PICTURES if name.endswith(".png") else () for files in images[4:] for name in files}
     all_targets = (
         Target(
-            "dataset", sets.datasets(), {"a.h5": HDF5}, sets.load_dataset,
+            "dataset", sets.datasets(), {"a.h5": hdf5}, sets.load_dataset,
             (*_STORAGE, "storage/torch_dataset.py", "storage/diff.py"), _decoys,
         ),
         Target(
-            "verify", sets.datasets(), {"a.h5": HDF5}, sets.verify_dataset, (*_STORAGE, "storage/verify.py"), _decoys
+            "verify", sets.datasets(), {"a.h5": hdf5}, sets.verify_dataset, (*_STORAGE, "storage/verify.py"), _decoys,
         ),
-        Target("merge", (sets.shards(),), {"a.h5": HDF5}, sets.merge_files, ("storage/merge.py",), _decoys),
+        Target("merge", (sets.shards(),), {"a.h5": hdf5}, sets.merge_files, ("storage/merge.py",), _decoys),
         Target("journal", (sets.journal(),), {"a.h5.partial": ()}, sets.go_on, ("storage/journal.py",)),
         Target(
             "sums", ({"a.h5": b"content", "SHA256SUMS": b"0" * 64 + b"  a.h5\n" + b"1" * 64 + b" *b.h5\n"},),
@@ -99,11 +100,11 @@ def targets() -> dict[str, Target]:
             others.import_release, (*_TORCH, "interop/released.py"), _decoys,
         ),
         Target(
-            "model", (others.model(),), {"a.safetensors": safetensors("featuregen")}, others.open_model,
+            "model", (others.model(),), {"a.safetensors": (*safetensors("featuregen"), *MODELS)}, others.open_model,
             ("models/io.py",),
         ),
         Target("halfway", (others.state_file(),), {"a.halfway": TORCH}, others.resume, ("training/resume.py",)),
-        Target("config", others.configs(), {"a.yaml": YAML}, others.open_config, _CONFIG),
+        Target("config", others.configs(), {"a.yaml": (*YAML, *CONFIGS)}, others.open_config, _CONFIG),
         Target(
             "image-set", images, {"a.npz": NPZ, "b.npz": NPZ, "c.h5": HDF5, "d.h5": HDF5} | pictures, others.read_set,
             ("data/npz.py", "data/on_disk.py", "data/sources.py"), _decoys,

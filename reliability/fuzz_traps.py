@@ -33,14 +33,18 @@ _EVENT = struct.Struct("iIII")
 class Traps:
     """Set around every input; `caught` lists what happened that must not.
 
-    `folder` holds the input, and files inside it may be read and written, as may those in `state`, where featuregen
-    lists what it knows; `decoys` holds files that inputs point to. Python's own files and featuregen's may be read.
+    `folder` holds the input, and files inside it may be read and written; `decoys` holds files that inputs point to.
+    Python's own files and featuregen's may be read.
     """
 
-    def __init__(self, folder: Path, decoys: Path, state: Path | None = None) -> None:
-        self._writable = (str(folder), *([str(state)] if state else []))
-        self._readable = (*self._writable, sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
+    def __init__(self, folder: Path, decoys: Path) -> None:
+        self._own, self._readable = (
+            str(folder),
+            (str(folder), sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])),
+        )
         self.caught: list[str] = []
+        # The list of what featuregen has made is written there, whatever the input; fuzz.py sets aside a folder for it.
+        self._state = os.environ.get("XDG_STATE_HOME", str(folder))
         self._armed = False
         libc = ctypes.CDLL(None, use_errno=True)
         # HDF5 opens files without Python's audit events, so the kernel is asked.
@@ -95,7 +99,7 @@ class Traps:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         place = os.path.abspath(os.fsdecode(path))
-        allowed = self._writable if writes else self._readable
+        allowed = (self._own, self._state) if writes else (*self._readable, self._state)
         if not any(place == folder or place.startswith(folder + os.sep) for folder in allowed):
             self.caught.append(f"{event} {place}")
 

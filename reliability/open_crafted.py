@@ -4,8 +4,8 @@
 
 Claim: whatever a checkpoint asks for, it is read or refused in one sentence with exit code 2, within seconds and with
 little memory. Method: every so many of the cases of crafted_pickles.py is opened in a temporary folder, by the function
-that reads checkpoints and by so many commands in turn. Prints a JSON object; exit code 1 if anything breaks the claim.
-Needs: Linux.
+that reads checkpoints, as the state of a stopped training, and by so many commands in turn. Prints a JSON object; exit
+code 1 if anything breaks the claim. Needs: Linux.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from featuregen.cli import app
 from featuregen.errors import UserError
 from featuregen.runtime.torch_files import read_torch_file
 from reliability.crafted_pickles import checkpoints
+from reliability.fuzz_files import resume
 from reliability.fuzz_traps import Memory
 
 # Bytes beyond what the process had, seconds of the processor for one case, and characters of a sentence.
@@ -43,8 +44,8 @@ sources: {standard: {epochs: 1}, robust: {epochs: 1, attack: {norm: l2, eps: 0.5
 synthesis: {det: {steps: 1, norm: l2, eps: 0.5, rows: 20}}
 evaluation: {seeds: 1, l2: [0.5], headline: 0.5, linf: [], steps: 1}
 """
-# A case lies at both paths.
-_CHECKPOINT, _RELEASED = Path("a.pt"), Path("release/CIFAR_ims")
+# A case lies at each of these paths.
+_CHECKPOINT, _STATE, _RELEASED = Path("a.pt"), Path("a.halfway"), Path("release/CIFAR_ims")
 _OWN = ("--config", "tiny.yaml", "--out")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "info": ("info", "a.pt"),
@@ -62,9 +63,9 @@ def open_all(cases: dict[str, bytes], commands: int) -> Iterator[tuple[str, str,
     torch.save(torch.zeros(3, dtype=torch.int64), Path("release/CIFAR_lab"))
     turns = cycle(COMMANDS)
     for case, content in cases.items():
-        _CHECKPOINT.write_bytes(content)
-        _RELEASED.write_bytes(content)
-        readers: dict[str, Callable[[], str]] = {"read_torch_file": by_function}
+        for path in (_CHECKPOINT, _STATE, _RELEASED):
+            path.write_bytes(content)
+        readers: dict[str, Callable[[], str]] = {"read_torch_file": by_function, "resuming": by_training}
         readers |= {name: partial(by_command, COMMANDS[name]) for name in islice(turns, commands)}
         for name, read in readers.items():
             yield case, name, _watched(read)
@@ -84,6 +85,13 @@ def _watched(read: Callable[[], str]) -> str:
 def by_function() -> str:
     with contextlib.suppress(UserError):
         read_torch_file(_CHECKPOINT)
+    return ""
+
+
+def by_training() -> str:
+    # A damaged state may be set aside instead.
+    with contextlib.suppress(UserError):
+        resume(Path())
     return ""
 
 

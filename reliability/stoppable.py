@@ -35,16 +35,22 @@ _VARYING = {"seconds", "timings", "software", "created", "file", "config"}
 
 @dataclass(frozen=True)
 class Job:
-    """The command, given the folder for its output and the one with the files it needs."""
+    """The command, given the folder for its output and the one with the files it needs.
+
+    `workers` are the words that make it work in several processes, where it can.
+    """
 
     words: Callable[[Path, Path], list[str | Path]]
+    workers: tuple[str, ...] = ()
 
 
 JOBS: dict[str, Job] = {
     "train": Job(lambda out, inputs: ["train", "--robust", *_config(inputs), "--out", out / "robust.safetensors"]),
     "make": Job(lambda out, inputs: ["make-dataset", "det", *_config(inputs), "--out", out / "det.h5"]),
     "evaluate": Job(lambda out, inputs: ["evaluate", inputs / "det.h5", "--out", out]),
-    "reproduce": Job(lambda out, inputs: ["reproduce", *_config(inputs), "--out", out]),
+    "reproduce": Job(
+        lambda out, inputs: ["reproduce", *_config(inputs), "--out", out], workers=("--set", "runtime.jobs=2")
+    ),
     "attack": Job(
         lambda out, inputs: [
             "attack", inputs / "standard.safetensors", "--attack", "pgd", "--eps", "0.5", "--rows", "300",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -11,7 +14,7 @@ import pytest
 
 from benchmarks.processes import Command, Limits
 from reliability import kills
-from reliability.stoppable import Job, differences, results_of
+from reliability.stoppable import JOBS, Job, differences, make_inputs, results_of
 from tests.helpers.cli_runs import dataset
 
 EXPORT = Job(lambda out, inputs: ["export", inputs, "--format", "npz", "--out", out / "it.npz"])
@@ -35,6 +38,62 @@ def test_a_job_is_stopped_in_several_ways_and_finished(tmp_path: Path, monkeypat
     assert set(record.stopped) <= set(kills._WAYS) and len(record.stopped) > 1 and record.stops == 6
     assert record.wrong == [] and record.finished > 0 and 0 < record.before_operations <= 6
     assert 0 <= record.refused_of_two <= kills.RACES and record.largest_file > 1000
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "err", "wrong"),
+    [
+        ("SIGKILL", 2, "error: A worker process ended early (SIGKILL)", ""),
+        ("SIGINT", 0, "", ""),
+        ("SIGINT", 2, "error: A worker process ended early (exit code 1)", "exit code 2 after SIGINT to a worker"),
+        ("SIGSEGV", 2, "error: something else", "exit code 2 after SIGSEGV to a worker: error: something else"),
+        ("SIGHUP", 1, "Traceback", "exit code 1 after SIGHUP to a worker: Traceback"),
+        ("SIGTERM", -9, "", "it hung after SIGTERM to a worker"),
+    ],
+)
+def test_a_signal_to_a_worker_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, code: int, err: str, wrong: str
+) -> None:
+    class Ran:
+        hung = code == -9
+
+        def __init__(self, *_: object) -> None:
+            self.err = err
+
+        def stop_worker(self, pick: Callable[[list[int]], int], *_: object) -> int:
+            # Above any process.
+            assert pick([1 << 30]) == 1 << 30
+            return code
+
+    monkeypatch.setattr(kills, "Command", Ran)
+    monkeypatch.setattr(kills, "_WORKER_WAYS", (way,))
+    record, stops = kills.Record(), list[kills.Stop]()
+    assert kills._worker_was_stopped(tmp_path, [], record, Random(0), stops.append) == (code != 0)
+    assert [each.startswith(wrong) for each in record.wrong] == ([True] if wrong else [])
+    assert record.workers_stopped == ({way: 1} if code else {}) and record.workers_went_on == (code == 0)
+    assert [(stop.way, stop.to, stop.code) for stop in stops] == [(way, "worker", code)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="workers need a second core")
+def test_a_worker_is_stopped_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kills, "RACES", 0)
+    (tmp_path / "given").mkdir()
+    inputs = make_inputs(tmp_path / "given" / "files")
+    record = kills.stop_repeatedly(JOBS["reproduce"], inputs, tmp_path, 4, Random(1))
+    assert record.wrong == [] and sum(record.workers_stopped.values()) > 0 and record.stops == 4
+
+
+def test_finished_jobs_are_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "kills.json"
+    options = kills.read_options(["--jobs", "export", "--stops", "3", "--out", str(out)])
+    job = asdict(kills.Record(stopped={"SIGKILL": 3}, wrong=["it.png differs"])) | {"stops": 3}
+    out.write_text(json.dumps({"stops": 3, "seed": 0, "jobs": {"export": job}}), encoding="utf-8")
+    assert kills._finished_jobs(options) == {"export": job}
+    assert kills.main(["--jobs", "export", "--stops", "4", "--out", str(out)]) == 2
+    assert "give another --out" in capsys.readouterr().err
+    kills._write(out, "export", kills.Stop("SIGKILL", "worker", 0.5, 2, 3.0))
+    assert (tmp_path / "kills.log").read_text(encoding="utf-8").startswith("export SIGKILL to worker at 0.50: ")
 
 
 def test_a_job_that_leaves_something_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

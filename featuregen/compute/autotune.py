@@ -13,6 +13,7 @@ import torch
 
 from featuregen.compute import winograd
 from featuregen.compute.folding import folded_copy
+from featuregen.config.records import RecordError
 from featuregen.config.schema import Config, Runtime
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
@@ -20,8 +21,11 @@ from featuregen.models.registry import build_classifier
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, free_memory, resolve_device
+from featuregen.runtime.kept_files import is_kept, load_kept, read_kept
 
 _FILE = "arithmetic.json"
+# By model, images and device.
+_Stored = dict[str, dict[str, str]]
 # fp32 with torch's convolutions is the default unless another choice is clearly faster: timings are noisy.
 _CLEARLY_FASTER = 0.9
 _ROUNDS = 3
@@ -35,7 +39,7 @@ def load_or_autotune(
 ) -> ComputeSpec:
     """The numerics that an earlier run has stored in the folder; otherwise they are measured and, to `keep`, stored."""
     path = folder / _FILE
-    stored = _read(path) if path.exists() else {}
+    stored = (read_kept(path, _Stored) if keep else _peek(path)) or {}
     model, device = config.model, resolve_device(config.runtime.device)
     name = f"{model.architecture} {model.width}, {'x'.join(map(str, image_shape))}, {device}"
     compute, measured = pick_compute_spec(
@@ -52,14 +56,12 @@ def untrained_model(config: Config, image_shape: tuple[int, int, int], classes: 
     return build_classifier(config.model, image_shape, classes, [0.5] * channels, [0.25] * channels, seed=0)
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
+def _peek(path: Path) -> _Stored | None:
+    """What is stored, without a change of the folder."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{path} is damaged; delete it, and the arithmetic is measured again.")
-    return stored
+        return load_kept(path, _Stored) if is_kept(path) else None
+    except RecordError:
+        return None
 
 
 def pick_compute_spec(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featuregen.config.schema import Norm
-from featuregen.errors import UserError
+from featuregen.errors import CheckFailed, UserError
 from featuregen.runtime.console import log
 
 Schedule = Literal["constant", "cosine", "linear", "polyak"]
@@ -169,6 +169,8 @@ def quantize(images: Tensor, dtype: str, ball: Ball | None) -> Tensor:
     def rounded(x: Tensor) -> Tensor:
         return (x * 255).round().to(torch.uint8) if dtype == "uint8" else x.to(getattr(torch, dtype))
 
+    if not bool(images.isfinite().all()):
+        raise CheckFailed("the model's gradient moved pixels to NaN, so its weights are of no use; take another model.")
     stored = rounded(images)
     if ball is None:
         return stored

@@ -16,7 +16,7 @@ from featuregen.errors import UserError
 
 _T = TypeVar("_T")
 # Far above any record of featuregen's; results of a large experiment are about a megabyte.
-_MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 1 << 20
+MAX_BYTES, _MAX_VALUES, _MAX_TEXT = 1 << 25, 1_000_000, 1 << 20
 _REMEDY = "get it again, or make it again"
 _PLACE = re.compile(r" - at (`key` in )?`\$(.*)`$")
 
@@ -30,8 +30,8 @@ def parse_json(text: str | bytes, where: str, nan_as_null: bool = False) -> Any:
 
     With `nan_as_null`, the NaN that Python writes for an unknown number is read as null; otherwise it is no JSON.
     """
-    if len(text) > _MAX_BYTES:
-        raise RecordError(f"{where} has {len(text) >> 20} MiB of JSON; a record has at most {_MAX_BYTES >> 20}.")
+    if len(text) > MAX_BYTES:
+        raise RecordError(f"{where} has {len(text) >> 20} MiB of JSON; a record has at most {MAX_BYTES >> 20}.")
     try:
         value = json.loads(text, parse_constant=_null) if nan_as_null else msgspec.json.decode(text)
         # A lone surrogate in an escape, which Python's parser lets pass.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ Rows = NDArray[np.int64] | slice
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 # Reading a contiguous range and dropping rows costs less than reading single rows, up to this many read per row kept.
 _SPARSE = 4
+# Rows, and numbers, of which a few copies are in memory at once.
+_BLOCK, _BLOCK_NUMBERS = 1000, 1 << 22
 
 
 class ImageSource(Protocol):
@@ -106,3 +109,25 @@ def h5_take(array: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
     if high - low <= _SPARSE * len(increasing):
         return np.asarray(np.asarray(array[low:high])[increasing - low][inverse])
     return np.asarray(np.asarray(array[increasing])[inverse])
+
+
+def channel_statistics(images: ImageSource) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel.
+
+    They are summed in blocks: in float64 the whole set would take four times its own memory.
+    """
+    step = max(1, min(_BLOCK, _BLOCK_NUMBERS // math.prod(images.shape[1:])))
+    blocks = [slice(first, first + step) for first in range(0, len(images), step)]
+    count = math.prod(images.shape) / images.shape[1]
+    # Allocated before any block: a small result kept behind each block would keep the C library from reusing that
+    # block's memory.
+    sums = torch.empty((len(blocks), images.shape[1]), dtype=torch.float64, device=images.device)
+    for total, block in zip(sums, blocks, strict=True):
+        total.copy_(images[block].sum((0, 2, 3), dtype=torch.float64))
+    mean = sums.sum(0) / count
+    centre = mean.view(-1, 1, 1)
+    for total, block in zip(sums, blocks, strict=True):
+        total.copy_((images[block].double() - centre).square_().sum((0, 2, 3)))
+    squares = sums.sum(0)
+    # A constant channel has no spread to divide by.
+    return mean.tolist(), (squares / (count - 1)).sqrt().clamp_min(1e-3).tolist()

@@ -11,6 +11,7 @@ from featuregen.attacks.pgd import pgd
 from featuregen.compute.folding import folded_copy
 from featuregen.config.schema import PGD, Evaluation, Norm
 from featuregen.data.lazy import ImageSource
+from featuregen.errors import CheckFailed
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy
 from featuregen.runtime.device import ComputeSpec
@@ -74,7 +75,7 @@ def evaluate(
                 survived[batch] = predict(model, adversarial, chosen.batch_size) == labels[rows]
             # A misclassified image stays one at every larger eps, since its ball lies inside theirs.
             remaining = remaining[survived]
-            accuracy[_radius_text(eps)] = len(remaining) / len(images)
+            accuracy[radius_text(eps)] = len(remaining) / len(images)
         return accuracy
 
     return Accuracy(clean, robust("l2", chosen.l2), robust("linf", chosen.linf))
@@ -82,13 +83,21 @@ def evaluate(
 
 @torch.no_grad()
 def predict(model: nn.Module, images: ImageSource, batch_size: int = 500) -> Tensor:
-    """The class that the model, set to eval mode, assigns to each image."""
+    """The class that the model, set to eval mode, assigns to each image; CheckFailed where it gives NaN or infinity."""
     model.eval()
     # Allocated before any batch: a small result kept behind each of them would keep the C library from using their
     # memory again, so that it grows with the images.
     classes = torch.empty(len(images), dtype=torch.int64, device=images.device)
+    usable = torch.ones((), dtype=torch.bool, device=images.device)
     for batch in batch_slices(len(images), batch_size):
-        classes[batch] = model(images[batch]).argmax(1)
+        logits = model(images[batch])
+        classes[batch] = logits.argmax(1)
+        # A class that is ruled out has a logit of minus infinity.
+        usable &= logits.amax(1).isfinite().all()
+    if not bool(usable):
+        raise CheckFailed(
+            "the model gives NaN or infinity for some images, which predicts nothing; take another model."
+        )
     return classes
 
 
@@ -97,7 +106,7 @@ def fraction(rows: Tensor) -> float:
     return int(rows.sum()) / len(rows) if len(rows) else float("nan")
 
 
-def _radius_text(eps: float) -> str:
+def radius_text(eps: float) -> str:
     """Short where that is exact, so that 8/255 is found again under its name."""
     return f"{eps:g}" if float(f"{eps:g}") == eps else repr(eps)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from featuregen.attacks.api import attack
 from featuregen.compute.optimize import frozen_eval
 from featuregen.config.loader import from_dict
-from featuregen.errors import UserError
+from featuregen.errors import CheckFailed, UserError
 from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.masking_checks import (
     SIGNIFICANCE,
@@ -89,7 +89,8 @@ def check_gradient_masking(
         The outcome of every check; `.ok` says whether all passed.
 
     Raises:
-        UserError: If a setting does not fit, or the model classifies too few images correctly.
+        UserError: If a setting does not fit.
+        CheckFailed: If the model classifies too few images correctly for any check to mean something.
 
     Example:
         >>> import torch
@@ -109,7 +110,7 @@ def check_gradient_masking(
         raise UserError(f"gradient masking: eps {settings.eps:g} reaches every image; give a radius below {limit:g}.")
     count = int(correct.sum())
     if count < MIN_IMAGES:
-        raise UserError(
+        raise CheckFailed(
             f"gradient masking: the model classifies {count} of {len(images)} images correctly; with fewer than "
             f"{MIN_IMAGES} to attack, nothing is significant. Give more images, or a better model."
         )

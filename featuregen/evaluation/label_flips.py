@@ -20,7 +20,7 @@ from featuregen.attacks.registry import find_attack
 from featuregen.config.loader import from_dict
 from featuregen.config.schema import Norm
 from featuregen.config.serialize import to_dict
-from featuregen.errors import UserError
+from featuregen.errors import UserError, printable
 from featuregen.evaluation.accuracy import predict
 from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.label_flip_statistics import LabelFlips, agreement, asymmetry, attraction
@@ -237,7 +237,7 @@ def flips_csv(record: Mapping[str, Any]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(CSV_HEADER)
-    names = record["base"]["classes"]
+    names = [printable(name, limit=None) for name in record["base"]["classes"]]
     for run in record["runs"]:
         matrix = np.array(run["matrix"])
         eps = "" if run["eps"] is None else repr(run["eps"])

@@ -129,7 +129,7 @@ def run_record(trained: TrainedModel) -> dict[str, Any]:
     """One seed's numbers, as tables and results.json hold them."""
     record = trained.record
     return {
-        "seed": record["settings"]["seed"],
+        "seed": record["settings"].get("seed"),
         **{name: record["accuracy"][name] for name in ("clean", "l2", "linf")},
         # What somebody else's file says of its training cannot be measured again.
         "train_accuracy": None if trained.found else record["train_accuracy"],

@@ -20,7 +20,7 @@ from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
 from featuregen.experiment.model_cache import LabelledImages, ModelCache
 from featuregen.interop.load import load_model
-from featuregen.models.classifier import Classifier
+from featuregen.models.classifier import Classifier, check_logits
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
@@ -201,6 +201,7 @@ class Experiment:
         """A saved model, ours or a checkpoint of robustness, which must fit the base dataset."""
         model = load_model(path, self.device)
         self.check_fits(model, str(path))
+        check_logits(model, str(path))
         digest = "" if is_checkpoint(path) else read_model_record(path)["weights_sha256"]
         return TrainedModel(model, model.record, Path(path), digest)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -16,8 +17,10 @@ from torch import nn
 from featuregen.compute.optimize import to_unit_range
 from featuregen.config.kinds import KINDS, MISLABELLED
 from featuregen.config.recipes import source_models
+from featuregen.config.record_schemas import KeptAudit
 from featuregen.config.schema import Config
 from featuregen.config.serialize import canonical_json
+from featuregen.errors import UserError
 from featuregen.evaluation.label_audit import audit_labels, nearest_neighbour
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
@@ -25,9 +28,14 @@ from featuregen.experiment.model_cache import LabelledImages
 from featuregen.models.io import TrainedModel
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
+from featuregen.runtime.kept_files import read_kept, set_aside
+from featuregen.runtime.ledger import is_remembered, remember
 from featuregen.storage.reader import read_columns
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import synthesize
+
+_MODEL_JUDGES = ("source model", "second standard model", "robust model")
+_NEIGHBOUR = "1-nearest neighbour"
 
 
 def audit_experiment(
@@ -62,25 +70,44 @@ def load_or_audit(experiment: Experiment, folder: Path, kind: str, eps: float) -
     }
     key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
     path = folder / "judged" / f"{kind}-{key}.json"
-    if path.exists():
-        cached = json.loads(path.read_text(encoding="utf-8"))
-        return cached["row"], cached["seconds"]
+    if kept := _read_kept(path, eps):
+        return kept
     log(f"judging {kind} at eps {eps:g}")
     started = time.perf_counter()
     data, index = _stored(experiment, folder, kind) if is_dataset else _sampled(experiment, kind, eps)
     row = {"eps": eps, "rows": len(index), "judges": _audit(experiment, data, index)}
     seconds = time.perf_counter() - started
-    atomic_write(path, json.dumps({"row": row, "seconds": seconds}))
+    # It writes nan as null, since JSON has no nan.
+    content = msgspec.json.encode({"row": row, "seconds": seconds})
+    atomic_write(path, content)
+    remember("audit", [path.name, msgspec.json.decode(content)])
     return row, seconds
+
+
+def _read_kept(path: Path, eps: float) -> tuple[dict[str, Any], float] | None:
+    kept = read_kept(path, KeptAudit)
+    if not kept:
+        return None
+    row: dict[str, Any] = msgspec.to_builtins(kept.row)
+    if row["eps"] != eps or row["judges"].keys() != {*_MODEL_JUDGES, _NEIGHBOUR}:
+        set_aside(path, UserError(f"{path} holds another audit than its name stands for."))
+        return None
+    if not is_remembered("audit", [path.name, msgspec.to_builtins(kept)]):
+        log(f"note: {path} was not made on this machine, so it is measured again")
+        return None
+    for shares in row["judges"].values():
+        shares |= {name: math.nan for name, share in shares.items() if share is None}
+    return row, kept.seconds
 
 
 def _judges(experiment: Experiment) -> dict[str, TrainedModel]:
     """The second standard model is independent of the datasets, so it is trained even for a single seed."""
-    return {
-        "source model": experiment.source_model("standard"),
-        "second standard model": experiment.source_models("standard", source_models(experiment.config, "standard"))[1],
-        "robust model": experiment.source_model("robust"),
-    }
+    judges = (
+        experiment.source_model("standard"),
+        experiment.source_models("standard", source_models(experiment.config, "standard"))[1],
+        experiment.source_model("robust"),
+    )
+    return dict(zip(_MODEL_JUDGES, judges, strict=True))
 
 
 def _stored(experiment: Experiment, folder: Path, kind: str) -> tuple[LabelledImages, torch.Tensor]:
@@ -107,7 +134,7 @@ def _audit(experiment: Experiment, data: LabelledImages, index: torch.Tensor) ->
     train = experiment.train_set
     judges: dict[str, nn.Module | torch.Tensor] = {
         **{name: trained.model for name, trained in _judges(experiment).items()},
-        "1-nearest neighbour": nearest_neighbour(data.images, index, train.images, train.labels),
+        _NEIGHBOUR: nearest_neighbour(data.images, index, train.images, train.labels),
     }
     audit = audit_labels(data.images, train.labels[index], data.labels, judges, experiment.config.evaluation.batch_size)
     return {name: found.to_dict() for name, found in audit.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from featuregen.compute.grouped import MOST_GROUPED
+from featuregen.config.record_schemas import CachedModelRecord
+from featuregen.config.records import check_record
 from featuregen.config.schema import Config, Model, Training
 from featuregen.config.serialize import canonical_json, to_dict, to_record
 from featuregen.data.base_dataset import BaseDataset
-from featuregen.data.lazy import ImageSource
+from featuregen.data.lazy import ImageSource, channel_statistics
 from featuregen.errors import UserError
+from featuregen.evaluation.accuracy import radius_text
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.registry import build_classifier
@@ -27,6 +28,7 @@ from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
+from featuregen.runtime.kept_files import is_kept, set_aside
 from featuregen.runtime.ledger import is_remembered, remember
 from featuregen.training.loop import TrainingLog, can_group, train_many
 from featuregen.training.resume import TrainingState
@@ -40,10 +42,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-# Rows, and numbers, of which a few copies are in memory at once.
-_BLOCK, _BLOCK_NUMBERS = 1000, 1 << 22
 
 
 class ModelCache:
@@ -73,28 +71,40 @@ class ModelCache:
             groups = (seeds[first : first + MOST_GROUPED] for first in range(0, len(seeds), MOST_GROUPED))
             return [model for group in groups for model in self.get_or_train(data, recipe, group, title)]
         settings = [self._settings(data, recipe, seed, seeds) for seed in seeds]
-        paths = [self._path(each) for each in settings]
-        lock, state = (paths[0].with_suffix(ending) for ending in (".training", ".halfway"))
+        outputs = {self._path(each): each for each in settings}
+        lock, state = (next(iter(outputs)).with_suffix(ending) for ending in (".training", ".halfway"))
+        found = self._find(outputs)
         # A run that was stopped at its very end leaves the lock or the state beside finished models.
-        if self._dist.broadcast_object(lock.exists() or state.exists() or not _all_exist(paths)):
+        if self._dist.broadcast_object(not found or lock.exists() or state.exists()):
             models = _init_models(self._config.model, data, len(self._base.classes), seeds)
             with self._exclusive(lock):
                 # Another run may have finished them between the first check and the lock.
-                if self._dist.broadcast_object(not _all_exist(paths)):
-                    self._train(models, data, recipe, seeds, title, dict(zip(paths, settings, strict=True)), state)
+                found = self._find(outputs)
+                if not found:
+                    self._train(models, data, recipe, seeds, title, outputs, state)
                 if self._dist.is_main:
                     state.unlink(missing_ok=True)
-        with self._dist.main_first():
-            return [self._load_evaluated(path) for path in paths]
+        found = found or self._find(outputs)
+        if not found:
+            raise UserError(f"The models just saved in {self.folder} cannot be read again; check the disk.")
+        return found
 
     def add(self, trained: TrainedModel) -> TrainedModel:
         """Copy a model from elsewhere into the folder, so that it is evaluated once and found again."""
         model = trained.model
         path = self.folder / f"{model.architecture}-{trained.weights_sha256[:16]}.safetensors"
-        if not path.exists():
-            unknown = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}}
-            save_model(model, path, {**unknown, **trained.record})
-        return self._load_evaluated(path)
+        kept = self._load_kept(path, weights=trained.weights_sha256)
+        if kept is None:
+            record = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}, **trained.record}
+            # What somebody else has measured, and how long that took, is not told in any one way.
+            if not isinstance(record["seconds"], dict):
+                record["seconds"] = {}
+            if not isinstance(accuracy := record.get("accuracy", {}), dict) or "settings" not in accuracy:
+                record.pop("accuracy", None)
+            check_record(record, CachedModelRecord, str(trained.path))
+            save_model(model, path, record)
+            kept = load_model(path, self._compute.device)
+        return self._evaluated(kept, path)
 
     def check_output_free(self, path: Path, data: LabelledImages, recipe: Training, seed: int) -> None:
         """Refuse, before a model is trained, an output file that holds another one."""
@@ -126,8 +136,10 @@ class ModelCache:
         if self._dist.is_main:
             for model, training, (path, settings) in zip(models, trainings, outputs.items(), strict=True):
                 _log_early_stopping(training, f"{title} {settings['seed']}")
-                save_model(model, path, self._record(training, settings, data))
-                remember("training", [weights_sha256(model), training.train_accuracy])
+                # One of several that was whole keeps what was measured of it.
+                if not path.exists():
+                    save_model(model, path, self._record(training, settings, data))
+                    remember("training", [weights_sha256(model), training.train_accuracy])
 
     def _record(self, training: TrainingLog, settings: Mapping[str, Any], data: LabelledImages) -> dict[str, Any]:
         """What a model's file says about its training."""
@@ -145,15 +157,46 @@ class ModelCache:
             record["early_stop"] = {"errors": errors, "kept": training.kept, "ended": training.ended}
         return record
 
-    def _load_evaluated(self, path: Path) -> TrainedModel:
-        model = load_model(path, self._compute.device)
+    def _find(self, outputs: Mapping[Path, dict[str, Any]]) -> list[TrainedModel] | None:
+        """The models in the folder, evaluated; in every process none, where one of them is missing or damaged."""
+        found: list[TrainedModel] | None = []
+        if self._dist.is_main:
+            kept = {path: self._load_kept(path, settings) for path, settings in outputs.items()}
+            found = [self._evaluated(model, path) for path, model in kept.items() if model]
+            found = found if len(found) == len(outputs) else None
+        if self._dist.broadcast_object(found is None):
+            return None
+        return found or [self._evaluated(load_model(path, self._compute.device), path) for path in outputs]
+
+    def _load_kept(
+        self, path: Path, settings: Mapping[str, Any] | None = None, weights: str | None = None
+    ) -> Classifier | None:
+        """The model at a path, trained with these settings; a damaged one, or another, is set aside."""
+        # A link to a model that is kept elsewhere may stand for it.
+        if not is_kept(path, links=True):
+            return None
+        try:
+            model = load_model(path, self._compute.device)
+            check_record(model.record, CachedModelRecord, str(path))
+            if settings and canonical_json(model.record["settings"]) != canonical_json(settings):
+                raise UserError(f"{path} was trained with other settings than its name stands for.")
+            if weights and weights_sha256(model) != weights:
+                raise UserError(f"{path} holds other weights than its name stands for.")
+            if settings and (model.image_shape, model.classes) != (self._base.image_shape, len(self._base.classes)):
+                raise UserError(f"{path} takes other images than those it was trained on.")
+        except UserError as error:
+            set_aside(path, error)
+            return None
+        return model
+
+    def _evaluated(self, model: Classifier, path: Path) -> TrainedModel:
         record = model.record
         settings = to_dict(self._config.evaluation) | {"test": self._base.test.sha256, "seed": self._config.seed}
         # The number of models and the headline radius change no model's accuracy.
         settings = {name: value for name, value in settings.items() if name not in ("seeds", "headline")}
         digest, accuracy = read_model_record(path)["weights_sha256"], record.get("accuracy")
         found = not is_remembered("training", [digest, record.get("train_accuracy")])
-        measured = isinstance(accuracy, dict) and accuracy.get("settings") == settings
+        measured = self._is_measured(accuracy, settings)
         believed = measured and is_remembered("accuracy", [digest, accuracy])
         if measured and not believed:
             log(f"note: {path} was not made on this machine, so its accuracy is measured again")
@@ -164,6 +207,13 @@ class ModelCache:
             save_model(model, path, record)
             remember("accuracy", [digest, record["accuracy"]])
         return TrainedModel(model, record, path, digest, found)
+
+    def _is_measured(self, accuracy: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
+        if not accuracy or accuracy.get("settings") != settings:
+            return False
+        evaluation = self._config.evaluation
+        wanted = {"l2": evaluation.l2, "linf": evaluation.linf}
+        return all(accuracy[norm].keys() == {radius_text(eps) for eps in radii} for norm, radii in wanted.items())
 
     def _settings(self, data: LabelledImages, recipe: Training, seed: int, group: Sequence[int]) -> dict[str, Any]:
         settings = {
@@ -187,10 +237,6 @@ class ModelCache:
         return self.folder / f"{self._config.model.architecture}-{key}.safetensors"
 
 
-def _all_exist(paths: Sequence[Path]) -> bool:
-    return all(path.exists() for path in paths)
-
-
 def _was_trained_with(path: Path, settings: Mapping[str, Any]) -> bool:
     try:
         return bool(read_model_record(path)["record"].get("settings") == settings)
@@ -204,28 +250,6 @@ def _init_models(chosen: Model, data: LabelledImages, classes: int, seeds: list[
     channels, height, width = data.images.shape[1:]
     shape, device = (channels, height, width), data.images.device
     return [build_classifier(chosen, shape, classes, mean, std, seed).to(device) for seed in seeds]
-
-
-def channel_statistics(images: ImageSource) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel.
-
-    They are summed in blocks: in float64 the whole set would take four times its own memory.
-    """
-    step = max(1, min(_BLOCK, _BLOCK_NUMBERS // math.prod(images.shape[1:])))
-    blocks = [slice(first, first + step) for first in range(0, len(images), step)]
-    count = math.prod(images.shape) / images.shape[1]
-    # Allocated before any block: a small result kept behind each block would keep the C library from reusing that
-    # block's memory.
-    sums = torch.empty((len(blocks), images.shape[1]), dtype=torch.float64, device=images.device)
-    for total, block in zip(sums, blocks, strict=True):
-        total.copy_(images[block].sum((0, 2, 3), dtype=torch.float64))
-    mean = sums.sum(0) / count
-    centre = mean.view(-1, 1, 1)
-    for total, block in zip(sums, blocks, strict=True):
-        total.copy_((images[block].double() - centre).square_().sum((0, 2, 3)))
-    squares = sums.sum(0)
-    # A constant channel has no spread to divide by.
-    return mean.tolist(), (squares / (count - 1)).sqrt().clamp_min(1e-3).tolist()
 
 
 def _log_early_stopping(training: TrainingLog, title: str) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +17,7 @@ from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.stages import Stage
 from featuregen.runtime.console import progress
 from featuregen.runtime.device import ComputeSpec
+from featuregen.runtime.worker_pool import WorkerLost, WorkerPool
 
 
 def run_stages(experiment: Experiment, rounds: list[list[Stage]]) -> None:
@@ -34,59 +31,35 @@ def run_stages(experiment: Experiment, rounds: list[list[Stage]]) -> None:
 
 
 def _run_in_workers(experiment: Experiment, rounds: list[list[Stage]], workers: int) -> None:
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that imports a script without `if __name__ == "__main__":`; the parent says so in a sentence.
+        raise SystemExit(1)
+    process = (torch.get_num_threads(), loaded_plugins())
     setup = (experiment.config, str(experiment.out), experiment.base, experiment.compute)
-    process = (os.getpid(), torch.get_num_threads(), loaded_plugins())
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (*setup, *process))
     try:
-        for number, stages in enumerate(rounds, 1):
-            futures = [pool.submit(_run_stage, stage) for stage in stages]
-            for future in progress(as_completed(futures), f"round {number} of {len(rounds)}", len(futures)):
-                future.result()
-    except BaseException as error:
-        # What the workers have finished is on disk; what they are computing is not worth waiting for.
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        if not isinstance(error, BrokenProcessPool):
-            raise
+        with WorkerPool(workers, _start_worker, *process, *setup) as pool:
+            for number, stages in enumerate(rounds, 1):
+                tasks = [(_run_stage, (stage,)) for stage in stages]
+                for _ in progress(pool.run(tasks), f"round {number} of {len(rounds)}", len(tasks)):
+                    pass
+    except WorkerLost as lost:
         raise UserError(
-            "A worker process ended early, for want of memory or, in a script of your own, because reproduce is called "
-            "outside `if __name__ == '__main__':`; run it again to resume, or in one process with runtime.jobs=1."
+            f"A worker process ended early ({lost}), for want of memory or, in a script of your own, because reproduce "
+            "is called outside `if __name__ == '__main__':`; run it again to resume, or in one process with "
+            "runtime.jobs=1."
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_experiment: Experiment
 
 
 def _start_worker(
-    config: Config,
-    out: str,
-    base: BaseDataset,
-    compute: ComputeSpec,
-    parent: int,
-    threads: int,
-    plugins: tuple[Path, ...],
-) -> None:
-    global _experiment
-    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+    threads: int, plugins: Sequence[Path], config: Config, out: str, base: BaseDataset, compute: ComputeSpec
+) -> Experiment:
     for plugin in plugins:
         load_plugin(plugin)
-    _experiment = Experiment(config, out, base=base, compute=compute)
+    experiment = Experiment(config, out, base=base, compute=compute)
     # As many as the parent has, since the last bits of a sum depend on how many threads share it.
     torch.set_num_threads(threads)
+    return experiment
 
 
-def _exit_with_parent(parent: int) -> None:
-    """Without this, the workers of a killed parent would go on holding the locks of what they write."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
-
-
-def _run_stage(stage: Stage) -> None:
-    stage.run(_experiment, *stage.arguments)
+def _run_stage(experiment: Experiment, stage: Stage) -> None:
+    stage.run(experiment, *stage.arguments)

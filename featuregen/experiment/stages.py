@@ -11,6 +11,7 @@ from typing import Any
 
 from featuregen.config.kinds import KINDS, MISLABELLED
 from featuregen.config.recipes import fresh_recipe, source_models, source_recipe
+from featuregen.config.record_schemas import KeptSeconds
 from featuregen.config.schema import Config, Synthesis, Training
 from featuregen.data.base_dataset import DatasetSize, ImageSplit
 from featuregen.experiment.dataset_job import dataset_path
@@ -19,6 +20,7 @@ from featuregen.experiment.label_audit import audited_radii, load_or_audit
 from featuregen.experiment.model_cache import LabelledImages
 from featuregen.report.tables import KIND_NAMES
 from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.kept_files import read_kept
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
 
@@ -140,13 +142,13 @@ def _make_and_train(experiment: Experiment, folder: Path, kind: str, force: bool
 def make_timed(experiment: Experiment, folder: Path, kind: str, force: bool = False) -> tuple[DatasetInfo, float]:
     """The dataset and the seconds it took; one that is finished keeps the seconds it once took."""
     path = folder / "seconds" / f"{kind}.json"
-    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = read_kept(path, KeptSeconds)
     started = time.perf_counter()
     job = experiment.dataset_job(kind)
     info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force).info
     seconds = time.perf_counter() - started
-    if before.get("content_sha256") == info.content_sha256:
-        return info, float(before["seconds"])
+    if before and before.content_sha256 == info.content_sha256:
+        return info, before.seconds
     atomic_write(path, json.dumps({"seconds": seconds, "content_sha256": info.content_sha256}))
     return info, seconds
 

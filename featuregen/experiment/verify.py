@@ -13,6 +13,7 @@ from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import predict
 from featuregen.experiment.files import recorded_config
 from featuregen.interop.load import load_model
+from featuregen.models.classifier import check_logits
 from featuregen.models.io import weights_sha256
 from featuregen.runtime.console import log
 from featuregen.runtime.device import configure_process, resolve_device
@@ -92,6 +93,7 @@ def _check_success(path: Path, info: DatasetInfo, source: Path) -> list[Check]:
             f"{source} takes images of shape {model.image_shape} in {model.classes} classes, but {path} has "
             f"{info.image_shape} in {len(info.classes)}; give its source model."
         )
+    check_logits(model, str(source))
     digest, recorded = weights_sha256(model), info.source_model.get("weights_sha256")
     columns = read_columns(path, ["labels", "source_pred"])
     predicted = predict(model, FeatureDataset(path).images.to(device)).cpu().numpy()

@@ -235,7 +235,8 @@ def _write_folder(path: Path, info: DatasetInfo, target: Path) -> None:
                 lines.writerow([row, file, label, *others])
     empty = [folder for folder in folders if not any((target / folder).iterdir())]
     if empty:
-        log(f"note: no image is labelled {', '.join(empty)}; torchvision's ImageFolder needs allow_empty=True for that")
+        named = empty[0] + (f", nor {len(empty) - 1} more" if len(empty) > 1 else "")
+        log(f"note: no image is labelled {named}; torchvision's ImageFolder needs allow_empty=True for that")
 
 
 def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featuregen.errors import UserError
+from featuregen.errors import CheckFailed, UserError
 
 
 class Backbone(nn.Module, ABC):
@@ -118,6 +118,16 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(x)
+
+
+@torch.no_grad()
+def check_logits(model: Classifier, name: str) -> None:
+    """Raise CheckFailed for weights that are finite and too large to compute with; the message begins with the name."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand((1, *model.image_shape), generator=generator)
+    probe = torch.cat([torch.zeros_like(noise), torch.ones_like(noise), noise]).to(model.mean.device)
+    if not bool(model(probe).isfinite().all()):
+        raise CheckFailed(f"{name} gives logits that are not finite, so its weights are of no use; take another model.")
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import reprlib
@@ -22,7 +23,7 @@ from featuregen.config.record_schemas import ModelHeader
 from featuregen.config.records import check_record, parse_json
 from featuregen.config.schema import Model
 from featuregen.config.serialize import canonical_json
-from featuregen.errors import UserError
+from featuregen.errors import UserError, printable
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
 from featuregen.runtime.atomic import atomic_write
@@ -30,6 +31,8 @@ from featuregen.runtime.atomic import atomic_write
 FORMAT = "featuregen-model"
 VERSION = 1
 
+# Bytes; a model of a thousand tensors has 100 KB.
+_MAX_HEADER = 8 << 20
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
@@ -76,7 +79,10 @@ def save_model(model: Classifier, path: str | os.PathLike[str], record: dict[str
     text = canonical_json(header)
     # What is written must open again; `record` may come from a user.
     check_record(json.loads(text), ModelHeader, f"{path} is not written", "rename that key of the record")
-    atomic_write(path, save(tensors, metadata={"featuregen": text}))
+    content = save(tensors, metadata={"featuregen": text})
+    if int.from_bytes(content[:8], "little") > _MAX_HEADER:
+        raise UserError(f"{path} is not written: its record has more than {_MAX_HEADER >> 20} MiB; shorten the record.")
+    atomic_write(path, content)
 
 
 def read_model_record(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -135,11 +141,26 @@ def _open(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"No model file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is no readable safetensors file ({reason}); it may be truncated.") from None
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what safetensors would take seconds and a gigabyte to read, or would call truncated for its name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has a name that is not UTF-8, which safetensors cannot open; rename it.") from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if _MAX_HEADER < length < path.stat().st_size:
+        raise UserError(
+            f"{path} has {length >> 20} MiB of names and metadata; a model has at most {_MAX_HEADER >> 20}."
+        )
 
 
 def _parse(path: Path, text: str | None) -> dict[str, Any]:
@@ -203,7 +224,7 @@ class Accuracy:
     def _repr_html_(self) -> str:
         rows = [("clean", self.clean)]
         for norm, accuracies in (("L2", self.l2), ("Linf", self.linf)):
-            rows += [(f"{norm} eps {eps}", accuracy) for eps, accuracy in accuracies.items()]
+            rows += [(html.escape(printable(f"{norm} eps {eps}")), accuracy) for eps, accuracy in accuracies.items()]
         cells = "".join(f"<tr><td>{name}</td><td>{accuracy:.1%}</td></tr>" for name, accuracy in rows)
         return f"<table><tr><th>images</th><th>accuracy</th></tr>{cells}</table>"
 

@@ -52,6 +52,8 @@ _ROWS, _CLASSES = "rows", "classes"
 def write_croissant(path: Path, info: DatasetInfo, contents: Contents, files: Mapping[str, tuple[str, int]]) -> None:
     """`files` has digest and size of each file by name."""
     text = json.dumps(_metadata(info, contents, files), indent=1, ensure_ascii=True, allow_nan=False)
+    # The one control character that JSON leaves as it is.
+    text = text.replace("\x7f", "\\u007f")
     path.write_text(f"{text}\n", encoding="utf-8")
 
 

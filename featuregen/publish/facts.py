@@ -67,10 +67,11 @@ def _section(models: list[dict[str, Any]], about: Mapping[str, Any], words: str)
     tested = describe_test_images({"base": about, "config": about})
     several = any(len(accuracies(row)) > 1 for row in models)
     spread = ", mean ± standard deviation (range)" if several else ""
-    restarts = f", {settings['restarts']} restarts" if settings["restarts"] > 1 else ""
+    restarts = f", {markdown_escape(settings['restarts'])} restarts" if settings["restarts"] > 1 else ""
+    steps = markdown_escape(settings["steps"])
     text = (
-        f"Accuracy in % on {tested}, {describe_seeds(models)}{spread}; the attack is PGD of {settings['steps']} "
-        f"steps{restarts}. {words}"
+        f"Accuracy in % on {tested}, {describe_seeds(models)}{spread}; the attack is PGD of {steps} steps{restarts}. "
+        f"{words}"
     )
     return "\n\n".join(["## Evaluation", text, "\n".join(markdown_table(titles_of(models), accuracy_columns(models)))])
 

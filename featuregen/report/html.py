@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from featuregen.errors import UserError
+from featuregen.errors import UserError, printable
 from featuregen.report.results import headline
 from featuregen.report.tables import (
     KIND_NAMES,
@@ -33,6 +34,8 @@ from featuregen.report.tables import (
 )
 from featuregen.runtime.atomic import atomic_write
 
+# A line break, and a space at which no line may break.
+_SPACES = "\n\xa0"
 Picture = tuple[str, str, str | Path]
 # Columns, and the title of every row.
 Table = tuple[list[Column], list[str]]
@@ -44,6 +47,7 @@ def write_report(results: Results, pictures: Iterable[Picture], path: str | Path
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_without_control_characters,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -70,6 +74,13 @@ def write_report(results: Results, pictures: Iterable[Picture], path: str | Path
     )
     atomic_write(path, page)
     return Path(path)
+
+
+def _without_control_characters(value: object) -> object:
+    """Values of the template, some of which are names from files; lines of settings stay lines."""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(char if char in _SPACES else printable(char) for char in value)
 
 
 def _accuracies(results: Results) -> Table:

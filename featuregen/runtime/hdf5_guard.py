@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import h5py
 
@@ -126,19 +126,19 @@ class _Server:
             EOFError: The process has ended.
             TimeoutError: There is no answer after so many seconds.
         """
-        assert self.process.stdin and self.process.stdout
+        stdin, stdout = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
         except BrokenPipeError:
             raise EOFError from None
         said, deadline = b"", time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
+            selector.register(stdout, selectors.EVENT_READ)
             while not said.endswith(b"\n"):
                 if not selector.select(deadline - time.monotonic()):
                     raise TimeoutError
-                data = os.read(self.process.stdout.fileno(), 1 << 16)
+                data = os.read(stdout.fileno(), 1 << 16)
                 if not data:
                     raise EOFError
                 said += data

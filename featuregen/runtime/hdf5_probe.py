@@ -266,7 +266,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     requests = sys.stdin.buffer
     for line in iter(requests.readline, b""):
-        print(json.dumps(answer(json.loads(line), requests.fileno())), flush=True)
+        sys.stdout.write(json.dumps(answer(json.loads(line), requests.fileno())) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from featuregen.errors import UserError, one_line
+from featuregen.errors import UserError, one_line, out_of_memory
 from featuregen.runtime.pickled_objects import Program, Refused, is_name
 from featuregen.runtime.unpickle import Unpickler, check_size
 
@@ -67,10 +67,10 @@ def _errors_as_user_errors(path: Path) -> Iterator[None]:
         yield
     except Refused as error:
         raise UserError(f"{path} is not loaded: {error}.") from None
-    except MemoryError:
-        raise UserError(f"{path} does not fit into memory.") from None
     # A damaged pickle makes the unpickler raise nearly anything.
     except Exception as error:
+        if out_of_memory(error):
+            raise UserError(f"{path} does not fit into memory.") from None
         reason = one_line(error)[:200]
         raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); it may be truncated.") from None
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from featuregen.data.lazy import Hdf5Rows, LazyImages, Rows
-from featuregen.errors import UserError
+from featuregen.errors import UserError, printable
 from featuregen.runtime.hdf5_guard import FileKey, key_of, open_hdf5
 from featuregen.storage.reader import attributes_of, check_columns, columns_of, info_of, open_file, to_pixels
 from featuregen.storage.schema import (
@@ -200,8 +200,8 @@ def _one_per_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _escaped(text: str) -> str:
-    """Text from somebody else's file: cut, and with nothing that HTML would interpret."""
-    return html.escape(text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…")
+    """Text from somebody else's file: cut, and with nothing that a page would interpret."""
+    return html.escape(printable(text, _MAX_TEXT))
 
 
 def _png_uri(image: NDArray[np.float32]) -> str:

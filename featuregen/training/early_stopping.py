@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
 from featuregen.runtime.rng import RowRandom
+from featuregen.training.resume import FiniteNumber, check_tensors
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +77,11 @@ class EarlyStopping:
         return {"best": self._best, "error": self._error, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._best, self._error = state["best"], state["error"]
+        if state["weights"]:
+            check_tensors(state["weights"], self._model.state_dict())
+            last = msgspec.Meta(ge=0, lt=self._recipe.epochs)
+            msgspec.convert([state["best"], state["error"]], tuple[Annotated[int, last], FiniteNumber])
+        self._best, self._error = (state["best"], state["error"]) if state["weights"] else (0, math.inf)
         self._weights = {name: tensor.to(self._images.device) for name, tensor in state["weights"].items()}
 
     def _count_correct(self) -> int:

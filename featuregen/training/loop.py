@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,16 +37,16 @@ from featuregen.training.data_parallel import (
 )
 from featuregen.training.early_stopping import EarlyStopping
 from featuregen.training.optimizer import make_optimizer, set_learning_rate
-from featuregen.training.resume import TrainingState, rng_state, set_rng_state
+from featuregen.training.resume import FiniteNumber, TrainingState, check_fits, rng_state, set_rng_state
 
 
 @dataclass(frozen=True)
 class Epoch:
     """Loss and accuracy on the training batches; `error` is that on held-out images, if the recipe holds out any."""
 
-    loss: float
-    accuracy: float
-    error: float | None = None
+    loss: FiniteNumber
+    accuracy: FiniteNumber
+    error: FiniteNumber | None = None
 
 
 @dataclass(frozen=True)
@@ -194,15 +195,17 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs = msgspec.convert(state["epochs"], list[list[Epoch]])
+        done = len(self.epochs[0]) if self.epochs else 0
+        if [len(epochs) for epochs in self.epochs] != [done] * self.count or done >= self.recipe.epochs:
+            raise ValueError(f"it is not the state of {self.count} models before epoch {self.recipe.epochs}")
+        check_fits(state, self.network, self.optimizer if done else None)
         self.network.load_state_dict(state["network"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
-        self.epochs = [[Epoch(**epoch) for epoch in epochs] for epochs in state["epochs"]]
-        if len(self.epochs) != self.count:
-            raise ValueError(f"it is the state of {len(self.epochs)} models, not of {self.count}")
         if self.stopping:
             self.stopping.load_state_dict(state["early_stopping"])
-        self.started = time.perf_counter() - state["seconds"]
+        self.started = time.perf_counter() - msgspec.convert(state["seconds"], FiniteNumber)
         set_rng_state(state["random"], self.device)
 
     def run(self) -> list[TrainingLog]:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+import msgspec
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from featuregen.errors import UserError
+from featuregen.errors import UserError, one_line
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
+from featuregen.runtime.kept_files import is_kept, set_aside
 from featuregen.runtime.torch_files import begins_as_torch_file, read_torch_file
+
+# A state at the start has the network alone; later ones have at most two numbers of the optimizer and one of early
+# stopping for each weight, and some bytes of everything else.
+_LARGER, _SLACK = 4, 1 << 26
+
+
+FiniteNumber = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 
 
 class Stateful(Protocol):
@@ -49,19 +60,35 @@ class TrainingState:
         self._saved = time.monotonic()
 
     def load(self, training: Stateful) -> None:
-        """Load the state, if there is a file."""
-        if not self._path.exists():
+        """Load the state, if there is a file; a damaged one is set aside, and the training is as it was."""
+        if not is_kept(self._path):
             return
+        before = copy.deepcopy(training.state_dict())
         try:
-            if begins_as_torch_file(self._path):
-                state = read_torch_file(self._path)
-            else:
-                state = _from_safetensors(self._path.read_bytes())
+            state = _read(self._path, limit=_LARGER * _bytes_of(before) + _SLACK)
             training.load_state_dict(state)
         except Exception as error:  # what a damaged file makes torch raise has no common ancestor
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"Cannot resume from {self._path} ({reason}); delete it to train from the start.") from None
+            training.load_state_dict(before)
+            set_aside(self._path, error, f"{self._path} cannot be resumed from ({one_line(error)})")
+            return
         log(f"{self._path} holds {len(state['epochs'][0])} epochs; resuming from there.")
+
+
+def _read(path: Path, limit: int) -> dict[str, Any]:
+    if path.is_dir():
+        raise UserError("it is a folder")
+    if path.stat().st_size > limit:
+        raise UserError(f"it has more than {limit >> 20} MiB")
+    state = read_torch_file(path) if begins_as_torch_file(path) else _from_safetensors(path.read_bytes())
+    if not isinstance(state, dict):
+        raise UserError("it is no state of a training")
+    return state
+
+
+def _bytes_of(tree: Any) -> int:
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    return sum(_bytes_of(value) for value in tree.values()) if isinstance(tree, dict) else 0
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
@@ -74,6 +101,38 @@ def set_rng_state(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def check_fits(state: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Refuse, of a state that can be read, what torch would not find wrong before the next step, or never.
+
+    An optimizer that has not made a step yet has no state.
+    """
+    check_tensors(state["network"], network.state_dict())
+    if optimizer:
+        _check_optimizer_state(state["optimizer"], optimizer)
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse weights of another network, and weights that are not finite, from which no training goes on."""
+    if found.keys() != expected.keys():
+        raise ValueError("it is the state of another network")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} has another shape or is not finite")
+
+
+def _check_optimizer_state(state: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse the state of another optimizer, or of one of another network."""
+    (group,) = optimizer.param_groups
+    names = ("step", "exp_avg", "exp_avg_sq") if isinstance(optimizer, torch.optim.AdamW) else ("momentum_buffer",)
+    for number, parameter in enumerate(group["params"]):
+        expected = {name: torch.Size() if name == "step" else parameter.shape for name in names}
+        # Without momentum, there is no state.
+        if group.get("momentum") == 0:
+            expected = {}
+        if {name: tensor.shape for name, tensor in state.get(number, {}).items() if tensor is not None} != expected:
+            raise ValueError(f"it is the state of another optimizer, in parameter {number}")
 
 
 def _from_safetensors(content: bytes) -> dict[str, Any]:

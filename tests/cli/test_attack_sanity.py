@@ -131,7 +131,6 @@ def test_images_seed_and_norm_can_be_chosen(tmp_path: Path) -> None:
         ("--sanity --eps much", "gradient masking: eps is 'much'; give a number"),
         ("--sanity --set restarts=3", "unknown setting 'restarts'"),
         ("--sanity --set steps=few", "steps is 'few'; give a whole number"),
-        ("--sanity --rows 5", "with fewer than 7 to attack"),
         ("--sanity --from nowhere.safetensors", "nowhere.safetensors"),
         ("--sanity --data nowhere.h5", "nowhere.h5"),
     ],

@@ -14,7 +14,7 @@ import torch
 import featuregen.compute.autotune
 from featuregen import Experiment, load_config
 from featuregen.compute import winograd
-from featuregen.compute.autotune import candidate_specs, measure, multiplies_bf16, pick_compute_spec
+from featuregen.compute.autotune import candidate_specs, load_or_autotune, measure, multiplies_bf16, pick_compute_spec
 from featuregen.config.schema import Config, Convolution, Model, Precision, Runtime
 from featuregen.errors import UserError
 from featuregen.models.classifier import Classifier
@@ -193,12 +193,20 @@ def test_a_folder_remembers_what_was_measured(
     assert experiment_in(tmp_path / "elsewhere").compute == PLAIN
 
 
-def test_a_damaged_memory_is_named(able: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"a": 1}', '{"a": {"precision": 7}}', "[" * 5000, "\xff"])
+def test_a_damaged_memory_is_set_aside(
+    able: None, measured: Callable[[dict[ComputeSpec, float]], None], tmp_path: Path, content: str
+) -> None:
     path = tmp_path / "models" / "arithmetic.json"
     path.parent.mkdir()
-    path.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"arithmetic\.json is damaged.*delete it"):
-        _ = experiment_in(tmp_path).compute
+    path.write_text(content, encoding="latin-1")
+    measured({PLAIN: 1.0, WINOGRAD: 0.5})
+    # What costs nothing changes nothing.
+    load_or_autotune(load_config("digits"), (1, 8, 8), 10, path.parent, keep=False)
+    assert [file.name for file in path.parent.iterdir()] == ["arithmetic.json"]
+    assert experiment_in(tmp_path).compute == WINOGRAD
+    assert list(json.loads(path.read_text(encoding="utf-8")).values()) == [WINOGRAD.numerics]
+    assert path.with_name("arithmetic.json.damaged").read_text(encoding="latin-1") == content
 
 
 def test_nothing_is_written_where_nothing_was_measured(tmp_path: Path) -> None:

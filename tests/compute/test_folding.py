@@ -169,3 +169,12 @@ def test_the_linear_end_for_inversion_is_kept(architecture: str, compute: Comput
     (usual,) = torch.autograd.grad(model.features(x).sum(), x)
     assert float((found[1] - found[0]).norm() / found[0].norm()) < near
     assert not torch.allclose(found[0], usual, rtol=0.1)
+
+
+def test_weights_too_large_to_compute_with_are_not_folded() -> None:
+    model = build_classifier(Model("convnet", 4), (1, 8, 8), 10, [0.3], [0.4], seed=0).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e30)
+    folded = folded_copy(model, ComputeSpec(torch.device("cpu")))
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())

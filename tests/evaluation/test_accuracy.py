@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featuregen.attacks.pgd import pgd
 from featuregen.config.schema import PGD, Evaluation
+from featuregen.errors import CheckFailed
 from featuregen.evaluation.accuracy import evaluate, predict
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy
@@ -120,3 +121,22 @@ def test_accuracy_has_a_table_for_notebooks() -> None:
 
 def test_settings_may_be_left_out(standard: Classifier, images: Tensor, labels: Tensor) -> None:
     assert evaluate(standard, images[:8], labels[:8]) == evaluate(standard, images[:8], labels[:8], Evaluation())
+
+
+class Constant(nn.Module):
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+@pytest.mark.parametrize("logits", [[0.0, float("nan")], [0.0, float("inf")], [-float("inf")] * 2])
+def test_logits_that_predict_nothing_are_a_failed_check(logits: list[float]) -> None:
+    with pytest.raises(CheckFailed, match="gives NaN or infinity for some images"):
+        predict(Constant(logits), torch.zeros(3, 1, 2, 2))
+
+
+def test_a_class_may_be_ruled_out() -> None:
+    assert predict(Constant([-float("inf"), 0.0]), torch.zeros(3, 1, 2, 2)).tolist() == [1, 1, 1]

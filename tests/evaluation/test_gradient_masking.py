@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from featuregen import check_gradient_masking
 from featuregen.config.schema import Model
-from featuregen.errors import UserError
+from featuregen.errors import CheckFailed, UserError
 from featuregen.evaluation.gradient_masking import MIN_IMAGES, MaskingReport
 from featuregen.evaluation.masking_checks import MIN_LEAD, MaskingCheck, significantly_more
 from featuregen.models.classifier import Classifier
@@ -281,10 +281,10 @@ def test_what_cannot_be_attacked_is_refused(standard: Classifier, images: Tensor
     with torch.no_grad():
         seen = standard(images[:20]).argmax(1)
     wrong = (seen + 1) % 10
-    with pytest.raises(UserError, match="classifies 0 of 20 images correctly"):
+    with pytest.raises(CheckFailed, match="classifies 0 of 20 images correctly"):
         check_gradient_masking(standard, images[:20], wrong)
     wrong[:6] = seen[:6]
-    with pytest.raises(UserError, match="classifies 6 of 20 images correctly; with fewer than 7 to attack, nothing"):
+    with pytest.raises(CheckFailed, match="classifies 6 of 20 images correctly; with fewer than 7 to attack, nothing"):
         check_gradient_masking(standard, images[:20], wrong)
     with pytest.raises(UserError, match="images in \\[0, 1\\]"):
         check_gradient_masking(standard, 255 * images[:20], labels[:20])

@@ -183,7 +183,7 @@ def test_a_base_set_that_only_its_owner_can_find_must_be_named(own: Path, monkey
     assert "distance: as computed from the pixels" in done("verify", own, "--data", "mine.npz").out
 
 
-@pytest.mark.parametrize("name", ["~nosuch/x", "~", "/dev/zero", "\x1b[2Jx.npz", "A" * 50_000])
+@pytest.mark.parametrize("name", ["~nosuch/x", "~", "/dev/zero", "\x1b[2Jx.npz", "A" * 4000])
 def test_a_path_in_a_record_is_never_followed(tmp_path: Path, name: str) -> None:
     path = tmp_path / "det.h5"
     shutil.copy(dataset("det"), path)

@@ -296,3 +296,22 @@ def test_a_loaded_model_outlives_its_file(tmp_path: Path) -> None:
     digest = weights_sha256(model)
     os.truncate(path, 0)
     assert weights_sha256(model) == digest
+
+
+def test_a_name_in_another_encoding_is_told(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    save_model(make(), path)
+    for read in (load_model, read_model_record):
+        with pytest.raises(UserError, match="not UTF-8"):
+            read(path)
+
+
+def test_a_header_larger_than_any_model_has_is_refused(tmp_path: Path) -> None:
+    entries = ",".join(f'"{number}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for number in range(160_000))
+    (tmp_path / "m").write_bytes(_raw(f"{{{entries}}}".encode()))
+    for read in (load_model, read_model_record):
+        with pytest.raises(UserError, match=r"MiB of names and metadata; a model has at most 8"):
+            read(tmp_path / "m")
+    with pytest.raises(UserError, match="its record has more than 8 MiB"):
+        save_model(make(), tmp_path / "n", {"notes": ["x" * 10_000] * 1000})
+    assert not (tmp_path / "n").exists()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +19,11 @@ from torch.nn import functional as F
 from featuregen.config.loader import load_config, with_overrides
 from featuregen.config.schema import PGD, Augment, Model, Training
 from featuregen.data.base_dataset import BaseDataset
-from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import weights_sha256
 from featuregen.models.registry import build_classifier
-from featuregen.training.loop import TrainingLog, train_many
+from featuregen.training.loop import Epoch, TrainingLog, train_many
 from featuregen.training.resume import Stateful, TrainingState
 
 CPU = torch.device("cpu")
@@ -34,6 +36,7 @@ RECIPES = {
     "mixed": replace(PLAIN, attack=ATTACK, alpha=0.5),
     "early stop": replace(PLAIN, attack=ATTACK, early_stop="adversarial", held_out=0.3, patience=4, epochs=6),
 }
+SHORT = replace(PLAIN, epochs=2, early_stop="clean", held_out=0.3, patience=4)
 
 
 class Stopping(TrainingState):
@@ -144,23 +147,108 @@ def test_seconds_of_both_parts_count(few: tuple[Tensor, Tensor], tmp_path: Path)
     assert logs[0].seconds > 100 and len(logs[0].epochs) == PLAIN.epochs
 
 
-@pytest.mark.parametrize("change", ["cut", "text", "other"])
-def test_a_damaged_state_is_a_sentence(few: tuple[Tensor, Tensor], tmp_path: Path, change: str) -> None:
-    path = tmp_path / "model.halfway"
+def without(*keys: str | int) -> Callable[[dict[str, Any]], None]:
+    """Takes one part out of a state."""
+
+    def change(state: Any) -> None:
+        for key in keys[:-1]:
+            state = state[key]
+        del state[keys[-1]]
+
+    return change
+
+
+def with_value(value: object, *keys: str | int) -> Callable[[dict[str, Any]], None]:
+    def change(state: Any) -> None:
+        for key in keys[:-1]:
+            state = state[key]
+        state[keys[-1]] = value
+
+    return change
+
+
+BYTES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:-8],
+    "text": lambda content: b"nonsense",
+    "JSON": lambda content: b'{"epochs": []}',
+    "large": lambda content: content + bytes(80 << 20),
+}
+PARTS: dict[str, Callable[[Any], object]] = {
+    "no weights": without("network"),
+    "no seconds": without("seconds"),
+    "seconds as text": with_value("long", "seconds"),
+    "seconds not a number": with_value(math.nan, "seconds"),
+    "no epochs": with_value([], "epochs"),
+    "epochs of another": with_value({"loss": "small"}, "epochs", 0, 0),
+    "more epochs than there are": with_value([[{"loss": 1.0, "accuracy": 0.5, "error": 0.5}] * 9], "epochs"),
+    "weights with NaN": lambda state: next(iter(state["network"].values())).fill_(math.nan),
+    "weights of another": lambda state: state["network"].popitem(),
+    "no optimizer": with_value({}, "optimizer"),
+    "optimizer without momentum": with_value({}, "optimizer", 0),
+    "optimizer of another": lambda state: state["optimizer"][0].update({"momentum_buffer": torch.zeros(3)}),
+    "random numbers": with_value(torch.zeros(3), "random", "cpu"),
+    "no early stopping": with_value(None, "early_stopping"),
+    "early stopping of another": lambda state: state["early_stopping"]["weights"].popitem(),
+    "a best epoch that is not there": with_value(99, "early_stopping", "best"),
+    "an error as text": with_value("x", "early_stopping", "error"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def halfway(few: tuple[Tensor, Tensor], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("state") / "model.halfway"
     with pytest.raises(KeyboardInterrupt):
-        learn(few, PLAIN, Stopping(path, 1))
-    content = path.read_bytes()
-    if change == "other":
-        learn(few, PLAIN, TrainingState(path, 0), model=Model(width=4))
-        with pytest.raises(UserError) as caught:
-            learn(few, PLAIN, TrainingState(path, 0), model=Model(width=8))
+        learn(few, SHORT, Stopping(path, 1))
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(few: tuple[Tensor, Tensor]) -> tuple[list[str], tuple[Epoch, ...]]:
+    models, logs = learn(few, SHORT)
+    return digests(models), logs[0].epochs
+
+
+@pytest.mark.parametrize("damage", [*BYTES, *PARTS, "a folder"])
+def test_a_damaged_state_is_set_aside(
+    few: tuple[Tensor, Tensor],
+    halfway: bytes,
+    whole: tuple[list[str], tuple[Epoch, ...]],
+    tmp_path: Path,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, aside = tmp_path / "model.halfway", tmp_path / "model.halfway.damaged"
+    if damage == "a folder":
+        path.mkdir()
+    elif damage in BYTES:
+        path.write_bytes(BYTES[damage](halfway))
     else:
-        path.write_bytes(content[:-8] if change == "cut" else b"nonsense")
-        with pytest.raises(UserError) as caught:
-            learn(few, PLAIN, TrainingState(path, 0))
-    message = str(caught.value)
-    assert message.startswith(f"Cannot resume from {path} (") and "\n" not in message
-    assert message.endswith("); delete it to train from the start.")
+        state = torch.load(io.BytesIO(halfway))
+        PARTS[damage](state)
+        torch.save(state, path)
+    size = path.stat().st_size
+    models, logs = learn(few, SHORT, TrainingState(path, 3600))
+    assert (digests(models), logs[0].epochs) == whole
+    assert not path.exists() and aside.stat().st_size == size
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"note: {path} cannot be resumed from (")
+    assert told.endswith("; it is set aside as model.halfway.damaged, and made again")
+
+
+def test_nothing_is_set_aside_for_want_of_memory(
+    few: tuple[Tensor, Tensor], halfway: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.halfway"
+    path.write_bytes(halfway)
+
+    def load(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("featuregen.training.resume.read_torch_file", load)
+    with pytest.raises(MemoryError):
+        learn(few, SHORT, TrainingState(path, 3600))
+    assert path.read_bytes() == halfway and list(tmp_path.iterdir()) == [path]
 
 
 def test_models_trained_one_after_the_other_need_a_file_each(few: tuple[Tensor, Tensor], tmp_path: Path) -> None:
