@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -170,7 +171,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON with every count, written after every target")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
+    with tempfile.TemporaryDirectory(prefix="fuzz-state-") as state:
+        # The user's own list of what was made on this machine is not read, nor added to.
+        os.environ.setdefault("XDG_STATE_HOME", state)
+        return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
 
 
 if __name__ == "__main__":

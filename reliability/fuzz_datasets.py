@@ -50,7 +50,7 @@ def header(**changes: Any) -> Header:
         "synthesis": {"norm": "l2", "eps": 0.5, "steps": 3, "step_size": 0.1, "schedule": "constant"}},
         "base": _digits().record(),
         "source_model": {"architecture": "convnet", "weights_sha256": "ab"},
-        "software": {"torch": "2", "device": "cpu", "threads": 1, "batch": "4"}, "citation": "Someone, 2026.",
+        "software": {"torch": "2", "device": "cpu", "threads": "1", "batch": "4"}, "citation": "Someone, 2026.",
         "config": to_dict(load_config("digits")),
     }  # fmt: skip
     return Header(**(plain | changes))
