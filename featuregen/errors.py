@@ -12,7 +12,7 @@ _MAX_SENTENCE = 275
 _MAX_REASON = 80
 _MEMORY_PHRASES = (
     "can't allocate memory",
-    "cannot allocate memory",
+    "annot allocate memory",
     "not enough memory",
     "out of memory",
     "std::bad_alloc",

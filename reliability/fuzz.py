@@ -173,7 +173,7 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="fuzz-state-") as state:
         # The user's own list of what was made on this machine is not read, nor added to.
-        os.environ.setdefault("XDG_STATE_HOME", state)
+        os.environ["XDG_STATE_HOME"] = state
         return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
 
 

@@ -94,6 +94,48 @@ class ModelHeader(Struct):
     record: ModelRecord
 
 
+# Files that a run keeps for the next one ------------------------------------------------------------
+
+
+class MeasuredAccuracy(Accuracy, kw_only=True):
+    settings: dict[str, Any]
+
+
+class CachedModelRecord(Struct):
+    """That of a model in the folder of an experiment; one that was imported need not say how it was trained."""
+
+    settings: Settings
+    train_accuracy: Share | None
+    seconds: dict[str, Seconds]
+    accuracy: MeasuredAccuracy | UnsetType = UNSET
+
+
+class KeptSeconds(Struct):
+    """How long a dataset took, and which it was."""
+
+    seconds: Seconds
+    content_sha256: Sha256
+
+
+class KeptAgreement(Struct):
+    """Null where no label differs from the true class."""
+
+    true: Share | None
+    stored: Share | None
+    neither: Share | None
+
+
+class KeptRow(Struct):
+    eps: Radius
+    rows: Annotated[int, Meta(ge=0)]
+    judges: dict[Name, KeptAgreement]
+
+
+class KeptAudit(Struct):
+    row: KeptRow
+    seconds: Seconds
+
+
 # Datasets ------------------------------------------------------------------------------------------
 
 Setting = Name | int | float | bool | None | Annotated[list[Name | int | float | bool | None], Meta(max_length=100)]

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from torch import nn
 from featuregen.compute.optimize import to_unit_range
 from featuregen.config.kinds import KINDS, MISLABELLED
 from featuregen.config.recipes import source_models
+from featuregen.config.record_schemas import KeptAudit
 from featuregen.config.schema import Config
 from featuregen.config.serialize import canonical_json
 from featuregen.errors import UserError
@@ -28,30 +29,13 @@ from featuregen.models.io import TrainedModel
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.console import log
 from featuregen.runtime.kept_files import read_kept, set_aside
+from featuregen.runtime.ledger import is_remembered, remember
 from featuregen.storage.reader import read_columns
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import synthesize
 
 _MODEL_JUDGES = ("source model", "second standard model", "robust model")
 _NEIGHBOUR = "1-nearest neighbour"
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | None
-
-
-class _KeptAgreement(msgspec.Struct):
-    true: _Share
-    stored: _Share
-    neither: _Share
-
-
-class _KeptRow(msgspec.Struct):
-    eps: float
-    rows: Annotated[int, msgspec.Meta(ge=0)]
-    judges: dict[str, _KeptAgreement]
-
-
-class _KeptAudit(msgspec.Struct):
-    row: _KeptRow
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 def audit_experiment(
@@ -94,17 +78,22 @@ def load_or_audit(experiment: Experiment, folder: Path, kind: str, eps: float) -
     row = {"eps": eps, "rows": len(index), "judges": _audit(experiment, data, index)}
     seconds = time.perf_counter() - started
     # It writes nan as null, since JSON has no nan.
-    atomic_write(path, msgspec.json.encode({"row": row, "seconds": seconds}))
+    content = msgspec.json.encode({"row": row, "seconds": seconds})
+    atomic_write(path, content)
+    remember("audit", [path.name, msgspec.json.decode(content)])
     return row, seconds
 
 
 def _read_kept(path: Path, eps: float) -> tuple[dict[str, Any], float] | None:
-    kept = read_kept(path, _KeptAudit)
+    kept = read_kept(path, KeptAudit)
     if not kept:
         return None
     row: dict[str, Any] = msgspec.to_builtins(kept.row)
     if row["eps"] != eps or row["judges"].keys() != {*_MODEL_JUDGES, _NEIGHBOUR}:
         set_aside(path, UserError(f"{path} holds another audit than its name stands for."))
+        return None
+    if not is_remembered("audit", [path.name, msgspec.to_builtins(kept)]):
+        log(f"note: {path} was not made on this machine, so it is measured again")
         return None
     for shares in row["judges"].values():
         shares |= {name: math.nan for name, share in shares.items() if share is None}

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from torch import Tensor
 
 from featuregen.compute.grouped import MOST_GROUPED
-from featuregen.config import record_schemas
+from featuregen.config.record_schemas import CachedModelRecord
 from featuregen.config.records import check_record
 from featuregen.config.schema import Config, Model, Training
 from featuregen.config.serialize import canonical_json, to_dict, to_record
@@ -25,7 +24,7 @@ from featuregen.evaluation.accuracy import radius_text
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.registry import build_classifier
-from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
+from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked, remove_partial
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
@@ -43,15 +42,6 @@ class LabelledImages:
     images: ImageSource
     labels: Tensor
     sha256: str
-
-
-class _CachedRecord(msgspec.Struct):
-    """What is read of the record of a model in the folder; one that was imported need not say how it was trained."""
-
-    settings: record_schemas.Settings
-    train_accuracy: record_schemas.Share | None
-    seconds: dict[str, record_schemas.Seconds]
-    accuracy: record_schemas.Accuracy | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelCache:
@@ -94,6 +84,7 @@ class ModelCache:
                     self._train(models, data, recipe, seeds, title, outputs, state)
                 if self._dist.is_main:
                     state.unlink(missing_ok=True)
+                    remove_partial(state)
         found = found or self._find(outputs)
         if not found:
             raise UserError(f"The models just saved in {self.folder} cannot be read again; check the disk.")
@@ -105,13 +96,13 @@ class ModelCache:
         path = self.folder / f"{model.architecture}-{trained.weights_sha256[:16]}.safetensors"
         kept = self._load_kept(path, weights=trained.weights_sha256)
         if kept is None:
-            record = {"settings": {"seed": None}, "train_accuracy": None, **trained.record}
-            # A user's own record may hold anything under these names.
-            if not isinstance(record.get("seconds"), dict):
+            record = {"settings": {"seed": None}, "train_accuracy": None, "seconds": {}, **trained.record}
+            # What somebody else has measured, and how long that took, is not told in any one way.
+            if not isinstance(record["seconds"], dict):
                 record["seconds"] = {}
-            if not isinstance(record.get("accuracy"), dict):
+            if not isinstance(accuracy := record.get("accuracy", {}), dict) or "settings" not in accuracy:
                 record.pop("accuracy", None)
-            check_record(record, _CachedRecord, str(trained.path))
+            check_record(record, CachedModelRecord, str(trained.path))
             save_model(model, path, record)
             kept = load_model(path, self._compute.device)
         return self._evaluated(kept, path)
@@ -187,7 +178,7 @@ class ModelCache:
             return None
         try:
             model = load_model(path, self._compute.device)
-            check_record(model.record, _CachedRecord, str(path))
+            check_record(model.record, CachedModelRecord, str(path))
             if settings and canonical_json(model.record["settings"]) != canonical_json(settings):
                 raise UserError(f"{path} was trained with other settings than its name stands for.")
             if weights and weights_sha256(model) != weights:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from featuregen.config.kinds import KINDS, MISLABELLED
 from featuregen.config.recipes import fresh_recipe, source_models, source_recipe
+from featuregen.config.record_schemas import KeptSeconds
 from featuregen.config.schema import Config, Synthesis, Training
 from featuregen.data.base_dataset import DatasetSize, ImageSplit
 from featuregen.experiment.dataset_job import dataset_path
@@ -140,17 +139,10 @@ def _make_and_train(experiment: Experiment, folder: Path, kind: str, force: bool
     experiment.train_fresh(data, title=TITLES.get(kind, kind))
 
 
-class _Seconds(msgspec.Struct):
-    """How long a dataset took, and which it was."""
-
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-    content_sha256: str
-
-
 def make_timed(experiment: Experiment, folder: Path, kind: str, force: bool = False) -> tuple[DatasetInfo, float]:
     """The dataset and the seconds it took; one that is finished keeps the seconds it once took."""
     path = folder / "seconds" / f"{kind}.json"
-    before = read_kept(path, _Seconds)
+    before = read_kept(path, KeptSeconds)
     started = time.perf_counter()
     job = experiment.dataset_job(kind)
     info = experiment.write_dataset(job, dataset_path(folder, experiment.base.name, kind), force=force).info

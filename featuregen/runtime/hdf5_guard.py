@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import h5py
 
@@ -126,9 +126,7 @@ class _Server:
             EOFError: The process has ended.
             TimeoutError: There is no answer after so many seconds.
         """
-        stdin, stdout = self.process.stdin, self.process.stdout
-        if stdin is None or stdout is None:
-            raise EOFError
+        stdin, stdout = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
         try:
             stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()

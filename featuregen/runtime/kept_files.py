@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from featuregen.config.records import MAX_BYTES, RecordError, read_record
-from featuregen.errors import UserError, one_line, out_of_memory
+from featuregen.errors import UserError, out_of_memory
 from featuregen.runtime.atomic import os_errors_as_user_errors
 from featuregen.runtime.console import log
 
 _T = TypeVar("_T")
+# What the system says to a position that a damaged file names.
+_OF_CONTENT = (None, errno.EINVAL, errno.EOVERFLOW)
 
 
 def read_kept(path: Path, schema: type[_T]) -> _T | None:
@@ -83,7 +86,7 @@ def set_aside(path: Path, error: Exception, reason: str = "") -> None:
                     return
                 raise
             break
-    reason = reason or one_line(error).rpartition("; ")[0] or one_line(error)
+    reason = reason or str(error).rpartition("; ")[0] or str(error).rstrip(".")
     log(f"note: {reason}; it is set aside as {place.name}, and made again")
 
 
@@ -96,7 +99,8 @@ def _names(name: str) -> Iterator[str]:
 def _is_damage(error: BaseException | None) -> bool:
     """Whether it is the content that caused an error, and not the system, a lack of memory or Ctrl-C."""
     while error:
-        if isinstance(error, (OSError, KeyboardInterrupt)) or out_of_memory(error):
+        of_system = isinstance(error, OSError) and error.errno not in _OF_CONTENT
+        if of_system or isinstance(error, KeyboardInterrupt) or out_of_memory(error):
             return False
         error = error.__cause__ or error.__context__
     return True

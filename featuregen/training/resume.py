@@ -79,10 +79,10 @@ def _read(path: Path, limit: int) -> dict[str, Any]:
         raise UserError("it is a folder")
     if path.stat().st_size > limit:
         raise UserError(f"it has more than {limit >> 20} MiB")
-    if begins_as_torch_file(path):
-        state: dict[str, Any] = read_torch_file(path)
-        return state
-    return _from_safetensors(path.read_bytes())
+    state = read_torch_file(path) if begins_as_torch_file(path) else _from_safetensors(path.read_bytes())
+    if not isinstance(state, dict):
+        raise UserError("it is no state of a training")
+    return state
 
 
 def _bytes_of(tree: Any) -> int:

@@ -125,12 +125,17 @@ def nasty_dataset(path: Path) -> Path:
 
 COMMANDS = (
     "info FILE", "info FILE --json", "verify FILE", "verify FILE --data digits --source MODEL --json",
-    "diff FILE DET", "diff FILE DET --json", "preview FILE", "share FILE --source MODEL", "share FILE --without-source --out again",
-    "export FILE --format imagefolder", "export FILE --format npz", "export FILE --format parquet", "export FILE --format madry",
+    "diff FILE DET", "diff FILE DET --json", "preview FILE",
+    "share FILE --source MODEL", "share FILE --without-source --out again",
+    "export FILE --format imagefolder", "export FILE --format npz", "export FILE --format parquet",
+    "export FILE --format madry",
     "remake FILE --source MODEL", "merge FILE FILE --out merged.h5",
-    "evaluate FILE --config TINY", "evaluate FILE --config TINY --json", "train --on FILE --config TINY --out net.safetensors",
-    "attack MODEL --data FILE --attack fgsm --out attacked.h5", "attack MODEL --data FILE --attack nothing --target X",
-    "attack MODEL --data FILE --attack fgsm --target X --out x.h5", "attack MODEL --data FILE --sanity --out sanity.json",
+    "evaluate FILE --config TINY",
+    "evaluate FILE --config TINY --json", "train --on FILE --config TINY --out net.safetensors",
+    "attack MODEL --data FILE --attack fgsm --out attacked.h5",
+    "attack MODEL --data FILE --attack nothing --target X",
+    "attack MODEL --data FILE --attack fgsm --target X --out x.h5",
+    "attack MODEL --data FILE --sanity --out sanity.json",
 )  # fmt: skip
 
 
@@ -168,7 +173,7 @@ def test_a_folder_of_pictures_through_every_command(tmp_path: Path, monkeypatch:
     config = tmp_path / "small.yaml"
     config.write_text(
         "model: {architecture: convnet, width: 8}\nruntime: {device: cpu, precision: fp32, convolution: direct}\n"
-        "sources: {standard: {epochs: 1, batch_size: 16}, robust: {epochs: 1, batch_size: 16, attack: {eps: 0.5, steps: 1}}}\n"
+        "sources: {standard: &short {epochs: 1, batch_size: 16}, robust: {<<: *short, attack: {eps: 0.5, steps: 1}}}\n"
         "synthesis: {det: {steps: 1, step_size: 0.3, norm: l2, eps: 1.0, batch_size: 16, rows: 20}}\n"
         "fresh: {det: {epochs: 1, batch_size: 10}}\nhonesty: {eps: [1.0], rows: 10}\n"
         "evaluation: {seeds: 1, l2: [0.5], headline: 0.5, steps: 1}\n"
@@ -177,7 +182,8 @@ def test_a_folder_of_pictures_through_every_command(tmp_path: Path, monkeypatch:
     net, det = tmp_path / "net.safetensors", tmp_path / "det.h5"
     for words in (
         ("train", *shared, "--out", net), ("make-dataset", "det", *shared, "--source", net, "--out", det),
-        ("info", det), ("info", net), ("verify", det, "--data", data, "--source", net), ("preview", det, "--data", data),
+        ("info", det), ("info", net), ("verify", det, "--data", data, "--source", net),
+        ("preview", det, "--data", data),
         ("remake", det, "--data", data, "--source", net), ("evaluate", det, *shared), ("evaluate", net, *shared),
         ("attack", net, *shared, "--attack", "fgsm", "--out", "attacked.h5"),
         ("attack", net, *shared, "--attack", "fgsm", "--out", "json.h5", "--json"),
@@ -199,7 +205,8 @@ def test_names_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     shutil.copyfile(dataset("det"), file)
     shutil.copyfile(model("standard"), net)
     for words in (
-        ("info", file), ("info", net), ("verify", file, "--source", net), ("diff", file, dataset("det")), ("preview", file),
+        ("info", file), ("info", net), ("verify", file, "--source", net), ("diff", file, dataset("det")),
+        ("preview", file),
         ("remake", file, "--source", net), ("share", file, "--source", net), ("export", file, "--format", "npz"),
         ("evaluate", net), ("attack", net, "--attack", "fgsm", "--rows", "10"), ("flips", net, "--rows", "20"),
         ("attack", net, "--sanity", "--rows", "10"), ("train", "--on", file, "--config", tiny()),
@@ -215,21 +222,17 @@ def test_every_option_of_every_command(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     group = typer.main.get_command(app)
     assert isinstance(group, OneLineErrors)
+    clean(NASTY)
     for name, command in group.commands.items():
         clean(name, f"--no{NASTY}")
         clean(name, *([f"{NASTY}{LONG}"] * 3))
+        kinds = {parameter.name: parameter.param_type_name for parameter in command.params}
+        words = ["nowhere.h5"] if "argument" in kinds.values() else []
+        # A config that is missing ends every command before any work.
+        ending = ["--config", "nowhere"] if "config" in kinds else []
         for parameter in command.params:
-            if (
-                parameter.param_type_name == "option"
-                and not getattr(parameter, "is_flag", False)
-                and parameter.name != "help"
-            ):
-                # A config that is missing ends it before any work.
-                ending = ["--config", "nowhere"] if any(each.name == "config" for each in command.params) else []
-                ending = [] if parameter.name == "config" else ending
-                for text in (NASTY, LONG, "9" * 5000):
-                    clean(name, "nowhere.h5", parameter.opts[0], text, *ending)
-    clean(NASTY)
+            if parameter.param_type_name == "option" and not getattr(parameter, "is_flag", False):
+                clean(name, *words, *ending, parameter.opts[0], NASTY + LONG)
 
 
 def test_settings(tmp_path: Path) -> None:

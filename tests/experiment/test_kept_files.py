@@ -202,6 +202,15 @@ def test_a_record_with_a_wrong_field_is_made_again(
     check_made_again(out, name, path, capsys)
 
 
+def test_an_audit_that_was_not_made_here_is_measured_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = the(out, "audit")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["row"]["judges"]["source model"]["true"] = 0.123
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert audit_in(out) == audit_in(finished()[0])
+    assert f"note: {path} was not made on this machine" in capsys.readouterr().err
+
+
 def test_a_large_record_is_not_read_whole(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = the(out, "audit")
     # Of no blocks: reading it would take all memory.

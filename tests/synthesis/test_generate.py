@@ -16,7 +16,7 @@ from featuregen.compute.optimize import Ball, project, quantize, to_unit_range
 from featuregen.config.kinds import KINDS
 from featuregen.config.schema import Norm, Synthesis
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
-from featuregen.errors import UserError
+from featuregen.errors import CheckFailed, UserError
 from featuregen.models.classifier import Classifier
 from featuregen.runtime.device import ComputeSpec
 from featuregen.runtime.rng import RowRandom
@@ -304,6 +304,14 @@ def images_in(norm: Norm, eps: float, count: int = 20) -> tuple[Tensor, Ball]:
     centre = torch.randint(0, 256, (count, 3, 16, 16), generator=generator).float() / 255
     ball = Ball(norm, eps, centre)
     return project(centre + torch.randn(centre.shape, generator=generator), ball), ball
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_pixels_that_are_no_numbers_are_not_rounded_for_ever(dtype: str) -> None:
+    images, ball = images_in("l2", 0.5)
+    images[3, 0, 0, 0] = float("nan")
+    with pytest.raises(CheckFailed, match="moved pixels to NaN"):
+        quantize(images, dtype, ball)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4, 8, 16, 64])

@@ -245,7 +245,7 @@ def test_nothing_is_set_aside_for_want_of_memory(
     def load(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(torch, "load", load)
+    monkeypatch.setattr("featuregen.training.resume.read_torch_file", load)
     with pytest.raises(MemoryError):
         learn(few, SHORT, TrainingState(path, 3600))
     assert path.read_bytes() == halfway and list(tmp_path.iterdir()) == [path]
