@@ -102,8 +102,12 @@ def check_commands(path: Path, said: str) -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), TREES.values(), ids=TREES)
-def test_broken_trees_and_heaps_are_a_sentence(tmp_path: Path, change: Change, said: str) -> None:
-    path, data = tmp_path / "a.h5", tmp_path / "set.h5"
+def test_broken_trees_and_heaps_are_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, said: str
+) -> None:
+    # A long sentence would be cut in its middle.
+    monkeypatch.chdir(tmp_path)
+    path, data = Path("a.h5"), Path("set.h5")
     write(path)
     write_set(data)
     change(data)
