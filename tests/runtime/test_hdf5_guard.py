@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -313,8 +314,11 @@ def test_signals_end_the_wait_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
                 read_info(tmp_path / "a.h5")
     finally:
         signal.signal(signal.SIGTERM, before)
-    # What nobody has waited for yet is a zombie.
-    assert set(states_of(group[0])) <= {"Z"}
+    # Killed, but perhaps not gone yet; what nobody has waited for stays a zombie.
+    deadline = time.monotonic() + 300
+    while set(states_of(group[0])) - {"Z"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert read_info(tmp_path / "good.h5").rows
 
 
