@@ -96,8 +96,8 @@ def chosen(server: Server, world: Path, options: argparse.Namespace) -> list[Cas
     cases = [case for case in every if crafted_review.is_of_review(case.name)]
     rest = [case for case in every if not crafted_review.is_of_review(case.name)]
     random.shuffle(rest)
-    cases += rest[: max(0, round(options.runs * (1 - DRAWN)) - len(cases))]
     random.shuffle(cases)
+    cases += rest[: max(0, round(options.runs * (1 - DRAWN)) - len(cases))]
     if options.only:
         cases = [case for case in every if case.name.startswith(options.only)]
     wanted = options.runs if not options.only else 0
@@ -148,6 +148,8 @@ def _run_all(
     }  # fmt: skip
     if options.out and options.out.exists():
         record["runs"] = json.loads(options.out.read_text(encoding="utf-8"))["runs"]
+        # What could not be made is tried again.
+        record["runs"] = [verdict for verdict in record["runs"] if verdict["made"]]
     done = {verdict["name"] for verdict in record["runs"]}
     left = [case for case in reversed(cases) if case.name not in done]
     lock = threading.Lock()

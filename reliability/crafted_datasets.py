@@ -40,7 +40,7 @@ def seal(file: h5py.File) -> None:
         others = set(file.attrs) - {*_CONTENT, "record_sha256"}
         put(file, "record_sha256", _digest(file, others, False))
     # A file without a column or attribute has no digests that could agree.
-    except (KeyError, TypeError, ValueError, UnicodeError):
+    except (KeyError, TypeError, ValueError, UnicodeError, OSError):
         return
 
 

@@ -23,7 +23,7 @@ TIMEOUT = 60.0
 _IMPORTS = 3
 _SERVER = Path(__file__).with_name("crafted_process.py")
 # What a user's own environment may hold, and what would make runs differ.
-_UNSET = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "MPLBACKEND", "PYTHONOPTIMIZE", "FEATUREGEN_HOME")
+_UNSET = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "MPLCONFIGDIR", "PYTHONOPTIMIZE")
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Server:
         environment = {"HOME": str(place.home), "TMPDIR": str(place.home.parent), "MPLBACKEND": "Agg"}
         request = {
             "words": words, "folder": str(place.work), "out": str(out), "err": str(err), "timeout": timeout,
-            "environment": environment | dict(step.environment), "unset": [*_UNSET[:3], *step.unset],
+            "environment": environment | dict(step.environment), "unset": [*_UNSET, *step.unset],
             "file_limit": step.file_limit, "closed": list(step.closed), "no_locks": step.no_locks,
             "memory_limit": step.memory_limit,
             "exec": [*step.prefix, *python] if step.process else [],

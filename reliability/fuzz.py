@@ -171,7 +171,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON with every count, written after every target")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as state:
+    with tempfile.TemporaryDirectory(prefix="fuzz-state-") as state:
+        # The user's own list of what was made on this machine is not read, nor added to.
         os.environ["XDG_STATE_HOME"] = state
         return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
 

@@ -18,10 +18,10 @@ from featuregen.config.serialize import to_dict
 from featuregen.data.base_dataset import BaseDataset
 from featuregen.data.sources import load_images
 from featuregen.experiment.files import recorded_config
-from featuregen.runtime.atomic import partial_path
 from featuregen.runtime.rng import RowRandom
 from featuregen.storage.checksums import check_sums
 from featuregen.storage.diff import diff
+from featuregen.storage.journal import journal_path
 from featuregen.storage.merge import merge
 from featuregen.storage.schema import Header
 from featuregen.storage.torch_dataset import FeatureDataset
@@ -126,7 +126,7 @@ def journal() -> Files:
         for rows in (slice(0, 4), slice(4, 7)):
             writer.append({name: values[rows] for name, values in whole.items()})
         writer.close()
-        path.write_bytes(partial_path(path.with_name("a.h5")).read_bytes())
+        path.write_bytes(journal_path(path.with_name("a.h5")).read_bytes())
 
     return {"a.h5.partial": written(write)}
 

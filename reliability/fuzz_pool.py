@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import contextlib
 import faulthandler
+import importlib
 import io
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import signal
 import tempfile
@@ -22,6 +24,7 @@ from pathlib import Path
 import torch
 import typer
 
+import featuregen
 from featuregen.cli.errors import with_exit_code
 from reliability.fuzz_targets import Target, input_of
 from reliability.fuzz_traps import ASKED, PER_BYTE, STARVED, TOUCHED, Memory, Traps, limit_memory, return_memory
@@ -126,6 +129,9 @@ def _work(target: Target, seed: int, orders: Connection, place: Path) -> None:
         (decoys / name).write_bytes(content)
     traps = Traps(place / "input", decoys)
     # Whatever is imported late is so by now, and what errors import, and the names of zip archives and pickles.
+    for module in pkgutil.walk_packages(featuregen.__path__, "featuregen."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     for name in ("cp437", "idna", "raw_unicode_escape", "unicode_escape"):
         codecs.lookup(name)
     for files in (*target.seeds, {name: b"?" for name in target.seeds[0]}):

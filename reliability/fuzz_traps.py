@@ -38,13 +38,11 @@ class Traps:
     """
 
     def __init__(self, folder: Path, decoys: Path) -> None:
-        self._own, self._readable = (
-            str(folder),
-            (str(folder), sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])),
-        )
+        # What featuregen has made on this machine is listed in the user's state folder, whatever the input says.
+        state = os.environ.get("XDG_STATE_HOME")
+        self._own = (str(folder), state) if state else (str(folder),)
+        self._readable = (*self._own, sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
         self.caught: list[str] = []
-        # The list of what featuregen has made is written there, whatever the input; fuzz.py sets aside a folder for it.
-        self._state = os.environ.get("XDG_STATE_HOME", str(folder))
         self._armed = False
         libc = ctypes.CDLL(None, use_errno=True)
         # HDF5 opens files without Python's audit events, so the kernel is asked.
@@ -99,7 +97,7 @@ class Traps:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         place = os.path.abspath(os.fsdecode(path))
-        allowed = (self._own, self._state) if writes else (*self._readable, self._state)
+        allowed = self._own if writes else self._readable
         if not any(place == folder or place.startswith(folder + os.sep) for folder in allowed):
             self.caught.append(f"{event} {place}")
 

@@ -18,9 +18,10 @@ from featuregen.cli.options import (
     NormOption,
     PrecisionOption,
     SeedOption,
-    check_suffix,
+    check_output,
     common_values,
     drop_none,
+    output_folder,
 )
 from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Dtype
@@ -100,6 +101,7 @@ def attack(
     from featuregen.evaluation.gradient_masking import masking_settings
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.files import config_for
+    from featuregen.runtime.marks import check_replaceable
 
     # Refused before anything is loaded.
     settings_for(name, options) if name else masking_settings(options)
@@ -108,7 +110,7 @@ def attack(
         raise UserError(f"--part {part} is for a base set; {file} is a dataset, and all of it is attacked.")
     values = common_values(None, seed, device, precision) | ({} if file else {"data.name": data})
     settings = config_for(model, load_config(config) if config else None, values=drop_none(values))
-    experiment = Experiment(settings, out.parent if out else OUT)
+    experiment = Experiment(settings, output_folder(out))
     victim = experiment.load_model(model)
     surrogate = experiment.load_model(origin) if origin else None
     inputs = (
@@ -118,6 +120,7 @@ def attack(
     )
     if sanity or name is None:
         path = out or OUT / f"{model.stem}-sanity.json"
+        check_replaceable(path, path.with_suffix(".png"), remedy="or choose another --out")
         _check_gradient_masking(experiment, victim, inputs, options, surrogate, path, json_)
         return
     from featuregen.report.attack import attack_text
@@ -125,11 +128,13 @@ def attack(
 
     check_can_be_drawn(inputs.images.shape[1:], file or experiment.base.name)
     path = out or OUT / f"{file.stem if file else experiment.base.name}-{name}.h5"
+    check_replaceable(path.with_suffix(".png"), force=force)
     run = AttackRun(victim, inputs, name, options, target, surrogate, dtype or "float32")
     result = attack_to_file(
         path, run, seed=settings.seed, batch_size=settings.evaluation.batch_size, compute=experiment.compute,
         config=to_record(settings), force=force,
     )  # fmt: skip
+    check_replaceable(path.with_suffix(".png"), force=force)
     picture = _draw_attack(result, path.with_suffix(".png"))
     _print_results(result.record, attack_text(result.record), [path, picture], json_)
 
@@ -186,4 +191,4 @@ def _check_options(sanity: bool, without_sanity: dict[str, Any], out: Path | Non
         raise UserError("there is nothing to do: name an attack with --attack, such as pgd, or ask for --sanity.")
     if sanity and (unused := [option for option, value in without_sanity.items() if value]):
         raise UserError(f"--sanity chooses its attacks itself and takes no {unused[0]}; leave out one of the two.")
-    check_suffix(out, *((".json", "a record") if sanity else (".h5", "a dataset")))
+    check_output(out, *((".json", "a record") if sanity else (".h5", "a dataset")))

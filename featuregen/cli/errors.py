@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 import typer
@@ -21,6 +22,8 @@ from featuregen.errors import CheckFailed, UserError, one_line, out_of_memory
 from featuregen.runtime.console import library_messages, log, log_error, process_rank
 
 _P = ParamSpec("_P")
+_SLASHES = re.compile(r"(?<=[^/])(/+\.?)+$")
+_FILE_ENDINGS = (".h5", ".hdf5", ".safetensors", ".png", ".json", ".npz", ".parquet", ".pt", ".py", ".yaml", ".yml")
 # Seconds: long enough for torchrun to end this process if rank 0 has failed, too.
 _OTHER_RANKS_WAIT = 10.0
 # The exception that a signal handler raises inside a call of torch can be lost or come out as another error.
@@ -35,9 +38,14 @@ class OneLineErrors(TyperGroup):
     """Reports a mistyped option in one line, like every other error, instead of in typer's box."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        words = args[0] if args else extra.get("args")
         try:
+            check_words(sys.argv[1:] if words is None else words)
             with library_messages():
                 code = super().main(*args, **(extra | {"standalone_mode": False}))
+        except UserError as error:
+            _print_error(str(error))
+            code = 2
         except Exception as error:
             # Depending on typer's version this is an exception of click or of typer's copy of click.
             if not hasattr(error, "format_message"):
@@ -51,6 +59,20 @@ class OneLineErrors(TyperGroup):
                 _print_error(f"{message}; see {command} --help.")
             code = 2
         return sys.exit(code or 0) if extra.get("standalone_mode", True) else code
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that name nothing, and names of files that end like those of folders."""
+    for word in words:
+        option, _, value = word.partition("=")
+        if not word or (option.startswith("--") and word.endswith("=") and not value):
+            place = f"{option} is given an empty value" if word else "One of the words is empty"
+            raise UserError(f"{place}; leave it out, or give it a name or a number.")
+        path = word.rpartition("=")[2]
+        # `det.h5/` and `det.h5/.` name a folder, and Python drops their ends.
+        name = _SLASHES.sub("", path)
+        if name != path and not os.path.isdir(name) and (os.path.isfile(name) or name.endswith(_FILE_ENDINGS)):
+            raise UserError(f"{path} names a folder, and {name} is a file; leave out what follows it.")
 
 
 def with_exit_code(command: Callable[_P, None]) -> Callable[_P, None]:

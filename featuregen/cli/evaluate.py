@@ -24,6 +24,7 @@ from featuregen.cli.options import (
 from featuregen.config.loader import load_config, unique_assignments
 from featuregen.errors import UserError
 from featuregen.runtime.console import show, show_json
+from featuregen.runtime.paths import check_file, check_output_folder
 
 
 def evaluate(
@@ -73,6 +74,10 @@ def evaluate(
     })  # fmt: skip
     if for_datasets and all(is_model_file(path) for path in paths):
         raise UserError(f"{paths[0]} is already trained; {', '.join(for_datasets)} apply to datasets.")
+    for path in paths:
+        # Before the first of them is trained on.
+        check_file(path)
+    check_output_folder(out)
     settings = load_config(config) if config else None
     grid = _parse_sweep(sweep or [], recipe)
     rows = []

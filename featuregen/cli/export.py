@@ -10,6 +10,7 @@ import typer
 from featuregen.cli.options import ForceOption, check_suffix
 from featuregen.errors import UserError
 from featuregen.runtime.console import show_paths
+from featuregen.runtime.paths import check_file, check_output_file
 
 
 def export_file(
@@ -49,7 +50,9 @@ def _export_model(file: Path, out: Path | None, force: bool) -> Path:
     from featuregen.models.io import load_model
     from featuregen.runtime.torch_files import is_checkpoint
 
+    check_file(file, "model file")
     target = out or file.with_suffix(".pt")
+    check_output_file(target)
     if not is_checkpoint(target) and not target.exists():
         raise UserError(f"--out {target} should end in .pt, as a checkpoint of robustness does.")
     if target.exists() and not force:

@@ -22,6 +22,7 @@ from featuregen.config.loader import load_config, unique_assignments
 from featuregen.config.schema import Norm
 from featuregen.errors import UserError
 from featuregen.runtime.console import log, show, show_json, show_paths
+from featuregen.runtime.paths import check_output_folder
 
 
 def flips(
@@ -41,6 +42,9 @@ def flips(
     seed: SeedOption = None,
     device: DeviceOption = None,
     json_: JsonOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files of these names that featuregen has not written.")
+    ] = False,
 ) -> None:
     """Find which classes predicted labels flip to under attack.
 
@@ -64,11 +68,17 @@ def flips(
         attack, _, setting = key.rpartition(".")
         attack_settings.setdefault(attack, {})[setting] = value
     from featuregen.evaluation.attack_run import inputs_from_split
-    from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder
+    from featuregen.evaluation.label_flips import expand_grid, label_flips_to_folder, titles_of_files
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.files import config_for
     from featuregen.report.label_flips import flip_maps, flips_table
+    from featuregen.runtime.marks import check_replaceable
 
+    for folder in (OUT, out) if out.parent == OUT else (out,):
+        check_output_folder(folder)
+    maps = {title: out / f"flips-{title}.png" for title in titles_of_files(models)}
+    files = [out / "flips.json", out / "flips.csv", *maps.values()]
+    check_replaceable(*files, force=force)
     runs = expand_grid(names, radii, norm, attack_settings)
     values = drop_none(common_values(None, seed, device, None) | {"data.name": data})
     settings = config_for(models[0], load_config(config) if config else None, values=values)
@@ -82,10 +92,10 @@ def flips(
         out, victims, inputs, runs, base=experiment.base.description(), seed=settings.seed,
         batch_size=settings.evaluation.batch_size, compute=experiment.compute,
     )  # fmt: skip
-    files = [out / "flips.json", out / "flips.csv"]
-    for title in (model["title"] for model in results["models"]):
+    check_replaceable(*maps.values(), force=force)
+    for title, picture in maps.items():
         runs_of_model = [run for run in results["runs"] if run["model"] == title]
-        files.append(flip_maps(out / f"flips-{title}.png", title, runs_of_model, experiment.base.classes))
+        flip_maps(picture, title, runs_of_model, experiment.base.classes)
     if json_:
         show_json(results)
     else:

@@ -9,14 +9,14 @@ import typer
 
 from featuregen.cli.info import describe
 from featuregen.cli.options import (
-    OUT,
     ConfigOption,
     ForceOption,
     OutOption,
     SetOption,
     check_kind,
-    check_suffix,
+    check_output,
     load_settings,
+    output_folder,
 )
 from featuregen.config.schema import Dtype
 from featuregen.runtime.console import show, show_paths
@@ -50,7 +50,7 @@ def import_released(
     featuregen import ddet_CIFAR --kind det --dtype uint8 --out det.h5
     """
     check_kind(kind)
-    check_suffix(out, ".h5", "a dataset")
+    check_output(out, ".h5", "a dataset")
     from featuregen.data.sources import load_images
     from featuregen.interop import released
 
@@ -61,7 +61,7 @@ def import_released(
         config = released.fitting_config(data)
     settings = load_settings(config, data, set_, {})
     base = load_images(settings.data)
-    path = out or OUT / f"{base.name}-{kind}-imported.h5"
+    path = out or output_folder(out) / f"{base.name}-{kind}-imported.h5"
     info = released.import_released(folder, kind, base, path, dtype=dtype, within=within, config=settings, force=force)
     show(describe(info))
     show_paths([path])

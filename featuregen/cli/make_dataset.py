@@ -9,7 +9,6 @@ import typer
 
 from featuregen.cli.info import describe
 from featuregen.cli.options import (
-    OUT,
     ConfigOption,
     DataOption,
     DeviceOption,
@@ -31,9 +30,10 @@ from featuregen.cli.options import (
     StepSizeOption,
     StepsOption,
     check_kind,
-    check_suffix,
+    check_output,
     common_values,
     load_settings,
+    output_folder,
 )
 from featuregen.config.kinds import KINDS
 from featuregen.config.recipes import NamedRecipe
@@ -83,7 +83,7 @@ def make_dataset(
 
     torchrun --nproc-per-node 4 -m featuregen make-dataset det
     """
-    check_suffix(out, ".h5", "a dataset")
+    check_output(out, ".h5", "a dataset")
     kind = _kind_with_start(kind, start)
     if source and model:
         raise UserError(
@@ -106,7 +106,7 @@ def make_dataset(
     if not shard:
         from featuregen.experiment.outputs import draw_preview
 
-        files.append(draw_preview(experiment, dataset, dataset.path.with_suffix(".png")))
+        files.append(draw_preview(experiment, dataset, dataset.path.with_suffix(".png"), force))
     show(describe(dataset.info))
     show_paths(files)
 
@@ -134,9 +134,10 @@ def _write_dataset(
     from featuregen.experiment.experiment import Experiment
     from featuregen.experiment.shards import make_distributed, make_shard, parse_shard
     from featuregen.runtime.distributed import init_distributed
+    from featuregen.runtime.marks import check_replaceable
 
     part = parse_shard(shard) if shard else None
-    folder = out.parent if out else OUT
+    folder = output_folder(out)
     with init_distributed(settings.runtime.device) as dist:
         if dist.world_size > 1:
             return make_distributed(dist, settings, folder, kind, out, source, force)
@@ -145,5 +146,6 @@ def _write_dataset(
         source_model = experiment.load_model(source) if source else None
         if part:
             return experiment, make_shard(experiment, kind, path, part, source_model, force)
+        check_replaceable(path.with_suffix(".png"), force=force)
         warn_unused_shards(path)
         return experiment, experiment.write_dataset(experiment.dataset_job(kind), path, source_model, force)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featuregen.cli.info import describe
-from featuregen.cli.options import ForceOption, check_suffix
+from featuregen.cli.options import ForceOption, check_output
 from featuregen.errors import UserError
 from featuregen.runtime.console import show, show_paths
 
@@ -33,7 +33,7 @@ def merge(
 
         featuregen merge a.h5 b.h5 --out whole.h5 --remove
     """
-    check_suffix(out, ".h5", "a dataset")
+    check_output(out, ".h5", "a dataset")
     target = out or _common_name(shards)
     from featuregen.storage.merge import merge
 

@@ -15,6 +15,7 @@ from featuregen.config.recipes import NamedRecipe, RecipeName
 from featuregen.config.schema import Config, Dtype, Norm, Precision
 from featuregen.errors import UserError
 from featuregen.runtime.console import log
+from featuregen.runtime.paths import check_output_file, check_output_folder
 
 OUT = Path("datasets_out")
 Start = Literal["image", "noise"]
@@ -110,3 +111,17 @@ def check_suffix(path: Path | None, suffix: str, what: str, option: str = "--out
     """Refuse a path of another kind: commands recognise files by suffix, and pictures are written beside datasets."""
     if path and path.suffix != suffix:
         raise UserError(f"{option} {path} should end in {suffix}, as {what} does.")
+
+
+def check_output(path: Path | None, suffix: str, what: str) -> None:
+    """Refuse before any work a file to write that has another suffix, or where no file can be written."""
+    check_suffix(path, suffix, what)
+    if path:
+        check_output_file(path)
+
+
+def output_folder(out: Path | None) -> Path:
+    """The folder of a file to write. The default one is no link: it may be part of a folder that somebody sent."""
+    if out is None:
+        check_output_folder(OUT)
+    return out.parent if out else OUT

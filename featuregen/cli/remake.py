@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featuregen.cli.options import DataOption, DeviceOption, ForceOption, JsonOption, check_suffix
+from featuregen.cli.options import DataOption, DeviceOption, ForceOption, JsonOption, check_output
 from featuregen.errors import CheckFailed
 from featuregen.runtime.console import show, show_json
 
@@ -31,7 +31,7 @@ def remake(
 
     featuregen remake sent.h5 --data mine.npz --source standard.safetensors
     """
-    check_suffix(out, ".h5", "a dataset")
+    check_output(out, ".h5", "a dataset")
     from featuregen.experiment.remake import remake as run
     from featuregen.report.diff import diff_text
 

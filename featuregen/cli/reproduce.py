@@ -25,6 +25,7 @@ from featuregen.cli.options import (
 from featuregen.config.recipes import NamedRecipe
 from featuregen.errors import join_lines
 from featuregen.runtime.console import log, show, show_json
+from featuregen.runtime.paths import check_output_folder
 
 
 def reproduce(
@@ -79,18 +80,20 @@ def reproduce(
         else:
             show(cost_table(cost))
         return
-    from featuregen.experiment.outputs import write_results
+    from featuregen.experiment.outputs import check_results_free, write_results
     from featuregen.experiment.reproduce import reproduce as run
     from featuregen.report.results import results_table
 
+    check_output_folder(out)
     experiment = Experiment(settings, out)
     base = experiment.base
     cost = cost_of(settings, base.size, experiment.compute).to_dict()
     log(f"note: {cost_sentence(cost)}")
     # The same recipes on another base set are another experiment.
     folder = out / (f"{settings.name}-{base.name}" if data and base.name not in settings.name else settings.name)
+    check_results_free(folder, force)
     results = run(experiment, folder, force)
-    page = write_results(experiment, results, folder)
+    page = write_results(experiment, results, folder, force)
     if json_:
         show_json(results)
     else:

@@ -49,7 +49,10 @@ def share(
         featuregen share mine.h5 --data mine.npz --licence "CC BY 4.0"
     """
     from featuregen.experiment.share import share_file
+    from featuregen.runtime.paths import check_output_folder
 
+    if out:
+        check_output_folder(out)
     path = share_file(
         file, out, data=data, source=source, with_source=not without_source, results=results, licence=licence,
         citation=citation, force=force,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from featuregen.cli.options import (
-    OUT,
     ConfigOption,
     DataOption,
     DeviceOption,
@@ -18,16 +17,19 @@ from featuregen.cli.options import (
     PrecisionOption,
     SeedOption,
     SetOption,
+    check_output,
     check_suffix,
     common_values,
     drop_none,
     load_settings,
+    output_folder,
 )
 from featuregen.config.loader import load_config
 from featuregen.config.recipes import NamedRecipe, RecipeName, source_recipe
 from featuregen.config.schema import Config, EarlyStop, Norm
 from featuregen.errors import UserError
 from featuregen.runtime.console import show, show_paths
+from featuregen.runtime.paths import check_utf8
 
 if TYPE_CHECKING:
     from featuregen.models.io import TrainedModel
@@ -101,7 +103,9 @@ def train(
 
     torchrun --nproc-per-node 2 -m featuregen train --robust
     """
-    check_suffix(out, ".safetensors", "a saved model")
+    check_output(out, ".safetensors", "a saved model")
+    if out:
+        check_utf8(out, "a saved model")
     attack: dict[str, Any] = {"norm": norm, "eps": eps, "steps": steps, "step_size": step_size}
     attack = drop_none(attack | {"random_start": random_start})
     attack_options = [f"--{name.replace('_', '-')}" for name in [*attack, *(["recipe"] if named else [])]]
@@ -171,7 +175,7 @@ def _train_source(which: str, settings: Config, out: Path | None, force: bool, s
     _check_stopping(recipe.early_stop, stopping)
     with init_distributed(settings.runtime.device) as dist:
         with dist.main_first():
-            experiment = Experiment(settings, out.parent if out else OUT, dist=dist)
+            experiment = Experiment(settings, output_folder(out), dist=dist)
         if out and not force:
             experiment.models.check_output_free(out, experiment.train_set, recipe, settings.seed)
         trained = experiment.source_model(which)
@@ -196,7 +200,7 @@ def _train_on_dataset(
     from featuregen.runtime.distributed import init_distributed
     from featuregen.storage.torch_dataset import FeatureDataset
 
-    settings, folder = load_config(config) if config else None, out.parent if out else OUT
+    settings, folder = load_config(config) if config else None, output_folder(out)
     options: dict[str, Any] = {
         "values": drop_none(values), "overrides": overrides or (), "recipe": drop_none(recipe), "out": folder,
     }  # fmt: skip

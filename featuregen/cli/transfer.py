@@ -25,6 +25,7 @@ from featuregen.config.loader import from_dict
 from featuregen.config.schema import PGD, Model, Norm
 from featuregen.errors import UserError
 from featuregen.runtime.console import show, show_json, show_paths
+from featuregen.runtime.paths import check_output_folder
 
 
 def transfer(
@@ -61,6 +62,7 @@ def transfer(
     from featuregen.models.registry import find_architecture
     from featuregen.report.transfer import transfer_scatter, transfer_table
     from featuregen.runtime.atomic import atomic_write
+    from featuregen.runtime.marks import check_replaceable
 
     if "det" not in settings.synthesis:
         raise UserError(f"config '{settings.name}' has no recipe for det, which transfer trains on; add synthesis.det.")
@@ -71,9 +73,13 @@ def transfer(
         networks.append(from_dict(Model, tree, f"--models {text.strip()}"))
     radius = settings.evaluation.headline if eps is None else eps
     attack = from_dict(PGD, {"norm": norm, "eps": radius, "steps": steps}, "--eps and --steps")
+    check_output_folder(out)
+    files = (out / "transfer.json", out / "transfer.png")
+    check_replaceable(*files, force=force)
     results = run(Experiment(settings, out), networks, attack, out, force)
-    atomic_write(out / "transfer.json", json.dumps(results, indent=1))
-    picture = transfer_scatter(results, out / "transfer.png")
+    check_replaceable(*files, force=force)
+    atomic_write(files[0], json.dumps(results, indent=1))
+    picture = transfer_scatter(results, files[1])
     if json_:
         show_json(results)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -133,9 +134,14 @@ def to_dict(settings: Any) -> Any:
 def to_record(config: Config) -> dict[str, Any]:
     """A config as files record it: of paths, which only its own machine has, the last part."""
     record: dict[str, Any] = to_dict(config)
-    record["data"] |= {name: PurePath(record["data"][name]).name for name in ("name", "folder")}
-    record["sources"] |= {name: PurePath(record["sources"][name]).name for name in ("standard_from", "robust_from")}
+    for part, names in (("data", ("name", "folder")), ("sources", ("standard_from", "robust_from"))):
+        record[part] |= {name: shown_name(PurePath(record[part][name]).name) for name in names}
     return record
+
+
+def shown_name(path: str | os.PathLike[str]) -> str:
+    """A path as text: bytes that are not UTF-8 become �, since neither HDF5, JSON nor a picture can hold them."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def canonical_json(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Sequence
 from functools import partial
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featuregen.config.serialize import shown_name
 from featuregen.data.base_dataset import ImageSplit
 from featuregen.data.lazy import HDF5_ERRORS, Hdf5Rows, Rows
 from featuregen.data.npz import ARRAYS, check_class_ids, check_labels
 from featuregen.errors import UserError, one_line
 from featuregen.runtime.hdf5_guard import FileKey, key_of, open_hdf5
 from featuregen.runtime.hdf5_probe import FILTERS, MAX_CHUNK
+from featuregen.runtime.paths import check_file, is_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # No other format is decoded, whatever a file's name: for PostScript, say, Pillow would run Ghostscript.
@@ -162,6 +165,8 @@ def _lazy_split(images: Hdf5Rows | FolderImages, labels: NDArray[np.int64]) -> I
 
 def is_image_file(path: Path) -> bool:
     """Whether an HDF5 file is a base set rather than a featuregen dataset."""
+    if not is_file(path):
+        return False
     try:
         with open_hdf5(path, ARRAYS) as root:
             return ARRAYS[0] in root
@@ -211,18 +216,19 @@ def read_folder(path: Path) -> tuple[ImageSplit, ImageSplit, tuple[str, ...]]:
     for split in ("train", "test"):
         if not (path / split).is_dir():
             raise UserError(f"{path} has no folder {split}; give one with train/CLASS/*.png and test/CLASS/*.png.")
-    classes = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
+    folders = sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir())
+    classes = tuple(map(shown_name, folders))
     if len(classes) < 2:
         raise UserError(f"{path / 'train'} has {len(classes)} class folders; give at least two.")
-    untrained = sorted({folder.name for folder in (path / "test").iterdir() if folder.is_dir()} - {*classes})
+    untrained = sorted({folder.name for folder in (path / "test").iterdir() if folder.is_dir()} - {*folders})
     if untrained:
         raise UserError(f"{path / 'test'} has the class {untrained[0]}, which has no training images.")
     mode, size = "L", (0, 0)
-    for number, name in enumerate(classes):
+    for number, name in enumerate(folders):
         with _open_image(_image_files(path / "train" / name)[0]) as image:
             size = size if number else image.size
             mode = mode if image.mode in _GREY else "RGB"
-    train, test = (_folder_split(path / split, classes, mode, size) for split in ("train", "test"))
+    train, test = (_folder_split(path / split, folders, mode, size) for split in ("train", "test"))
     return train, test, classes
 
 
@@ -235,7 +241,13 @@ def _folder_split(folder: Path, classes: Sequence[str], mode: str, size: tuple[i
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    with os.scandir(folder) as entries:
+        pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES]
+        # What the folder lists costs no system call per file. Opening a pipe would wait for ever.
+        for entry in pictures:
+            if not entry.is_file():
+                check_file(entry.path, "picture")
+    files = sorted(folder / entry.name for entry in pictures)
     if not files:
         raise UserError(f"{folder} has no images; put some there ({', '.join(SUFFIXES)}), or remove the folder.")
     return files

@@ -12,10 +12,12 @@ import numpy as np
 
 from featuregen.config.loader import did_you_mean
 from featuregen.config.schema import Data
+from featuregen.config.serialize import shown_name
 from featuregen.data.base_dataset import BaseDataset, DatasetSize, ImageSplit, class_ranks
 from featuregen.data.npz import ARRAYS, EXPECTED, make_splits, read_npz
 from featuregen.data.on_disk import read_folder, read_hdf5
 from featuregen.errors import UserError, one_line
+from featuregen.runtime.paths import check_file, expanded
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,15 @@ def load_images(data: str | os.PathLike[str] | Data) -> BaseDataset:
     if data.name == "digits":
         return _digits()
     if data.name in NAMED_SETS:
-        return _torchvision_set(data.name, Path(data.folder).expanduser())
-    path = Path(data.name).expanduser()
+        return _torchvision_set(data.name, expanded(data.folder))
+    path = expanded(data.name)
+    if path.exists() and not path.is_dir():
+        check_file(path)
     if path.suffix.lower() == ".npz":
         return _file_set(path, *make_splits(read_npz(path), path), "not stated in the .npz file")
     if data.name and path.is_dir():
         train, test, classes = read_folder(path)
-        return BaseDataset(path.name, train, test, classes, "not stated in the folder", "")
+        return BaseDataset(shown_name(path.name), train, test, classes, "not stated in the folder", "")
     if path.suffix.lower() in (".h5", ".hdf5") and path.exists():
         return _file_set(path, *read_hdf5(path), "not stated in the HDF5 file")
     if path.exists():
@@ -165,8 +169,9 @@ def _torchvision_set(name: str, folder: Path) -> BaseDataset:
 def _file_set(path: Path, train: ImageSplit, test: ImageSplit, licence: str) -> BaseDataset:
     """A file named like a known set with as many classes takes over its class names and citation."""
     count = int(train.labels.max()) + 1
-    name = path.stem.replace("_", "-")
+    stem = shown_name(path.stem)
+    name = stem.replace("_", "-")
     named = NAMED_SETS.get(name)
     if named is None or not named.loader or count != len(named.classes):
-        name, named = path.stem, _NamedSet(tuple(map(str, range(count))), "", "")
+        name, named = stem, _NamedSet(tuple(map(str, range(count))), "", "")
     return BaseDataset(name, train, test, named.classes, licence, named.citation)

@@ -20,7 +20,7 @@ from featuregen.attacks.registry import find_attack, settings_for
 from featuregen.attacks.result import AttackResult, measure_result
 from featuregen.compute.optimize import Ball, quantize, to_unit_range
 from featuregen.config.kinds import ATTACKED
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import shown_name, to_dict
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
 from featuregen.errors import UserError, printable
 from featuregen.evaluation.accuracy import predict
@@ -87,7 +87,7 @@ def inputs_from_file(path: Path, base: BaseDataset, rows: int | None, seed: int,
     data.check_content()
     index = balanced_rows(data.labels.numpy(), _sample_size(rows, info.rows), seed)
     chosen = torch.from_numpy(index)
-    record = {"name": path.name, "split": "dataset", "rows": info.rows, "sha256": info.content_sha256}
+    record = {"name": shown_name(path.name), "split": "dataset", "rows": info.rows, "sha256": info.content_sha256}
     images, labels = data.images[chosen].to(device), data.labels[chosen].to(device)
     return AttackInputs(images, labels, index, info.classes, record, info.citation)
 

@@ -19,7 +19,7 @@ from featuregen.attacks.api import attack as run_attack
 from featuregen.attacks.registry import find_attack
 from featuregen.config.loader import from_dict
 from featuregen.config.schema import Norm
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import shown_name, to_dict
 from featuregen.errors import UserError, printable
 from featuregen.evaluation.accuracy import predict
 from featuregen.evaluation.attack_run import AttackInputs
@@ -29,6 +29,7 @@ from featuregen.runtime.atomic import atomic_write, check_writable
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 
+# The mark by which runtime.marks knows the file.
 CSV_HEADER = ("model", "attack", "eps", "true", "predicted", "count")
 
 
@@ -152,9 +153,7 @@ def label_flips_to_folder(
     `base` is what the record says of the base set.
     """
     check_writable(folder)
-    names = [trained.path.stem for trained in models]
-    # Numbered where file names alone would not tell models apart.
-    titles = names if len(set(names)) == len(names) else [f"{name}-{i}" for i, name in enumerate(names, 1)]
+    titles = titles_of_files([trained.path for trained in models])
     measured: dict[tuple[str, int], LabelFlips] = {}
     for title, trained in zip(titles, models, strict=True):
         for number, spec in enumerate(attacks):
@@ -182,11 +181,17 @@ def label_flips_to_folder(
     return record
 
 
+def titles_of_files(paths: Sequence[Path]) -> list[str]:
+    """The names of the models, numbered where they alone would not tell models apart."""
+    names = [shown_name(path.stem) for path in paths]
+    return names if len(set(names)) == len(names) else [f"{name}-{i}" for i, name in enumerate(names, 1)]
+
+
 def _describe_model(title: str, trained: TrainedModel) -> dict[str, Any]:
     model = trained.model
     return {
         "title": title,
-        "file": str(trained.path),
+        "file": shown_name(trained.path),
         "architecture": model.architecture,
         "width": model.width,
         "weights_sha256": weights_sha256(model),

@@ -10,7 +10,7 @@ from typing import Any
 from featuregen.config.loader import with_overrides
 from featuregen.config.recipes import fresh_recipe
 from featuregen.config.schema import Config
-from featuregen.config.serialize import to_dict
+from featuregen.config.serialize import shown_name, to_dict
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.files import config_for
@@ -104,8 +104,8 @@ def _evaluate_model(path: Path, experiment: Experiment) -> dict[str, Any]:
     }
     return {
         "key": "model",
-        "title": path.name,
-        "file": str(path),
+        "title": shown_name(path.name),
+        "file": shown_name(path),
         "evaluation": to_dict(experiment.config.evaluation),
         "runs": [run],
     }
@@ -115,8 +115,8 @@ def _evaluate_dataset(data: FeatureDataset, experiment: Experiment) -> dict[str,
     kind = data.info.kind
     return {
         "key": kind,
-        "title": data.path.name,
-        "file": str(data.path),
+        "title": shown_name(data.path.name),
+        "file": shown_name(data.path),
         "content_sha256": data.info.content_sha256,
         "training": to_dict(experiment.fresh_recipe(kind)),
         "evaluation": to_dict(experiment.config.evaluation),

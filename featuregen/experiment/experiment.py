@@ -13,6 +13,7 @@ from featuregen.compute.autotune import load_or_autotune
 from featuregen.config.loader import did_you_mean, load_config, with_overrides
 from featuregen.config.recipes import fresh_recipe, source_recipe
 from featuregen.config.schema import Config, Synthesis, Training
+from featuregen.config.serialize import shown_name
 from featuregen.data.base_dataset import BaseDataset, balanced_rows
 from featuregen.data.sources import load_images
 from featuregen.errors import UserError
@@ -24,6 +25,7 @@ from featuregen.models.classifier import Classifier, check_logits
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
+from featuregen.runtime.paths import check_output_folder, check_utf8
 from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
@@ -208,16 +210,23 @@ class Experiment:
     @cached_property
     def models(self) -> ModelCache:
         """The models in the output folder."""
-        return ModelCache(self.config, self.base, self.out / "models", self.compute, self.dist, self.evaluate)
+        return ModelCache(self.config, self.base, self._models_folder, self.compute, self.dist, self.evaluate)
+
+    @property
+    def _models_folder(self) -> Path:
+        """A folder in the output folder, which is no link: it may be part of a folder that somebody sent."""
+        check_output_folder(self.out / "models")
+        check_utf8(self.out, "the folder of models")
+        return self.out / "models"
 
     @cached_property
     def compute(self) -> ComputeSpec:
         """Device and arithmetic, chosen when first needed, since that may take a measurement."""
         if self._compute:
             return self._compute
-        shape, classes, numerics = self.base.image_shape, len(self.base.classes), None
+        base, numerics = self.base, None
         if self.dist.is_main:
-            numerics = load_or_autotune(self.config, shape, classes, self.out / "models").numerics
+            numerics = load_or_autotune(self.config, base.image_shape, len(base.classes), self._models_folder).numerics
         return ComputeSpec.from_numerics(self.device, self.dist.broadcast_object(numerics))
 
     # Images --------------------------------------------------------------------------------------
@@ -246,18 +255,15 @@ class Experiment:
         data.check_content()
         # Where the base dataset does not fit into memory, a dataset as large as that would not fit either.
         images = data.images.to(self.device) if self.base.in_memory else data.lazy_images(self.device)
-        name = f"{data.info.kind} ({data.path.name})"
+        name = f"{data.info.kind} ({shown_name(data.path.name)})"
         return LabelledImages(name, images, data.labels.to(self.device), data.info.content_sha256)
-
-    # Checks --------------------------------------------------------------------------------------
 
     def validate(self) -> None:
         """Check before hours of work that rows and imported source models are there and fit."""
         for kind, recipe in self.config.synthesis.items():
             self._check_rows(f"synthesis.{kind}.rows", recipe.rows, len(self.base.train), "training")
-        for imported in (self.config.sources.standard_from, self.config.sources.robust_from):
-            if imported:
-                self.load_model(Path(imported))
+        for imported in filter(None, (self.config.sources.standard_from, self.config.sources.robust_from)):
+            self.load_model(Path(imported))
 
     def check_fits(self, model: Classifier, name: str) -> None:
         """Refuse a model of other images than the base dataset's."""

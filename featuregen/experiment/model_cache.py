@@ -24,7 +24,7 @@ from featuregen.evaluation.accuracy import radius_text
 from featuregen.models.classifier import Classifier
 from featuregen.models.io import Accuracy, TrainedModel, load_model, read_model_record, save_model, weights_sha256
 from featuregen.models.registry import build_classifier
-from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked
+from featuregen.runtime.atomic import LOCK_TIMEOUT, check_writable, locked, remove_partial
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, versions
 from featuregen.runtime.distributed import DistInfo
@@ -84,6 +84,7 @@ class ModelCache:
                     self._train(models, data, recipe, seeds, title, outputs, state)
                 if self._dist.is_main:
                     state.unlink(missing_ok=True)
+                    remove_partial(state)
         found = found or self._find(outputs)
         if not found:
             raise UserError(f"The models just saved in {self.folder} cannot be read again; check the disk.")

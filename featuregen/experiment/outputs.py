@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featuregen.config.serialize import shown_name
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.stages import TITLES
 from featuregen.report.html import write_report
@@ -18,14 +19,20 @@ from featuregen.report.plots import accuracy_bars, accuracy_curves, label_audit_
 from featuregen.report.results import results_markdown
 from featuregen.runtime.atomic import atomic_write
 from featuregen.runtime.ledger import remember
+from featuregen.runtime.marks import MARKDOWN, check_replaceable
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, start_images
 
 SHOWN = 10
+_RESULTS = ("results.json", "table.md", "accuracy.png", "curves.png", "honesty.png", "kinds.png", "report.html")
 
 
-def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) -> Path:
-    """Base image, start image and result of ten rows, one per class where there are ten."""
+def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path, force: bool = False) -> Path:
+    """Base image, start image and result of ten rows, one per class where there are ten.
+
+    `force` replaces a file that featuregen has not written.
+    """
+    check_replaceable(picture, force=force)
     info = data.info
     check_can_be_drawn(info.image_shape, data.path)
     experiment.check_made_from_base(info)
@@ -46,15 +53,21 @@ def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path) ->
     names = [*info.classes, "?"]
     labels = ((names[plan.source_labels[row]], names[plan.labels[row]]) for row in rows)
     headers = [true if true == stored else f"{true} → {stored}" for true, stored in labels]
-    return draw_grid(picture, grid, headers, f"{data.path.name}: {info.kind}")
+    return draw_grid(picture, grid, headers, f"{shown_name(data.path.name)}: {info.kind}")
 
 
-def write_results(experiment: Experiment, results: dict[str, Any], folder: Path) -> Path:
+def check_results_free(folder: Path, force: bool = False) -> None:
+    """Refuse, before hours of work, files that `write_results` would replace and that featuregen has not written."""
+    check_replaceable(*(folder / name for name in _RESULTS), force=force)
+
+
+def write_results(experiment: Experiment, results: dict[str, Any], folder: Path, force: bool = False) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
+    check_results_free(folder, force)
     text = json.dumps(results, indent=1)
     atomic_write(folder / "results.json", text)
     remember("results", hashlib.sha256(text.encode()).hexdigest())
-    atomic_write(folder / "table.md", results_markdown(results))
+    atomic_write(folder / "table.md", f"{MARKDOWN}\n{results_markdown(results)}")
     attack = f"PGD at L2 ε = {results['config']['evaluation']['headline']:g}"
     bars = accuracy_bars(results, folder / "accuracy.png")
     pictures = [("Accuracy by training set", f"Clean, and under {attack}.", bars)]

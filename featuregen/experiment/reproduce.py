@@ -17,6 +17,7 @@ from featuregen.experiment.parallel import run_stages
 from featuregen.experiment.stages import TITLES, base_sample, kinds_of, make_timed, stages
 from featuregen.models.io import TrainedModel
 from featuregen.runtime.device import versions
+from featuregen.runtime.paths import check_output_folder
 from featuregen.storage.reader import DatasetInfo, read_columns
 from featuregen.storage.torch_dataset import FeatureDataset
 
@@ -45,6 +46,8 @@ def reproduce(experiment: Experiment, folder: str | Path | None = None, force: b
         ['D, standard', 'D, adversarial', 'D, same rows']
     """
     folder = Path(folder) if folder else experiment.out / experiment.config.name
+    for place in (folder, folder / "seconds", folder / "judged"):
+        check_output_folder(place)
     experiment.validate()
     config = experiment.config
     run_stages(experiment, stages(config, experiment.base.size, folder, force))

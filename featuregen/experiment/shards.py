@@ -17,10 +17,11 @@ from featuregen.errors import UserError
 from featuregen.experiment.dataset_job import Shard, dataset_path, find_shards, warn_unused_shards
 from featuregen.experiment.experiment import Experiment
 from featuregen.models.io import TrainedModel
-from featuregen.runtime.atomic import check_writable, locked
+from featuregen.runtime.atomic import check_writable, lock_path, locked
 from featuregen.runtime.console import log
 from featuregen.runtime.device import ComputeSpec, resolve_device
 from featuregen.runtime.distributed import DistInfo
+from featuregen.runtime.marks import check_replaceable
 from featuregen.storage.merge import merge
 from featuregen.storage.reader import DatasetInfo
 from featuregen.storage.torch_dataset import FeatureDataset
@@ -51,7 +52,7 @@ def make_shard(
     _check_shard(experiment, kind, shard)
     warn_unused_shards(path, used=shard.of)
     with _one_job_at_a_time(
-        experiment.out / "arithmetic.lock", "waiting for another run that measures this machine's arithmetic"
+        lock_path(experiment.out / "arithmetic"), "waiting for another run that measures this machine's arithmetic"
     ):
         job = experiment.dataset_job(kind, shard)
     output = shard.path(path)
@@ -59,7 +60,7 @@ def make_shard(
         job.is_done(output, source)
     if source is None:
         with _one_job_at_a_time(
-            experiment.out / f"{job.source}.lock", f"waiting for another run that trains the {job.source} model"
+            lock_path(experiment.out / job.source), f"waiting for another run that trains the {job.source} model"
         ):
             source = experiment.source_model(job.source)
     return experiment.write_dataset(job, output, source, force)
@@ -102,6 +103,7 @@ def make_distributed(
     if dist.is_main:
         experiment = Experiment(config, folder)
         path = out or dataset_path(folder, experiment.base.name, kind)
+        check_replaceable(path.with_suffix(".png"), force=force)
         assignment, model = _assign_shards(experiment, dist.world_size, kind, path, source, force)
         dist.broadcast_object(vars(assignment))
         _log_processes(dist, experiment)

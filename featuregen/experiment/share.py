@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from featuregen.config.records import MAX_BYTES
 from featuregen.data.sources import NAMED_SETS, load_images
 from featuregen.errors import CheckFailed, UserError
 from featuregen.experiment.experiment import Experiment
@@ -20,6 +21,7 @@ from featuregen.publish.facts import read_results, results_about
 from featuregen.publish.layout import base_citation
 from featuregen.runtime.console import log
 from featuregen.runtime.ledger import is_remembered
+from featuregen.runtime.paths import read_bytes
 from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.checksums import file_sha256
 from featuregen.storage.reader import DatasetInfo, read_info
@@ -128,16 +130,11 @@ def _results_of(path: Path, info: DatasetInfo, given: Path | None) -> dict[str, 
     place = given or path.with_name("results.json")
     if not given and not place.is_file():
         return None
-    try:
-        text = place.read_bytes()
-        if not given and not is_remembered("results", hashlib.sha256(text).hexdigest()):
-            log(
-                f"note: {place} was not written on this machine, so the card has no results; --results {place} takes it"
-            )
-            return None
-        results = results_about(info, read_results(text, str(place)))
-    except OSError as error:
-        raise UserError(f"Cannot read {place}: {error.strerror}.") from None
+    text = read_bytes(place, MAX_BYTES)
+    if not given and not is_remembered("results", hashlib.sha256(text).hexdigest()):
+        log(f"note: {place} was not written on this machine, so the card has no results; --results takes them")
+        return None
+    results = results_about(info, read_results(text, str(place)))
     if given and not results:
         raise UserError(f"{given} has no results of {path}, whose content is {info.content_sha256[:12]}; evaluate it.")
     return dict(results) if results else None

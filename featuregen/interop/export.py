@@ -29,6 +29,7 @@ from featuregen.errors import UserError
 from featuregen.interop.released import IMAGES, LABELS
 from featuregen.runtime.atomic import atomic_folder, atomic_path
 from featuregen.runtime.console import log, progress
+from featuregen.runtime.paths import check_output_folder
 from featuregen.storage.reader import DatasetInfo, column_blocks, read_columns, read_info, to_pixels
 from featuregen.storage.schema import COLUMNS, row_blocks
 from featuregen.storage.torch_dataset import FeatureDataset
@@ -106,8 +107,6 @@ def default_path(path: Path, format: str) -> Path:
 
 @contextmanager
 def _replaced_file(out: Path, force: bool) -> Iterator[Path]:
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a file to write.")
     with atomic_path(out) as partial:
         yield partial
         if out.exists() and not force and not filecmp.cmp(partial, out, shallow=False):
@@ -120,15 +119,13 @@ def replaced_folder(out: Path, holds: str, force: bool) -> Iterator[Path]:
 
     A folder with any other file is never replaced: --force with a wrong --out must not delete it.
     """
-    target = Path(os.path.realpath(out))
-    files = (file for file in target.rglob("*") if file.is_symlink() or not file.is_dir())
-    if target.is_file():
-        raise UserError(f"{out} is a file; name a folder to write.")
-    if any(not re.fullmatch(holds, file.relative_to(target).as_posix()) for file in files):
+    check_output_folder(out)
+    files = (file for file in out.rglob("*") if file.is_symlink() or not file.is_dir())
+    if any(not re.fullmatch(holds, file.relative_to(out).as_posix()) for file in files):
         raise UserError(f"{out} holds other files, which are never replaced; choose another --out.")
-    with atomic_folder(target) as partial:
+    with atomic_folder(out) as partial:
         yield partial
-        if target.exists() and not force and any(target.iterdir()) and not _same_files(partial, target):
+        if out.exists() and not force and any(out.iterdir()) and not _same_files(partial, out):
             raise _taken(out)
 
 
@@ -254,7 +251,8 @@ def _write_parquet(path: Path, info: DatasetInfo, target: Path) -> None:
         "featuregen": attributes(info),
     }
     schema = arrow.schema(list(fields.items()), metadata=metadata)
-    with parquet.ParquetWriter(str(target), schema) as writer:
+    # Through an open file, since pyarrow takes no name that is not UTF-8.
+    with target.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for rows, columns in _blocks(path, info):
             names = [f"{row:06d}.png" for row in range(rows.start, rows.stop)]
             structs = [arrow.array(_pngs(columns["images"]), arrow.binary()), arrow.array(names)]

@@ -26,6 +26,7 @@ from featuregen.data.base_dataset import BaseDataset
 from featuregen.errors import UserError
 from featuregen.runtime.console import log, progress
 from featuregen.runtime.device import ComputeSpec, versions
+from featuregen.runtime.paths import check_file
 from featuregen.runtime.torch_files import read_torch_file
 from featuregen.storage.checksums import file_sha256
 from featuregen.storage.reader import DatasetInfo, read_info
@@ -132,7 +133,9 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder without both files; their content is not read."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the one that holds {IMAGES} and {LABELS}.")
-    missing = [name for name in (IMAGES, LABELS) if not (folder / name).is_file()]
+    missing = [name for name in (IMAGES, LABELS) if not (folder / name).exists()]
+    for name in {IMAGES, LABELS}.difference(missing):
+        check_file(folder / name)
     if len(missing) == 1:
         raise UserError(f"{folder} has no {missing[0]} beside the other file; get the rest of the download.")
     if missing:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from featuregen.config.schema import Model
+from featuregen.config.serialize import shown_name
 from featuregen.errors import UserError
 from featuregen.models.architectures.robustness_nets import RobustnessNet
 from featuregen.models.classifier import Classifier
@@ -175,4 +176,4 @@ def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         if not abs(number) < 2**63:
             raise UserError(f"{path} records {name} {number}; a number of a training is finite and fits 64 bits.")
         numbers[name] = number
-    return {"format": "robustness checkpoint", "file": path.name, "sha256": file_sha256(path), **numbers}
+    return {"format": "robustness checkpoint", "file": shown_name(path.name), "sha256": file_sha256(path), **numbers}

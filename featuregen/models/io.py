@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from featuregen.config.record_schemas import ModelHeader
 from featuregen.config.records import check_record, parse_json
 from featuregen.config.schema import Model
-from featuregen.config.serialize import canonical_json
+from featuregen.config.serialize import canonical_json, shown_name
 from featuregen.errors import UserError, printable
 from featuregen.models.classifier import Classifier
 from featuregen.models.registry import skeleton
@@ -283,7 +283,7 @@ def model_summary(trained: TrainedModel) -> dict[str, Any]:
     """What the report of an attack says of a model."""
     model = trained.model
     return {
-        "file": trained.path.name,
+        "file": shown_name(trained.path.name),
         "architecture": model.architecture,
         "width": model.width,
         "weights_sha256": trained.weights_sha256,

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from featuregen.errors import printable
 from featuregen.runtime.atomic import atomic_write
+from featuregen.runtime.marks import PNG_FIELD, PNG_PROGRAM
 from featuregen.runtime.safe_matplotlib import (
     Figure,
     FigureCanvasAgg,
@@ -108,7 +110,7 @@ def drawing(
 
 
 def _png(image: Image.Image) -> bytes:
-    """PNG without metadata; a picture of many photographs gives up colours until it fits a report."""
+    """PNG that names its program alone; a picture of many photographs gives up colours until it fits a report."""
     content = _encoded(image)
     for colours in (256, 128, 64, 32, 16, 8):
         if len(content) <= MAX_BYTES:
@@ -118,6 +120,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _encoded(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    buffer, mark = io.BytesIO(), PngInfo()
+    mark.add_text(PNG_FIELD, PNG_PROGRAM)
+    image.save(buffer, format="PNG", pnginfo=mark)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from featuregen.errors import UserError, one_line, out_of_memory
+from featuregen.runtime.paths import is_file, open_file
 from featuregen.runtime.pickled_objects import Program, Refused, is_name
 from featuregen.runtime.unpickle import Unpickler, check_size
 
@@ -32,7 +33,7 @@ _PIECE = 1 << 20
 
 def begins_as_torch_file(path: Path) -> bool:
     """Whether the first bytes are those of a file of torch.save."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return _reader_for(file) is not None
 
 
@@ -52,7 +53,7 @@ def read_torch_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"No file {path}: {'that is no file' if path.exists() else 'it does not exist'}.")
-    with _errors_as_user_errors(path), path.open("rb") as file:
+    with open_file(path) as file, _errors_as_user_errors(path):
         if read := _reader_for(file):
             size = path.stat().st_size
             content = read(file, size)
@@ -208,4 +209,4 @@ def _fill(storage: Tensor, file: Any) -> None:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is one of torch.save: by its first bytes, or by its suffix where it does not exist."""
-    return begins_as_torch_file(path) if path.is_file() else path.suffix in _SUFFIXES
+    return begins_as_torch_file(path) if is_file(path) else path.suffix in _SUFFIXES

@@ -22,6 +22,7 @@ from featuregen.data.lazy import HDF5_ERRORS
 from featuregen.errors import UserError, one_line
 from featuregen.runtime.hdf5_guard import open_hdf5
 from featuregen.runtime.hdf5_probe import MAX_ATTRIBUTE_VALUES
+from featuregen.runtime.paths import read_start
 from featuregen.storage.journal import MAGIC
 from featuregen.storage.schema import (
     ATTRIBUTES,
@@ -129,17 +130,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
 
 def _head(path: Path) -> bytes:
     """The first bytes, unless they show that this is no featuregen file."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the HDF5 file itself.")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no regular file; name the HDF5 file itself.")
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check its name.") from None
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    head = read_start(path, 1 << 16, "HDF5 file")
     if not head:
         raise UserError(f"{path} is empty; get it again, or make it again.")
     if head.startswith(MAGIC):

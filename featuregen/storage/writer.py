@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,10 +13,12 @@ import h5py
 import numpy as np
 
 from featuregen.errors import UserError
-from featuregen.runtime.atomic import os_errors_as_user_errors, partial_path, sync_folder
+from featuregen.runtime.atomic import atomic_path, os_errors_as_user_errors, remove_partial
 from featuregen.runtime.hdf5_guard import remember_written
 from featuregen.runtime.ledger import remember
-from featuregen.storage.journal import Journal, PreallocatedFile
+from featuregen.runtime.paths import check_output_file
+from featuregen.storage.journal import Journal, begun_with, check_unfinished, journal_path
+from featuregen.storage.preallocated import PreallocatedFile
 from featuregen.storage.reader import read_info
 from featuregen.storage.schema import (
     BLOCK_BYTES,
@@ -57,13 +58,12 @@ class Writer:
         """Open an output, or refuse at once what would fail later: folder, disk space, another file in its place."""
         path = Path(path)
         # A run killed between finishing the file and deleting its journal leaves both; the journal is deleted below.
-        if not force and check_compatible(path, header) and not partial_path(path).exists():
+        if not force and check_compatible(path, header) and not begun_with(journal_path(path), header):
             return cls(path, header, None)
+        check_output_file(path)
         with os_errors_as_user_errors(path, _BEFORE_WORK):
-            if path.is_dir():
-                raise UserError(f"{path} is a folder; name a file to write, for example {path / 'det.h5'}.")
             path.parent.mkdir(parents=True, exist_ok=True)
-            journal = Journal(partial_path(path), header)
+            journal = Journal(journal_path(path), header, force)
         writer = cls(path, header, journal)
         try:
             # Another run may have finished the file before this one got the lock.
@@ -71,7 +71,7 @@ class Writer:
                 journal.remove()
                 return cls(path, header, None)
             with os_errors_as_user_errors(path, _BEFORE_WORK):
-                _finishing_path(path).unlink(missing_ok=True)
+                remove_partial(path)
                 writer._check_disk_space()
         except BaseException:
             journal.close()
@@ -101,7 +101,7 @@ class Writer:
             journal.append(columns)
 
     def finish(self, created: str | None = None, remarks: Mapping[str, str] | None = None) -> str:
-        """Write the HDF5 file, move it into place atomically, delete the journal, and return content_sha256.
+        """Write the HDF5 file atomically, delete the journal, and return content_sha256.
 
         `created` is a UTC time, by default now; `remarks` are added to the recorded software.
         """
@@ -111,19 +111,15 @@ class Writer:
         header = replace(self.header, software={**self.header.software, **(remarks or {})})
         attributes = header.attributes()
         attributes["created"] = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        finishing = _finishing_path(self.path)
-        with os_errors_as_user_errors(self.path, "all rows are kept, and the same command finishes the file"):
-            try:
-                with finishing.open("w+b") as file:
-                    target = PreallocatedFile(file, _file_size(self.header, attributes))
-                    digest = self._write(target, journal, attributes)
-                    target.finish()
-                os.replace(finishing, self.path)
-                remember_written(self.path, tuple(COLUMNS))
-                sync_folder(self.path.parent)
-            finally:
-                finishing.unlink(missing_ok=True)
-            journal.remove()
+        with (
+            atomic_path(self.path, "all rows are kept, and the same command finishes the file") as partial,
+            partial.open("w+b") as file,
+        ):
+            target = PreallocatedFile(file, _file_size(self.header, attributes))
+            digest = self._write(target, journal, attributes)
+            target.finish()
+        remember_written(self.path, tuple(COLUMNS))
+        journal.remove()
         self._journal = None
         remember("dataset", digest)
         return digest
@@ -168,7 +164,7 @@ class Writer:
 
     def _check_disk_space(self) -> None:
         """Journal and HDF5 file exist together for a while, so twice the size of the data must be free."""
-        needed = 2 * _file_size(self.header, {}) - partial_path(self.path).stat().st_size
+        needed = 2 * _file_size(self.header, {}) - journal_path(self.path).stat().st_size
         usage = shutil.disk_usage(self.path.parent)
         # Some network file systems report a size of 0.
         if usage.total and usage.free < needed:
@@ -227,11 +223,13 @@ class Writer:
 
 
 def check_compatible(path: Path, header: Header) -> bool:
-    """Whether the output exists already; anything else in its place is refused.
+    """Whether the output exists already; anything else in its place, or begun there, is refused.
 
     Called before a source model is trained, when the header may not name one yet.
     """
+    check_output_file(path)
     if not path.is_file():
+        check_unfinished(journal_path(path), header)
         return False
     try:
         existing = read_info(path).identity()
@@ -249,10 +247,6 @@ def _success_rate(source_pred: Array, labels: Array) -> float:
     """The share of rows that the source model classifies as their label; NaN where no prediction is recorded."""
     recorded = int((source_pred >= 0).sum())
     return int((source_pred == labels).sum()) / recorded if recorded else float("nan")
-
-
-def _finishing_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.finishing")
 
 
 def _file_size(header: Header, attributes: Mapping[str, Attribute]) -> int:

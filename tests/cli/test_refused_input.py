@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from featuregen.config.schema import Model
 from featuregen.models.io import save_model
 from featuregen.models.registry import build_classifier
-from tests.helpers.cli_runs import dataset, model, refused, tiny
+from featuregen.storage.writer import Writer
+from tests.helpers.cli_runs import dataset, done, model, refused, tiny
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -213,6 +216,152 @@ def test_images_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monke
     assert "Cannot get mnist" in message and str(tmp_path) in message and "--data" in message
 
 
+# Paths that name no regular file -------------------------------------------------------------------
+
+READING = [
+    "info {}",
+    "verify {}",
+    "verify {det} --source {}",
+    "preview {}",
+    "remake {}",
+    "remake {det} --source {}",
+    "diff {} {det}",
+    "diff {det} {}",
+    "merge {} {}",
+    "evaluate {}",
+    "evaluate {det} {}",
+    "attack {} --attack fgsm --eps 0.1",
+    "attack {standard} --attack fgsm --eps 0.1 --from {}",
+    "attack {standard} --attack fgsm --eps 0.1 --data {}",
+    "flips {} --eps 0.1",
+    "export {} --format npz",
+    "export {} --format robustness",
+    "train --on {}",
+    "make-dataset det --source {}",
+    "make-dataset det --config {}",
+    "reproduce --standard-from {}",
+    "--plugin {} info {det}",
+    "import {} --kind det",
+    "share {}",
+]
+BASE_SETS = ["verify {det} --data {}", "make-dataset det --data {}", "train --data {}", "reproduce --data {}"]
+
+
+def filled(words: str, path: Path | str) -> list[str]:
+    return [word.format(path, det=dataset("det"), standard=model("standard")) for word in words.split()]
+
+
+@pytest.mark.parametrize("name", ["it", "it.h5", "it.safetensors"])
+@pytest.mark.parametrize("words", READING)
+def test_a_pipe_is_refused_at_once(tmp_path: Path, words: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(name)
+    assert "it" in refused(*filled(words, name))
+    assert os.listdir() == [name], "nothing is begun"
+
+
+@pytest.mark.parametrize("name", ["it.npz", "it.h5", "it"])
+@pytest.mark.parametrize("words", BASE_SETS)
+def test_a_pipe_is_no_base_set(tmp_path: Path, words: str, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert "it" in refused(*filled(words, tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "words", ["verify {}", "verify {det} --data {}", "evaluate {}", "make-dataset det --config {}"]
+)
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/tty", "it/", "/", "~nosuch/x.npz", "x" * 5000, "\udce9\x1b[2J"])
+def test_other_paths_that_name_no_file(tmp_path: Path, words: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(refused(*filled(words, path))) <= 300 and not os.listdir()
+
+
+@pytest.mark.parametrize("words", BASE_SETS)
+@pytest.mark.parametrize("path", ["~nosuch", "~nosuch/x.npz"])
+def test_the_home_of_nobody(words: str, path: str) -> None:
+    assert "no home folder ~nosuch" in refused(*filled(words, path))
+
+
+def test_parts_of_folders_that_are_pipes(tmp_path: Path) -> None:
+    released, pictures = tmp_path / "released", tmp_path / "pictures"
+    done("export", dataset("det"), "--format", "madry", "--out", released)
+    (released / "CIFAR_ims").unlink()
+    os.mkfifo(released / "CIFAR_ims")
+    assert "CIFAR_ims is a named pipe" in refused("import", released, "--kind", "det", "--data", "digits")
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        (pictures / part).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(pictures / part / "0.png")
+    os.mkfifo(pictures / "test" / "b" / "1.png")
+    assert "1.png is a named pipe" in refused("make-dataset", "det", "--data", pictures)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info", ""], ["info", "--", ""], ["export", "--format", "npz", ""], ["make-dataset", "det", "--config", ""],
+        ["make-dataset", "det", "--config="], ["share", "det.h5", "--results", ""], ["reproduce", "--out", ""],
+        ["--plugin", "", "info", "det.h5"], [""],
+    ],
+)  # fmt: skip
+def test_empty_words(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "empty" in refused(*words) and not os.listdir()
+
+
+@pytest.mark.parametrize("slash", ["/", "//", "/."])
+def test_a_file_is_not_called_like_a_folder(tmp_path: Path, slash: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(dataset("det"), "det.h5")
+    shutil.copy(tiny(), "tiny.yaml")
+    for words in (
+        "info det.h5{}",
+        "verify --data det.h5{} det.h5",
+        "make-dataset det --out it.h5{}",
+        "train --on=det.h5{}",
+    ):
+        assert "leave out what follows it" in refused(*words.format(slash).split())
+    assert sorted(os.listdir()) == ["det.h5", "tiny.yaml"]
+
+
+def test_a_folder_may_end_in_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done("export", dataset("det"), "--format", "madry", "--out", "folder.h5x/")
+    assert os.listdir() == ["folder.h5x"]
+
+
+# Folders that go -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "info it.h5", "make-dataset det --config {tiny}", "train --config {tiny}", "preview {det} --out it.png",
+        "reproduce --config {tiny}", "export {det} --format npz --out it.npz", "--plugin it.py info {det}",
+        "verify {det} --data it.npz",
+    ],
+)  # fmt: skip
+def test_the_working_folder_is_gone(tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    refused(*(word.format(tiny=tiny(), det=dataset("det")) for word in words.split()))
+
+
+def test_the_output_folder_goes_during_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Writer.append
+
+    def append_and_remove(self: Writer, columns: Any) -> None:
+        append(self, columns)
+        shutil.rmtree(self.path.parent)
+
+    monkeypatch.setattr(Writer, "append", append_and_remove)
+    out = tmp_path / "o" / "it.h5"
+    # The rows are still in the open journal, so the file is written, into a new folder of that name.
+    done("make-dataset", "det", "--config", tiny(), "--source", model("standard"), "--out", out)
+    done("verify", out)
+
+
 # Places that cannot be written ---------------------------------------------------------------------
 
 
@@ -244,4 +393,4 @@ def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "it.safetensors").mkdir()
     words = ("--config", tiny(), "--source", model("standard"))
     assert "is a folder" in refused("make-dataset", "det", *words, "--out", tmp_path / "it.h5")
-    assert "--force" in refused("train", "--config", tiny(), "--out", tmp_path / "it.safetensors")
+    assert "is a folder" in refused("train", "--config", tiny(), "--out", tmp_path / "it.safetensors")

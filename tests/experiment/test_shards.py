@@ -20,7 +20,7 @@ import featuregen.synthesis.generate
 from benchmarks.processes import Command, has_rows
 from featuregen.experiment.dataset_job import Shard
 from featuregen.experiment.shards import _one_job_at_a_time
-from featuregen.runtime.atomic import partial_path
+from featuregen.storage.journal import journal_path
 from featuregen.storage.reader import read_columns
 from featuregen.storage.schema import COLUMNS
 from featuregen.storage.writer import Writer
@@ -206,7 +206,7 @@ def test_a_killed_shard_goes_on_to_the_same_file(tmp_path: Path) -> None:
     slow = ("--steps", "150")
     done(*words("det", tmp_path / "whole.h5", *slow))
     out = tmp_path / "it.h5"
-    journal = partial_path(Shard(2, 2).path(out))
+    journal = journal_path(Shard(2, 2).path(out))
     killed = Command(tmp_path, *words("det", out, "--shard", "2/2", *slow))
     killed.stop_when(has_rows(journal), signal.SIGKILL)
     assert journal.exists() and not Shard(2, 2).path(out).exists()
@@ -231,7 +231,7 @@ def test_merge_copies_in_blocks_and_goes_on_where_it_stopped(tmp_path: Path, mon
 
     monkeypatch.setattr(Writer, "append", append)
     out = tmp_path / "it.h5"
-    assert run("merge", *paths, "--out", out).code == 130 and not out.exists() and partial_path(out).exists()
+    assert run("merge", *paths, "--out", out).code == 130 and not out.exists() and journal_path(out).exists()
     ran = merged(paths, "--out", out)
     assert "it.h5.partial holds 18 of 40 rows" in ran.err
     # Shards of 10, 15 and 15 rows, four at a time; stopped after 18 rows, that is 8 rows into the second.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -42,7 +45,7 @@ def test_two_runs_never_write_one_file_at_once(tmp_path: Path, monkeypatch: pyte
         partial.write_text("first")
         with pytest.raises(UserError) as caught:
             atomic_write(path, "second")
-    assert str(caught.value) == f"{partial} is being written by another run; wait for it or choose another output."
+    assert str(caught.value) == f"{path} is being written by another run; wait for it or choose another output."
     assert path.read_text() == "first" and os.listdir(tmp_path) == ["file.txt"]
 
 
@@ -83,17 +86,43 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["elsewhere"]
 
 
-@pytest.mark.parametrize("left", ["nothing", "half", "old"])
+def killed_at(operation: str, target: Path) -> None:
+    """A process of its own ends itself right before its first call of an operation on the folder."""
+
+    def run() -> None:
+        def look(event: str, arguments: tuple[object, ...]) -> None:
+            if event == operation and "folder" in str(arguments[0]):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        with atomic_folder(target) as partial:
+            (partial / "b").write_text("half")
+            sys.addaudithook(look)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "old", "both", "unmarked"])
 def test_a_folder_takes_the_place_of_another(tmp_path: Path, left: str) -> None:
     """Also after a run that was killed while it filled the new one, or when the old one was out of the way."""
     target = tmp_path / "folder"
     target.mkdir()
     (target / "a").write_text("old")
     if left == "half":
-        partial_path(target).mkdir()
-        (partial_path(target) / "half").write_text("")
+        killed_at("os.rename", target)
+        assert (target / "a").exists()
     if left == "old":
-        target.rename(tmp_path / "folder.old")
+        killed_at("os.rename", target)
+        target.rename(partial_path(target) / "old")
+    if left == "both":
+        killed_at("shutil.rmtree", target)
+        assert (target / "b").exists() and (partial_path(target) / "old" / "a").exists()
+        (target / "b").unlink()
+        (target / "a").write_text("old")
+    if left == "unmarked":
+        partial_path(target).mkdir()
     with pytest.raises(KeyboardInterrupt), atomic_folder(target) as partial:
         (partial / "b").write_text("new")
         assert (target / "a").read_text() == "old"

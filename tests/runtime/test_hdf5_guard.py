@@ -379,7 +379,7 @@ def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.h5")
     with pytest.raises(Hdf5Error, match="no regular file"):
         open_hdf5(tmp_path / "a.h5", NAMES)
-    assert "is no regular file" in refused("info", tmp_path / "a.h5")
+    assert "is a named pipe" in refused("info", tmp_path / "a.h5")
     assert "is no regular file" in refused("verify", tmp_path / "a.h5")
     assert "is no regular file" in refused("verify", dataset("det"), "--data", tmp_path / "a.h5")
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from featuregen.errors import UserError
 from featuregen.runtime import progress_bar
 from featuregen.runtime.console import progress
-from featuregen.runtime.device import autocast, resolve_device
+from featuregen.runtime.device import autocast, configure_process, resolve_device
 from featuregen.runtime.rng import RowDraws, RowRandom
 
 CPU = torch.device("cpu")
@@ -209,3 +209,10 @@ def test_progress_passes_items_on_and_keeps_quiet(capsys: pytest.CaptureFixture[
     assert list(progress(range(3), "steps")) == [0, 1, 2]
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
+
+
+def test_more_threads_than_a_machine_can_use_are_refused() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(UserError, match=r"runtime\.threads is 100000; this machine takes at most"):
+        configure_process(100_000)
+    assert torch.get_num_threads() == before

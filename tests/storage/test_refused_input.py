@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from featuregen.errors import UserError
-from featuregen.runtime.atomic import partial_path
+from featuregen.storage.journal import journal_path
 from featuregen.storage.reader import read_info
 from featuregen.storage.writer import Writer
 from tests.helpers.dataset_files import (
@@ -129,7 +129,7 @@ def test_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
     with Writer.open(path, header()) as writer:
         writer.append(first)
         with (
-            file_limit(partial_path(path).stat().st_size + 100),
+            file_limit(journal_path(path).stat().st_size + 100),
             pytest.raises(UserError, match="4 rows are kept") as error,
         ):
             writer.append(second)

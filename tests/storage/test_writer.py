@@ -15,12 +15,26 @@ import pytest
 
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import partial_path
+from featuregen.storage.journal import MAGIC, Journal, journal_path
 from featuregen.storage.reader import read_columns, read_info
 from featuregen.storage.schema import COLUMNS, column_dtype
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.storage.verify import check_against_base
-from featuregen.storage.writer import Writer
-from tests.helpers.dataset_files import BATCH, CREATED, ROWS, SEED, base_set, batches, columns_of, failed, header, write
+from featuregen.storage.writer import Writer, check_compatible
+from tests.helpers.dataset_files import (
+    BATCH,
+    CREATED,
+    ROWS,
+    SEED,
+    base_set,
+    batches,
+    columns_of,
+    failed,
+    header,
+    one_sentence,
+    write,
+)
+from tests.helpers.foreign_files import put
 
 # What they hold -----------------------------------------------------------------------------------
 
@@ -109,10 +123,10 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
     assert run.exitcode == -signal.SIGKILL
     assert not path.exists()
     with pytest.raises(UserError, match="unfinished: run the same command again"):
-        FeatureDataset(partial_path(path))
+        FeatureDataset(journal_path(path))
     with Writer.open(path, header()) as writer:
         assert (writer.rows_done, writer.complete) == (2 * BATCH, False)
-    (tmp_path / "a.h5.finishing").write_bytes(b"left by a kill during finish")
+    partial_path(path).write_bytes(b"left by a kill during finish")
     assert write(path) == write(tmp_path / "whole.h5")
     assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "whole.h5"]
@@ -120,7 +134,7 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
 
 def test_without_a_row_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Writer.open(tmp_path / "a.h5", header()):
-        assert partial_path(tmp_path / "a.h5").exists()
+        assert journal_path(tmp_path / "a.h5").exists()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -131,11 +145,11 @@ def test_torn_batch_costs_that_batch_only(tmp_path: Path, done: int, cut: int) -
     path = tmp_path / "a.h5"
     whole = list(batches(columns_of(header())))
     with Writer.open(path, header()) as writer:
-        sizes = [partial_path(path).stat().st_size]
+        sizes = [journal_path(path).stat().st_size]
         for batch in whole[:done]:
             writer.append(batch)
-            sizes.append(partial_path(path).stat().st_size)
-    os.truncate(partial_path(path), sizes[-1] - cut)
+            sizes.append(journal_path(path).stat().st_size)
+    os.truncate(journal_path(path), sizes[-1] - cut)
     with Writer.open(path, header()) as writer:
         kept = done - 1 if cut else done
         assert writer.rows_done == min(ROWS, kept * BATCH)
@@ -168,16 +182,75 @@ def test_damaged_partial_is_dropped(
     with Writer.open(path, header()) as writer:
         for batch in list(batches(columns_of(header())))[:2]:
             writer.append(batch)
-    partial_path(path).write_bytes(change(partial_path(path).read_bytes()))
+    left = change(journal_path(path).read_bytes())
+    journal_path(path).write_bytes(left)
     capsys.readouterr()
     assert write(path) == write(tmp_path / "whole.h5")
     assert message in capsys.readouterr().err
+    aside = tmp_path / "a.h5.partial.damaged"
+    assert aside.exists() == bool(message) and (not message or aside.read_bytes() == left)
 
 
-def test_partial_with_other_settings_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "left", [b"my thesis", b"\0", b"f\0", MAGIC + b"\xff" * 8, MAGIC + b"\x02" + b"\0" * 7 + b"{}", MAGIC + b"\0" * 8]
+)
+def test_what_is_no_journal_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str], left: bytes) -> None:
     path = tmp_path / "a.h5"
-    with Writer.open(path, header(recipe={"seed": 1})) as writer:
+    journal_path(path).write_bytes(left)
+    (tmp_path / "a.h5.partial.damaged").write_text("an earlier one")
+    assert write(path) == write(tmp_path / "whole.h5")
+    assert "it is now called a.h5.partial.damaged-2" in capsys.readouterr().err
+    assert (tmp_path / "a.h5.partial.damaged-2").read_bytes() == left
+    assert (tmp_path / "a.h5.partial.damaged").read_text() == "an earlier one"
+
+
+def test_rows_of_another_run_are_discarded_only_by_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.h5"
+    other = header(recipe={"seed": 1})
+    with Writer.open(path, other) as writer:
         writer.append(next(batches(columns_of(header()))))
-    with Writer.open(path, header()) as writer:
+    before = journal_path(path).read_bytes()
+    for opening in (lambda: Writer.open(path, header()), lambda: Journal(journal_path(path), header())):
+        with pytest.raises(
+            UserError, match=rf"holds {BATCH} rows of a run with other settings \(recipe\.seed is 1 there"
+        ):
+            opening()
+    with pytest.raises(UserError, match="--force discards the rows"):
+        check_compatible(path, header(source_model={}))
+    assert journal_path(path).read_bytes() == before
+    with Writer.open(path, other) as writer:
+        assert writer.rows_done == BATCH
+    with Writer.open(path, header(), force=True) as writer:
         assert writer.rows_done == 0
     assert "other settings" in capsys.readouterr().err
+
+
+def test_a_finished_file_does_not_touch_another_runs_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    with Writer.open(path, header(recipe={"seed": 1}), force=True) as writer:
+        writer.append(next(batches(columns_of(header()))))
+    assert Writer.open(path, header()).complete and journal_path(path).exists()
+
+
+def test_a_journal_without_rows_costs_nothing(tmp_path: Path) -> None:
+    Journal(journal_path(tmp_path / "a.h5"), header(recipe={"seed": 1})).close()
+    with Writer.open(tmp_path / "a.h5", header()) as writer:
+        assert writer.rows_done == 0
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.h5.partial", ".a.h5.featuregen-partial"])
+@pytest.mark.parametrize("kind", ["link", "broken link", "hard link", "pipe", "folder"])
+def test_nothing_is_written_through_what_is_no_own_file(tmp_path: Path, name: str, kind: str) -> None:
+    outside, room = tmp_path / "outside", tmp_path / "room"
+    room.mkdir()
+    put(kind, room / name, outside)
+    if (name, kind) == ("a.h5", "hard link"):
+        # Replacing one name of a file leaves the other as it was.
+        return
+    with pytest.raises(UserError) as caught:
+        write(room / "a.h5")
+    assert str(room / name) in one_sentence(caught)
+    assert list(room.iterdir()) == [room / name] or sorted(os.listdir(room)) == sorted([name, "a.h5.partial"])
+    assert kind == "broken link" or not outside.is_file() or outside.read_text() == "mine"
+    assert os.path.lexists(outside) == (kind in ("link", "hard link"))
