@@ -111,4 +111,4 @@ def test_another_user_without_a_home_in_a_folder_that_is_not_theirs(tmp_path: Pa
     # What reads may end well; nothing can be written here.
     assert all(line.startswith(("code 0 ", "code 1 ", "code 2 ")) for line in told), told
     reading = ("info", "verify", "diff", "evaluate")
-    assert all(line.startswith("code 2 ") for line in told if line.split()[2] not in reading), told
+    assert all(line.startswith("code 2 ") for line in told if line.split()[2] not in reading), "\n".join(told)
