@@ -331,7 +331,7 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
 
 def test_a_server_that_cannot_start_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "set.h5")
-    for python, said in ((str(tmp_path / "nothing"), "cannot be used"), ("/bin/false", "is there too little memory")):
+    for python, said in ((str(tmp_path / "nothing"), "cannot be started"), ("/bin/false", "too little memory")):
         hdf5_guard._end()
         monkeypatch.setattr(sys, "executable", python)
         with pytest.raises(UserError, match=said):
