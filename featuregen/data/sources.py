@@ -158,8 +158,8 @@ def _torchvision_set(name: str, folder: Path) -> BaseDataset:
             train, test = (loader(root=str(folder), train=part, download=True) for part in (True, False))
     except Exception as error:  # Network, disk or a damaged file: torchvision has no error type of its own.
         raise UserError(
-            f"Cannot get {name} ({one_line(error)}): put the official files into {folder / named.subfolder}, or "
-            f"give a .npz file with {EXPECTED} as --data."
+            f"Cannot get {name} ({one_line(error)}): put the official files into {folder / named.subfolder}, or give a "
+            f".npz file with --data."
         ) from None
     arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
     splits = make_splits(dict(zip(ARRAYS, arrays, strict=True)), folder / named.subfolder)

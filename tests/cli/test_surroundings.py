@@ -112,3 +112,16 @@ def test_another_user_without_a_home_in_a_folder_that_is_not_theirs(tmp_path: Pa
     assert all(line.startswith(("code 0 ", "code 1 ", "code 2 ")) for line in told), told
     reading = ("info", "verify", "diff", "evaluate")
     assert all(line.startswith("code 2 ") for line in told if line.split()[2] not in reading), "\n".join(told)
+
+
+def test_modules_in_the_current_folder_are_not_run(tmp_path: Path) -> None:
+    """`python -m` looks there first."""
+    for module in ("numpy", "typer", "h5py", "torch"):
+        (tmp_path / f"{module}.py").write_text("open('it-ran', 'w').close()\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "featuregen", "verify", str(dataset("det"))],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "it-ran").exists()
