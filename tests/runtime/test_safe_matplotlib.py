@@ -49,15 +49,16 @@ def test_one_module_imports_matplotlib() -> None:
 
 def test_commands_that_only_read_do_not_load_matplotlib(tmp_path: Path) -> None:
     det, net = dataset("det"), model("standard")
+    small = "--set synthesis.det.batch_size=20"
     lines = [
         "--help", "models", "attacks", f"info {det}", f"info {net}", f"info {det} --json", f"verify {det}",
         f"verify {det} --source {net}", f"diff {det} {det}", f"remake {det} --source {net} --out again.h5",
         f"reproduce --config {tiny()} --dry-run", f"evaluate {net}", f"export {det} --format npz --out det.npz",
         f"export {det} --format imagefolder --out pictures",
         f"train --on {det} --config {tiny()} --out fresh.safetensors",
-        f"make-dataset det --config {tiny()} --shard 1/2 --out det.h5",
-        f"make-dataset det --config {tiny()} --shard 2/2 --out det.h5",
-        "merge det.shard-1-of-2.h5 det.shard-2-of-2.h5",
+        f"make-dataset det --config {tiny()} {small} --shard 1/2 --out det.h5",
+        f"make-dataset det --config {tiny()} {small} --shard 2/2 --out det.h5",
+        "merge det.shard-01-of-02.h5 det.shard-02-of-02.h5",
     ]  # fmt: skip
     told, _ = commands(tmp_path, *lines)
     assert told == [f"0 False {line}" for line in lines]
