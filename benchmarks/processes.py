@@ -61,8 +61,9 @@ def _command(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
     if limits.memory:
         resource.setrlimit(resource.RLIMIT_AS, (base_memory + limits.memory, base_memory + limits.memory))
-    # A shell that runs the tests in its background has them ignore it, and their children with them.
+    # A shell that runs the tests in its background has them ignore the first, nohup the second, and their children too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     import torch
 
     from featuregen.cli import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,14 @@ from tests.helpers.worker_tasks import (
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGSEGV]
 # Far more than a pipe or a socket holds.
 LARGE = bytes(3 << 20)
+
+
+@pytest.fixture(autouse=True)
+def hangup_ends_processes() -> Iterator[None]:
+    """Where nohup runs the tests, it does not, and the workers would have it so too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def names(numbers: list[signal.Signals]) -> list[str]:
