@@ -107,6 +107,8 @@ def default_path(path: Path, format: str) -> Path:
 
 @contextmanager
 def _replaced_file(out: Path, force: bool) -> Iterator[Path]:
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file to write.")
     with atomic_path(out) as partial:
         yield partial
         if out.exists() and not force and not filecmp.cmp(partial, out, shallow=False):

@@ -24,6 +24,7 @@ from typing import IO, Any, cast
 
 import h5py
 
+from featuregen.errors import UserError
 from featuregen.runtime.ledger import is_remembered, remember
 
 # Device, inode, size, time of the last change of the content and of the inode.
@@ -197,10 +198,14 @@ def _ask(request: dict[str, Any]) -> str | None:
         except EOFError:
             # It was ended from outside, as by a system without memory.
             _end()
+        except TimeoutError:
+            _end()
+            raise Hdf5Error("the process that reads it first gives no answer") from None
         except OSError as error:
             _end()
-            raise Hdf5Error(
-                f"the process that reads it first cannot be used ({error.strerror or 'no answer'})"
+            # Which says nothing about the file.
+            raise UserError(
+                f"Python cannot be started to read HDF5 ({error.strerror}); install it where this user may run it."
             ) from None
         except BaseException:
             # Ctrl-C must not wait for HDF5.

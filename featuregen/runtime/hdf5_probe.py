@@ -237,7 +237,9 @@ def _read_and_exit(request: Mapping[str, Any], journal: int) -> None:
     except Refused as error:
         problem = _one_line(str(error), 600)
     except BaseException as error:
-        problem = f"{doing} cannot be read ({_one_line(str(error), 600).rstrip('.') or type(error).__name__})"
+        # HDF5 names the call that failed and, in parentheses, the reason.
+        called, _, reason = _one_line(str(error), 600).rstrip(".").partition(" (")
+        problem = f"{doing} cannot be read ({reason.removesuffix(')') or called or type(error).__name__})"
     os.write(journal, f"={problem}\n".encode())
     os._exit(0)
 

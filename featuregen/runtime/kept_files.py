@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from featuregen.config.records import MAX_BYTES, RecordError, read_record
 from featuregen.errors import UserError, out_of_memory
 from featuregen.runtime.atomic import os_errors_as_user_errors
 from featuregen.runtime.console import log
+from featuregen.runtime.paths import is_file, kind_of, open_file
 
 _T = TypeVar("_T")
 # What the system says to a position that a damaged file names.
@@ -39,21 +39,18 @@ def load_kept(path: Path, schema: type[_T]) -> _T:
     """
     if path.is_dir():
         raise RecordError(f"{path} is a folder; move it away.")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return read_record(file.read(MAX_BYTES + 1), schema, str(path))
 
 
 def is_kept(path: Path, links: bool = False) -> bool:
     """Whether a file, or a folder in its place, is there and can be read; anything else there is refused."""
     try:
-        mode = os.lstat(path).st_mode
-        if links and stat.S_ISLNK(mode) and path.is_file():
-            mode = os.stat(path).st_mode
+        status = os.stat(path) if links and is_file(path) else os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        what = "a link" if stat.S_ISLNK(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "no regular file"
-        raise UserError(f"{path} is {what} where featuregen keeps a file of its own; move it away.")
+    if (kind := kind_of(status)) not in ("", "a folder"):
+        raise UserError(f"{path} is {kind} where featuregen keeps a file of its own; move it away.")
     if not os.access(path, os.R_OK):
         raise UserError(f"Cannot read {path}: you have no permission; give it, or move it away.")
     return True

@@ -25,7 +25,6 @@ Task = tuple[Callable[..., object], tuple[Any, ...]]
 # Seconds that a worker has to end before it is killed, and those after which workers are looked at without a sign of
 # them: a process that a dead one has started may still hold its end of the connection.
 _GRACE, _LOOK_AGAIN = 5.0, 1.0
-_HELD = (signal.SIGINT, signal.SIGTERM)
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -97,8 +96,7 @@ class WorkerPool:
             for worker in self._workers:
                 worker.connection.close()
             for worker in started if at_once else ():
-                # One that is not up yet does not listen to SIGTERM, and has nothing to lose.
-                worker.process.terminate() if worker.answers else worker.process.kill()
+                worker.process.terminate()
             deadline = time.monotonic() + _GRACE
             for worker in started:
                 worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -117,11 +115,11 @@ class _Worker:
         self.free, self.answers = False, 0
 
     def start(self) -> None:
-        # Or it would be started with the first process, which unblocks the signals.
+        # Or it would be started with the first process, which lets Ctrl-C through again.
         resource_tracker.ensure_running()
-        # Ctrl-C reaches every process of the terminal: the parent alone answers it, also while a worker starts. And no
-        # signal leaves the parent with a process that it does not know of yet.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        # Ctrl-C reaches every process of the terminal; the parent alone answers it, also while a worker starts. SIGTERM
+        # is not held back, or it would end a worker only once that is up, seconds later.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
             self.process.start()
             self._other_end.close()
@@ -157,7 +155,7 @@ class _Worker:
 def _work(to_parent: connection.Connection, parent: int) -> None:
     """What a worker does: it says that it is up, then it answers every message with nothing, or with an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     prepared: tuple[Any, ...] = ()
     answer = b""

@@ -106,13 +106,9 @@ def test_another_user_without_a_home_in_a_folder_that_is_not_theirs(tmp_path: Pa
         [sys.executable, "-c", AS_ANOTHER_USER], input="\n".join(lines), cwd=tmp_path, capture_output=True, text=True,
         env={**nobody, "PYTHONPATH": str(ROOT), "HOME": "/nowhere"}, timeout=600, check=False,
     )  # fmt: skip
-    codes = dict(re.findall(r"^code \d (.*)$|^code (\d)", ran.stdout, flags=re.MULTILINE))
     told = [line for line in ran.stdout.splitlines() if line.startswith("code ")]
-    assert len(told) == len(lines) and without_traceback(ran), (codes, ran.stderr)
-    assert told[0] == "code 0 info det.h5" and told[2] == "code 0 diff det.h5 det.h5"
-    writing = [
-        line
-        for line in told
-        if "verify" not in line and "info" not in line and "diff" not in line and "evaluate" not in line
-    ]
-    assert all(line.startswith("code 2 ") for line in writing), told
+    assert len(told) == len(lines) and without_traceback(ran), (told, ran.stderr)
+    # What reads may end well; nothing can be written here.
+    assert all(line.startswith(("code 0 ", "code 1 ", "code 2 ")) for line in told), told
+    reading = ("info", "verify", "diff", "evaluate")
+    assert all(line.startswith("code 2 ") for line in told if line.split()[2] not in reading), "\n".join(told)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ TREES: dict[str, tuple[Change, str]] = {
         broken.heap_larger_than_the_file(3 * 10**8), "the names of its members cannot be read"
     ),
     "a thousand attributes": (broken.many_attributes, r"it has \d+ attributes, and at most 1000 are read"),
-    "damaged attributes in a heap": (broken.dense_attributes_in_a_circle, "the names of its attributes cannot be read"),
+    "damaged attributes in a heap": (broken.dense_attributes_in_a_circle, "the names of its attributes"),
 }  # fmt: skip
 TEXTS: dict[str, Change] = {
     "of 4 GB": broken.text_of_gigabytes(0xD9000047),
@@ -102,8 +103,12 @@ def check_commands(path: Path, said: str) -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), TREES.values(), ids=TREES)
-def test_broken_trees_and_heaps_are_a_sentence(tmp_path: Path, change: Change, said: str) -> None:
-    path, data = tmp_path / "a.h5", tmp_path / "set.h5"
+def test_broken_trees_and_heaps_are_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, said: str
+) -> None:
+    # A longer sentence would be cut in its middle.
+    monkeypatch.chdir(tmp_path)
+    path, data = Path("a.h5"), Path("set.h5")
     write(path)
     write_set(data)
     change(data)
@@ -309,8 +314,11 @@ def test_signals_end_the_wait_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
                 read_info(tmp_path / "a.h5")
     finally:
         signal.signal(signal.SIGTERM, before)
-    # What nobody has waited for yet is a zombie.
-    assert set(states_of(group[0])) <= {"Z"}
+    # Killed, but perhaps not gone yet; what nobody has waited for stays a zombie.
+    deadline = time.monotonic() + 300
+    while set(states_of(group[0])) - {"Z"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert read_info(tmp_path / "good.h5").rows
 
 
@@ -323,7 +331,7 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
 
 def test_a_server_that_cannot_start_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "set.h5")
-    for python, said in ((str(tmp_path / "nothing"), "cannot be used"), ("/bin/false", "is there too little memory")):
+    for python, said in ((str(tmp_path / "nothing"), "cannot be started"), ("/bin/false", "too little memory")):
         hdf5_guard._end()
         monkeypatch.setattr(sys, "executable", python)
         with pytest.raises(UserError, match=said):
@@ -372,8 +380,8 @@ def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(Hdf5Error, match="no regular file"):
         open_hdf5(tmp_path / "a.h5", NAMES)
     assert "is a named pipe" in refused("info", tmp_path / "a.h5")
-    assert "is no regular file" in refused("verify", tmp_path / "a.h5")
-    assert "is no regular file" in refused("verify", dataset("det"), "--data", tmp_path / "a.h5")
+    assert "is a named pipe" in refused("verify", tmp_path / "a.h5")
+    assert "is a named pipe" in refused("verify", dataset("det"), "--data", tmp_path / "a.h5")
 
 
 def test_a_file_replaced_while_it_is_opened_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,3 +213,23 @@ def test_every_flipped_byte_is_harmless(tmp_path: Path) -> None:
         except UserError:
             outcomes["refused"] += 1
     assert outcomes["refused"] > 100 and sum(outcomes.values()) == len(content)
+
+
+def test_a_lack_of_memory_is_not_told_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "x.pt")
+
+    def empty(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    monkeypatch.setattr("featuregen.runtime.torch_files.torch.empty", empty)
+    with pytest.raises(UserError, match="does not fit into memory"):
+        read_torch_file(tmp_path / "x.pt")
+
+
+def test_a_tensor_that_is_used_often_counts_often(tmp_path: Path) -> None:
+    shared = torch.zeros(10_000)
+    torch.save({str(number): shared for number in range(4)}, tmp_path / "x.pt")
+    assert len(read_torch_file(tmp_path / "x.pt")) == 4
+    torch.save({str(number): shared for number in range(20)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="its tensors stand for more than 8 times what it holds"):
+        read_torch_file(tmp_path / "x.pt")
