@@ -34,7 +34,7 @@ def test_mutated_files_do_no_harm(name: str) -> None:
     found = list(verdicts(targets()[name], range(FEW), seed=1))
     assert sorted(verdict.number for verdict in found) == list(range(FEW))
     assert [(verdict.number, verdict.outcome, verdict.words) for verdict in found if verdict.bad] == []
-    assert any(verdict.outcome == "refused" for verdict in found) or name in ("journal", "sums")
+    assert any(verdict.outcome == "refused" for verdict in found) or name in ("journal", "sums", "halfway")
 
 
 @pytest.mark.parametrize("name", targets())
@@ -101,7 +101,7 @@ BAD: dict[str, tuple[Callable[[], Any], str, str]] = {
     "a hang": (lambda: time.sleep(10_000), "hang", "no end"),
     "memory": (allocates, "memory", " MiB touched"),
     "addresses": (lambda: np.empty(1 << 30, np.uint8), "memory", " MiB asked for"),
-    "more than there is": (lambda: np.empty(1 << 40, np.uint8), "traceback", "MemoryError"),
+    "more than there is": (lambda: np.empty(1 << 40, np.uint8), "memory", "memory ran out"),
     "a process": (lambda: subprocess.run(["true"], check=False), "trap", "subprocess.Popen"),
     "a shell": (lambda: os.system("true"), "trap", "os.system"),
     "another file": (lambda: os.open("/etc/hostname", os.O_RDONLY), "trap", "open /etc/hostname"),

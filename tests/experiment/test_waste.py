@@ -107,8 +107,8 @@ def test_the_weights_of_the_source_are_hashed_once(work: Work) -> None:
     assert 1 <= work.weights_hashed / size < 1.5
 
 
-def test_the_finished_file_is_checked_once(work: Work) -> None:
-    assert work.calls["first_bad_vlen_string"] == work.calls["has_oversized_local_heap"] == 1
+def test_the_finished_file_is_checked_once_and_read_by_no_other_process(work: Work) -> None:
+    assert work.calls["check_columns"] == 1 and work.calls["_probe"] == 0
 
 
 def test_the_journal_is_read_once(work: Work) -> None:

@@ -29,7 +29,7 @@ from tests.helpers.cli_runs import dataset, done, model, refused, trace
 
 parquet: Any = import_module("pyarrow.parquet")
 DTYPES = ["uint8", "float16", "float32"]
-HOSTILE = ("../x", "/etc/a b\n\0\ud800", "..")
+HOSTILE = ("../x", "/etc/a b\n\0\u202e", "..")
 
 
 def write_file(path: Path, dtype: str = "uint8", channels: int = 3, **changes: Any) -> dict[str, np.ndarray[Any, Any]]:
