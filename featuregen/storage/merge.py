@@ -122,7 +122,7 @@ def _sort_shards(shards: list[_Shard]) -> list[_Shard]:
     first = shards[0]
     for shard in shards[1:]:
         if clause := difference(_identity(shard), _identity(first), ("in this one", "in the other")):
-            raise UserError(f"{shard.path} is a shard of another set than {first.path}: {clause}.")
+            raise UserError(f"{shard.path} is a shard of another set than {first.path.name}: {clause}.")
     shards = sorted(shards, key=lambda shard: shard.number)
     for one, other in pairwise(shards):
         if one.number == other.number:

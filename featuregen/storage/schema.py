@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featuregen.config.serialize import canonical_json
-from featuregen.errors import UserError
+from featuregen.errors import UserError, shortened
 
 FORMAT = "featuregen"
 FORMAT_VERSION = 1
@@ -151,7 +151,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
 def difference(there: Mapping[str, Any], here: Mapping[str, Any], places: tuple[str, str]) -> str | None:
     """The first difference as a clause, "NAME is A PLACE and B PLACE"; None where there is none."""
     for name, old, new in differences(there, here):
-        return f"{name} is {old} {places[0]} and {new} {places[1]}"
+        return f"{name} is {shortened(old, 30)} {places[0]} and {shortened(new, 30)} {places[1]}"
     return None
 
 

@@ -169,7 +169,7 @@ def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
     assert "name the file to write with --out" in refused("merge", dataset("det"))
     for mark in (True, {"number": 1}, {"number": "1", "of": 1, "rows": 10, "first": 0}, {"number": True, "of": 1}):
         write(tmp_path / "liar.h5", header(recipe={"seed": 7, "shard": mark}))
-        assert "is no shard" in refused("merge", tmp_path / "liar.h5", "--out", tmp_path / "it.h5")
+        assert "attribute 'recipe': shard" in refused("merge", tmp_path / "liar.h5", "--out", tmp_path / "it.h5")
         (tmp_path / "liar.h5").unlink()
 
 
@@ -185,7 +185,7 @@ def test_shards_that_lie_about_their_rows_are_refused(tmp_path: Path) -> None:
     assert "begins at row 9 where row 10 is missing" in refused("merge", one, two, *out)
     alone = lying(tmp_path / "alone.h5", 1, 1, 30, 0)
     assert "hold 10 of 30 rows" in refused("merge", alone, *out)
-    huge = lying(tmp_path / "huge.h5", 1, 2**52, 2**52, 0)
+    huge = lying(tmp_path / "huge.h5", 1, 2**40, 2**40, 0)
     told, calls = calls_of(lambda: refused("merge", huge, *out))
     assert "2, 3, 4, 5, 6 and" in told and calls < 200_000
 
