@@ -11,7 +11,8 @@ import numpy as np
 
 from featuregen.config.kinds import ATTACKED, KINDS, MISLABELLED
 from featuregen.config.record_schemas import EvaluationResults, ExperimentResults
-from featuregen.config.records import check_record, parse_json
+from featuregen.config.records import RecordError, check_record, parse_json
+from featuregen.errors import UserError
 from featuregen.report.attack import describe_attack
 from featuregen.report.tables import (
     NORMS,
@@ -34,9 +35,13 @@ EXPERIMENT, EVALUATION = "featuregen-results", "featuregen-evaluation"
 
 def read_results(text: bytes, where: str) -> Results:
     """What `reproduce` or `evaluate --json` wrote."""
-    results = parse_json(text, where, nan_as_null=True)
-    evaluated = isinstance(results, dict) and results.get("format") == EVALUATION
-    check_record(results, EvaluationResults if evaluated else ExperimentResults, where, "give such a file")
+    try:
+        results = parse_json(text, "it", nan_as_null=True)
+        evaluated = isinstance(results, dict) and results.get("format") == EVALUATION
+        check_record(results, EvaluationResults if evaluated else ExperimentResults, "it")
+    except RecordError as error:
+        reason = str(error).partition(";")[0]
+        raise UserError(f"{where} does not hold the results of `reproduce` or `evaluate --json` ({reason}).") from None
     return dict(results)
 
 

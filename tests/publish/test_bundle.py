@@ -19,6 +19,7 @@ import yaml
 
 from featuregen.publish.card import front_matter, size_category
 from featuregen.publish.layout import Contents, licence_of
+from featuregen.runtime.ledger import remember
 from featuregen.storage.reader import read_columns, read_info
 from tests.helpers import dataset_files as store_files
 from tests.helpers import report_cases
@@ -158,6 +159,8 @@ def test_results_that_list_this_very_set_are_told(copy: Path) -> None:
     made = next(each for each in results["datasets"] if each["kind"] == "det")
     made["content_sha256"] = info(copy)["content_sha256"]
     place.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    # As `reproduce` does.
+    remember("results", hashlib.sha256(place.read_bytes()).hexdigest())
     folder = Path(done("share", copy, "--out", copy.with_name("with")).out.strip())
     section = card(folder)[1].split("## Evaluation")[1].split("## ")[0]
     assert section.count("\n| D") == 3 and "D\\_det" in section and "D\\_R" not in section
@@ -170,7 +173,7 @@ def test_results_that_list_this_very_set_are_told(copy: Path) -> None:
 def test_a_broken_file_of_results_is_left_out_and_told(copy: Path, text: str) -> None:
     copy.with_name("results.json").write_text(text, encoding="utf-8")
     ran = done("share", copy)
-    assert "note: " in ran.err and "the card has none" in ran.err
+    assert "note: " in ran.err and "so the card has no results" in ran.err
     assert {path.name for path in Path(ran.out.strip()).iterdir()} == FILES
 
 

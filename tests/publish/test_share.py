@@ -174,10 +174,10 @@ def test_no_source_to_be_found_says_what_to_do(copy: Path) -> None:
             "--without-source leaves out the model that --source x.safetensors names; give one of the two.",
         ),
         ("det.h5 --data mnist.txt", "No image set 'mnist.txt'"),
-        ("det.h5 --results nowhere.json", "Cannot read nowhere.json: No such file or directory."),
+        ("det.h5 --results nowhere.json", "nowhere.json does not exist; check its name."),
         (
             "det.h5 --results text.h5",
-            "text.h5 does not hold the results of `featuregen reproduce` or `featuregen evaluate",
+            "text.h5 does not hold the results of `reproduce` or `evaluate --json` (it is not valid JSON).",
         ),
         ("det.h5 --results other.json", "other.json has no results of det.h5, whose content is "),
     ],
@@ -185,7 +185,8 @@ def test_no_source_to_be_found_says_what_to_do(copy: Path) -> None:
 def test_wrong_words(copy: Path, words: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy.parent)
     Path("text.h5").write_text("text", encoding="utf-8")
-    other = {"format": "featuregen-evaluation", "version": 1, "models": [{"key": "det", "content_sha256": "00"}]}
+    row = {"key": "det", "title": "det", "runs": [], "file": "x.h5", "evaluation": {"steps": 1, "restarts": 1}}
+    other = {"format": "featuregen-evaluation", "version": 1, "models": [{**row, "content_sha256": "00"}]}
     Path("other.json").write_text(json.dumps(other), encoding="utf-8")
     shutil.copy(copy, "a[1].h5")
     before = trace(copy.parent)
