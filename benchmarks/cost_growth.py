@@ -92,7 +92,7 @@ def cost(point: Point) -> tuple[float, float]:
         experiment = Experiment(
             config, name, base=noise_set(point.rows, point.side), compute=ComputeSpec(torch.device("cpu"))
         )
-        maker = TrainedModel(net, {"settings": {}, "accuracy": {}}, Path("untrained"))
+        maker = TrainedModel(net, {"settings": {}}, Path("untrained"))
         started = time.perf_counter()
         experiment.make_dataset("robust", Path(name) / "set.h5", source=maker)
         seconds = time.perf_counter() - started

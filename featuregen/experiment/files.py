@@ -76,7 +76,9 @@ def recorded_config(path: Path, overrides: Iterable[str] = (), values: Mapping[s
     config = with_overrides(recorded, overrides, {**own, **(values or {})})
     if not config.data.name:
         name = PurePath(recorded.data.name).name
-        raise UserError(f"{path} was made from the base set {name}, which only you can find; name it with --data.")
+        raise UserError(
+            f"{path} was made from the base set {name}, which featuregen cannot find by itself; name it with --data."
+        )
     return config
 
 

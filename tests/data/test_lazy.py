@@ -154,7 +154,7 @@ def test_a_fresh_model_is_the_same(tmp_path: Path, small: Arrays) -> None:
     for data in (save(tmp_path / "few.npz", small), as_hdf5(tmp_path / "few.h5", small)):
         out = tmp_path / data.suffix / "det.h5"
         done("make-dataset", "det", "--config", tmp_path / "tiny.yaml", "--data", data, "--out", out)
-        run = done("evaluate", out, "--out", out.parent, "--json").json()["models"][0]["runs"][0]
+        run = done("evaluate", out, "--data", data, "--out", out.parent, "--json").json()["models"][0]["runs"][0]
         scores.append({name: run[name] for name in ("clean", "l2", "linf", "train_accuracy")})
     assert scores[0] == scores[1]
 

@@ -113,7 +113,7 @@ def test_a_damaged_file_fails_as_in_verify(copy: Path) -> None:
         root["labels"][3] = (root["labels"][3] + 1) % 10
     ran = ran_without_a_trace(copy)
     assert ran.code == run("verify", copy).code == 1
-    assert ran.err.startswith(f"failed: {copy} is not shared: content_sha256 (arrays and content attributes give ")
+    assert ran.err.startswith(f"failed: {copy} is not shared: content_sha256 (")
 
 
 def test_a_liar_is_found_out_by_the_base_set(copy: Path) -> None:
@@ -151,11 +151,8 @@ def test_no_source_to_be_found_says_what_to_do(copy: Path) -> None:
         path.write_bytes(path.read_bytes()[:100])
     ran = ran_without_a_trace(copy)
     recorded = info(copy)["source_model"]["weights_sha256"][:12]
-    assert (ran.code, ran.err) == (
-        2,
-        f"error: The source model of {copy} (weights sha256 {recorded}) is not in {models}; name its file with "
-        "--source, or leave it out with --without-source.\n",
-    )
+    assert ran.code == 2 and ran.err.startswith(f"error: The source model of {copy} (weights sha256 {recorded}) is not")
+    assert ran.err.endswith("name its file with --source, or leave it out with --without-source.\n")
     done("share", copy, "--source", model("standard"))
     assert set(content(copy.with_name("det-share"))) == FILES
 
