@@ -96,6 +96,9 @@ def chosen(server: Server, world: Path, options: argparse.Namespace) -> list[Cas
     cases = [case for case in every if crafted_review.is_of_review(case.name)]
     rest = [case for case in every if not crafted_review.is_of_review(case.name)]
     random.shuffle(rest)
+    # As many of each class, as far as it has them.
+    turns = Counter[str]()
+    rest.sort(key=lambda case: turns.update([kind_of(case)]) or turns[kind_of(case)])
     random.shuffle(cases)
     cases += rest[: max(0, round(options.runs * (1 - DRAWN)) - len(cases))]
     if options.only:

@@ -16,6 +16,7 @@ import numpy as np
 
 from reliability.crafted_breaks import ALL_BREAKS, broken, dotted, places
 from reliability.crafted_case import ANY, NOT_FINE, ONLY_REFUSED, Case, Place, case
+from reliability.crafted_pickles import checkpoints
 from reliability.crafted_world import ATTACK, SOURCE
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -234,19 +235,26 @@ def torch_old(program: bytes) -> bytes:
 
 
 def _checkpoints() -> Iterator[Case]:
-    programs = dict(PROGRAMS)
-    for name, program in programs.items():
-        for layout, make in (("zip", torch_zip), ("old", torch_old)):
+    files: dict[str, Callable[[], bytes]] = {}
+    for name, program in PROGRAMS.items():
+        files[f"{name}, zip"] = lambda program=program: torch_zip(b"\x80\x02" + program)  # type: ignore[misc]
+        files[f"{name}, old"] = lambda program=program: torch_old(program)  # type: ignore[misc]
+    files |= {f"pickles {name}": lambda name=name: pickled_checkpoints()[name] for name in pickled_checkpoints()}  # type: ignore[misc]
+    for name, make in files.items():
 
-            def prepare(place: Place, make: Callable[[bytes], bytes] = make, program: bytes = program) -> None:
-                place.give("tiny.yaml")
-                place.decoy()
-                content = make(b"\x80\x02" + program if make is torch_zip else program)
-                place.write("c.pt", content)
-                place.write("released/CIFAR_ims", content)
-                place.write("released/CIFAR_lab", content)
+        def prepare(place: Place, make: Callable[[], bytes] = make) -> None:
+            place.give("tiny.yaml")
+            place.decoy()
+            for path in ("c.pt", "released/CIFAR_ims", "released/CIFAR_lab"):
+                place.write(path, make())
 
-            for command, words in _CHECKPOINT_COMMANDS.items():
-                # A dry run opens no more of a model than its name.
-                codes = ANY if command == "standard-from" else ONLY_REFUSED
-                yield case(f"checkpoints/{name}, {layout}/{command}", words, prepare, codes)
+        for command, words in _CHECKPOINT_COMMANDS.items():
+            # A dry run opens no more of a model than its name.
+            codes = ANY if command == "standard-from" else ONLY_REFUSED
+            yield case(f"checkpoints/{name}/{command}", words, prepare, codes)
+
+
+@cache
+def pickled_checkpoints() -> dict[str, bytes]:
+    """The checkpoints of crafted_pickles.py, which has many more."""
+    return {name.replace("/", " "): content for name, content in checkpoints().items()}
