@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from featuregen.interop.export import replaced_folder
 from featuregen.publish.card import write_card
 from featuregen.publish.croissant import write_croissant
 from featuregen.publish.layout import CARD, CROISSANT, RESULTS, Contents, licence_of, safe_name
+from featuregen.runtime.ledger import remember
 from featuregen.storage.checksums import SUMS, file_sha256
 from featuregen.storage.reader import DatasetInfo
 
@@ -74,7 +76,10 @@ def write_folder(bundle: Bundle, out: Path, force: bool = False) -> Path:
         if bundle.preview:
             bundle.preview(folder / contents.preview)
         if bundle.results:
-            (folder / contents.results).write_text(json.dumps(bundle.results, indent=1), encoding="utf-8")
+            text = json.dumps(bundle.results, indent=1)
+            (folder / contents.results).write_text(text, encoding="utf-8")
+            # Whoever shares them here has chosen to show them.
+            remember("results", hashlib.sha256(text.encode()).hexdigest())
         write_card(folder / CARD, bundle.info, contents, bundle.results)
         files = {file.name: (file_sha256(file), file.stat().st_size) for file in sorted(folder.iterdir())}
         write_croissant(folder / CROISSANT, bundle.info, contents, files)

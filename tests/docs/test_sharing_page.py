@@ -136,7 +136,7 @@ def test_images_of_ones_own(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     short = ("--set", "sources.standard.epochs=1", "--set", "evaluation.steps=2", "--steps", "2")
     done("make-dataset", "det", "--data", base, "--out", "out/mine-det.h5", *short)
     [line] = lines("Licence and citation")
-    ran(line)
+    ran(line.replace("mine.npz", name))
     card = Path("out/mine-det-share/README.md").read_text(encoding="utf-8")
     assert "license: cc-by-4.0\n" in card and "The base set: A. Author: My Images, 2026." in card
     croissant = json.loads(Path("out/mine-det-share/croissant.json").read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def test_images_of_ones_own(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     Path(name).rename(tmp_path / name)
     assert name in refused(*commands[1].split()[1:])
     without = done(*commands[1].replace(f"--data {name}", "").split()[1:])
-    assert "mine-det.h5 is not compared with its base images; with --data it will be. No " in without.err
+    assert "mine-det.h5 is not compared with its base images; with --data it will be. " in without.err
     assert "success recomputed" in without.out and "distance" not in without.out
     assert "base images: not compared" in without.out
 
