@@ -57,7 +57,7 @@ def test_a_config_runs_from_end_to_end(name: str, tmp_path: Path) -> None:
     assert [row["key"] for row in results["models"]] == ["standard", "adversarial", "sample", *kinds]
     assert {"robust", "nonrobust", "rand", "det"} <= {*kinds} <= {*KINDS}
     assert set(results["honesty"]) == {"rand", "det"}
-    assert results["base"]["classes"][2] == THIRD[base] and results["config"]["data"]["name"] == str(data)
+    assert results["base"]["classes"][2] == THIRD[base] and results["config"]["data"]["name"] == data.name
 
 
 def test_the_papers_recipes_are_those_of_the_paper() -> None:
