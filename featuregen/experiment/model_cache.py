@@ -139,8 +139,9 @@ class ModelCache:
                 _log_early_stopping(training, f"{title} {settings['seed']}")
                 # One of several that was whole keeps what was measured of it.
                 if not path.exists():
-                    save_model(model, path, self._record(training, settings, data))
+                    # Before it is saved, or a run killed in between would not know it for its own.
                     remember("training", [weights_sha256(model), training.train_accuracy])
+                    save_model(model, path, self._record(training, settings, data))
 
     def _record(self, training: TrainingLog, settings: Mapping[str, Any], data: LabelledImages) -> dict[str, Any]:
         """What a model's file says about its training."""
@@ -205,8 +206,8 @@ class ModelCache:
             started = time.perf_counter()
             record["accuracy"] = {"settings": settings, **self._evaluate(model).to_dict()}
             record["seconds"]["evaluation"] = time.perf_counter() - started
-            save_model(model, path, record)
             remember("accuracy", [digest, record["accuracy"]])
+            save_model(model, path, record)
         return TrainedModel(model, record, path, digest, found)
 
     def _is_measured(self, accuracy: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
