@@ -117,25 +117,6 @@ class KeptSeconds(Struct):
     content_sha256: Sha256
 
 
-class KeptAgreement(Struct):
-    """Null where no label differs from the true class."""
-
-    true: Share | None
-    stored: Share | None
-    neither: Share | None
-
-
-class KeptRow(Struct):
-    eps: Radius
-    rows: Annotated[int, Meta(ge=0)]
-    judges: dict[Name, KeptAgreement]
-
-
-class KeptAudit(Struct):
-    row: KeptRow
-    seconds: Seconds
-
-
 # Datasets ------------------------------------------------------------------------------------------
 
 Setting = Name | int | float | bool | None | Annotated[list[Name | int | float | bool | None], Meta(max_length=100)]
@@ -274,6 +255,23 @@ class Audit(Struct):
     eps: Radius
     rows: Annotated[int, Meta(ge=0, le=2**40)]
     judges: dict[Name, Agreement]
+
+
+class KeptAgreement(Agreement):
+    neither: Share | None
+
+
+class KeptRow(Struct):
+    eps: Radius
+    rows: Annotated[int, Meta(ge=0)]
+    judges: dict[Name, KeptAgreement]
+
+
+class KeptAudit(Struct):
+    """A label audit as the folder of an experiment keeps it."""
+
+    row: KeptRow
+    seconds: Seconds
 
 
 class _ResultsConfig(Struct):

@@ -195,7 +195,7 @@ class Unpickler:
             raise Refused(f"its pickle has protocol {number}, and the last one is 5")
 
     def _nothing(self, _: Any) -> None:
-        pass
+        """For operations that only help a reader along."""
 
 
 def _checked(value: Any) -> Any:
