@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -171,9 +172,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON with every count, written after every target")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="fuzz-state-") as state:
-        # The user's own list of what was made on this machine is not read, nor added to.
-        os.environ["XDG_STATE_HOME"] = state
+    # The user's own list of what was made on this machine is not read, nor added to.
+    with tempfile.TemporaryDirectory(prefix="fuzz-state-") as state, patch.dict(os.environ, XDG_STATE_HOME=state):
         return exit_code(lambda: again(options.only, options.seed) if options.only else fuzz(options))
 
 

@@ -179,13 +179,14 @@ def test_sentences_are_counted_by_what_they_say() -> None:
 
 
 def test_the_command_counts_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "fuzz.json"
+    out, state = tmp_path / "fuzz.json", os.environ["XDG_STATE_HOME"]
     assert fuzz.main(["--targets", "sums,config", "--inputs", "15", "--without-coverage", "--out", str(out)]) == 0
     record = json.loads(out.read_text(encoding="utf-8"))
     assert [record["targets"][name]["inputs"] for name in ("sums", "config")] == [15, 15]
     assert "0 violations" in capsys.readouterr().out
     assert fuzz.main(["--only", "config:3"]) == 0
     assert capsys.readouterr().out.startswith("config:3 ")
+    assert os.environ["XDG_STATE_HOME"] == state
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def _read_new_lines() -> None:
     if path is None:
         return
     with suppress(OSError), path.open("rb") as file:
-        file.seek(_read_bytes)
+        # A list that was removed and begun again is shorter than what was read of the former one.
+        file.seek(_read_bytes if _read_bytes <= os.fstat(file.fileno()).st_size else 0)
         lines = file.read().split(b"\n")
         # A line that another run has not written in full is read the next time.
         _known.update(line.decode("ascii", "replace") for line in lines[:-1])

@@ -51,6 +51,25 @@ def test_a_torn_line_is_nothing(tmp_path: Path) -> None:
     assert ask(tmp_path, "b", "a") == "False"
 
 
+_ASK_AFTER_REMOVAL = """
+import subprocess, sys
+from featuregen.runtime.ledger import _path, is_remembered, remember
+remember("x", "first")
+remember("x", "second")
+assert not is_remembered("x", "theirs")
+_path().unlink()
+theirs = "from featuregen.runtime.ledger import remember; remember('x', 'theirs')"
+subprocess.run([sys.executable, "-c", theirs], check=True)
+print(is_remembered("x", "theirs"))
+"""
+
+
+def test_a_list_that_was_begun_again_is_read_from_its_start(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_STATE_HOME": str(tmp_path)}
+    words = [sys.executable, "-c", _ASK_AFTER_REMOVAL]
+    assert subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 @pytest.mark.parametrize("obstacle", ["a file", "a link", "open to all"])
 def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, obstacle: str) -> None:
     folder, home = tmp_path / "featuregen", tmp_path / "home"
