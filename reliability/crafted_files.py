@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h5py
 import numpy as np
 from PIL import Image
 
 from reliability.crafted_breaks import ESCAPES
 from reliability.crafted_case import ANY, ONLY_REFUSED, Case, Place, Run, case
+from reliability.crafted_models import read_parts
 from reliability.crafted_world import CONFIG, arrays, pictures
 
 Change = Callable[[Place], object]
@@ -125,14 +128,16 @@ def _not_silently_white(place: Place, run: Run) -> str:
     return "pictures of 16 bits were taken without a word" if run.code == 0 and b"16" not in run.err else ""
 
 
-def _not_silently_grey(place: Place, run: Run) -> str:
-    return (
-        "a grey first picture took the colour from all without a word" if run.code == 0 and b"gr" not in run.err else ""
-    )
+def _keeps_colour(place: Place, run: Run) -> str:
+    channels = [h5py.File(path)["images"].shape[1] for path in place.work.glob("o.h5")]
+    for path in place.work.glob("t.safetensors"):
+        channels.append(json.loads(read_parts(path)[0]["__metadata__"]["featuregen"])["image_shape"][0])
+    told = b"grey" in run.err
+    return "a grey first picture took the colour from all without a word" if 1 in channels and not told else ""
 
 
 def _pictures() -> Iterator[Case]:
-    checks = {"16 bits": _not_silently_white, "one of 16 bits": _not_silently_white, "grey first": _not_silently_grey}
+    checks = {"16 bits": _not_silently_white, "one of 16 bits": _not_silently_white, "grey first": _keeps_colour}
     for name, change in _PICTURES.items():
 
         def prepare(place: Place, change: Change = change) -> None:

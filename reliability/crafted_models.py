@@ -48,6 +48,10 @@ def write_parts(path: Path, header: dict[str, Any] | bytes, content: bytes) -> N
     path.write_bytes(struct.pack("<Q", len(text)) + text + content)
 
 
+# A model of the same settings is what `train` was asked for: it is evaluated again, or trained again if damaged.
+_CHANGED = {"train-out": ("m.safetensors",)}
+
+
 def _beside(place: Place) -> None:
     for name in ("tiny.yaml", SOURCE):
         place.give(name)
@@ -106,14 +110,14 @@ def by_hand() -> Iterator[Case]:
             _with_record(place, lambda record: broken(record, tuple(path), break_name))
 
         for command, words in COMMANDS.items():
-            yield case(f"models/record {name}/{command}", words, prepare)
+            yield case(f"models/record {name}/{command}", words, prepare, may_change=_CHANGED.get(command, ()))
     for name, change in _WEIGHTS.items():
 
         def prepare_weights(place: Place, change: Callable[[Any], Any] = change) -> None:
             _with_weights(place, change)
 
         for command, words in COMMANDS.items():
-            yield case(f"models/{name}/{command}", words, prepare_weights)
+            yield case(f"models/{name}/{command}", words, prepare_weights, may_change=_CHANGED.get(command, ()))
     for name, header in _HEADERS.items():
 
         def prepare_header(place: Place, header: bytes = header) -> None:
@@ -148,10 +152,10 @@ def drawn(random: Random, world: Path) -> Case:
     record = _record(world)
     path, name = random.choice(list(places(record))), random.choice(ALL_BREAKS)
     command = random.choice(list(COMMANDS))
-    changes = ("m.safetensors",) if command == "train-out" else ()
     return case(
         f"models/~{dotted(path)}-{name}/{command}", COMMANDS[command],
-        lambda place: _with_record(place, lambda record: broken(record, path, name)), may_change=changes,
+        lambda place: _with_record(place, lambda record: broken(record, path, name)),
+        may_change=_CHANGED.get(command, ()),
     )  # fmt: skip
 
 
