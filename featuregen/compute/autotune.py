@@ -30,6 +30,8 @@ _Stored = dict[str, dict[str, str]]
 _CLEARLY_FASTER = 0.9
 _ROUNDS = 3
 _BATCH = 32
+# What is tried first, and the seconds of such a step from which one round of it says enough.
+_SMALL_BATCH, _LONG_SECONDS = 8, 0.1
 # Room for gradients, the transforms of convolutions, and other processes.
 _SAFETY = 3
 
@@ -80,7 +82,7 @@ def pick_compute_spec(
         seconds = measure(choices, model())
         fastest = min(choices, key=lambda choice: seconds[choice])
         best = fastest if seconds[fastest] < _CLEARLY_FASTER * seconds[best] else best
-        rates = ", ".join(f"{choice.name} {_BATCH / seconds[choice]:.0f}" for choice in choices)
+        rates = ", ".join(f"{choice.name} {1 / seconds[choice]:.0f}" for choice in choices)
         log(f"note: computing in {best.name}, measured as image-steps per second: {rates}")
     if settings.compile:
         best = with_compile(best, model())
@@ -132,17 +134,22 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def measure(choices: list[ComputeSpec], model: Classifier) -> dict[ComputeSpec, float]:
-    """Seconds for one step on a batch: forward, and the gradient of the pixels."""
+    """Seconds per image of one step: forward, and the gradient of the pixels."""
     device = choices[0].device
     x = torch.rand((_BATCH, *model.image_shape), generator=torch.Generator().manual_seed(0)).to(device)
-    steps = {choice: _step(folded_copy(model.to(device), choice), x) for choice in choices}
-    for step in steps.values():
-        step()
-    spent: dict[ComputeSpec, list[float]] = {choice: [] for choice in choices}
-    for _ in range(_ROUNDS):
-        for choice, step in steps.items():
-            spent[choice].append(seconds_for(step, device))
-    return {choice: min(times) for choice, times in spent.items()}
+    nets = {choice: folded_copy(model.to(device), choice) for choice in choices}
+
+    def seconds(images: int) -> dict[ComputeSpec, float]:
+        return {choice: seconds_for(_step(net, x[:images]), device) / images for choice, net in nets.items()}
+
+    # The first time loads libraries and plans, too.
+    seconds(_SMALL_BATCH)
+    few = seconds(_SMALL_BATCH)
+    if device.type == "cpu" and _SMALL_BATCH * max(few.values()) > _LONG_SECONDS:
+        return few
+    seconds(_BATCH)
+    rounds = [seconds(_BATCH) for _ in range(_ROUNDS)]
+    return {choice: min(each[choice] for each in rounds) for choice in choices}
 
 
 def fitting_batch(net: Classifier, wanted: int, sharing: int = 1) -> int:

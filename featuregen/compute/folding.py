@@ -98,20 +98,25 @@ def _foldable(net: Classifier) -> list[tuple[str, str]]:
                 if tensor is not None:
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     probe = torch.rand((2, *net.image_shape), generator=generator).to(net.mean.device)
-    expected, pairs = trial.features(probe), list[tuple[str, str]]()
+    expected = trial.features(probe)
     # Weights that are too large to compute with show no difference.
     if not bool(expected.isfinite().all()):
-        return pairs
-    for conv_name, norm_name in _pairs(trial, probe):
-        conv, norm = trial.get_submodule(conv_name), trial.get_submodule(norm_name)
-        _merge(trial, conv_name, norm_name)
-        # A convolution whose output has another use, as at the head of a pre-activation block, stays as it was.
+        return []
+    pairs = _pairs(trial, probe)
+
+    def merged_agree(chosen: list[tuple[str, str]]) -> bool:
+        layers = [(name, trial.get_submodule(name)) for pair in chosen for name in pair]
+        for conv_name, norm_name in chosen:
+            _merge(trial, conv_name, norm_name)
         if torch.allclose(trial.features(probe), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-            pairs.append((conv_name, norm_name))
-        else:
-            trial.set_submodule(conv_name, conv)
-            trial.set_submodule(norm_name, norm)
-    return pairs
+            return True
+        for name, layer in layers:
+            trial.set_submodule(name, layer)
+        return False
+
+    # A convolution whose output has another use, as at the head of a pre-activation block, stays as it was. Most
+    # networks have none, and then one try is enough.
+    return pairs if merged_agree(pairs) else [pair for pair in pairs if merged_agree([pair])]
 
 
 def _layers(net: nn.Module, conv_name: str, norm_name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d]:

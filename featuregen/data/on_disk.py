@@ -30,7 +30,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 # Modes of Pillow's: grey, and with colours. Any other has more than 8 bits a channel, or other colours than RGB.
 _GREY, _COLOURED = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA")
 # Limits on what a small file may claim: pixels of one image, bytes of the labels as int64.
-_MAX_PIXELS = 1 << 24
+_MAX_PIXELS = 1 << 22
 _MAX_LABEL_BYTES = 1 << 25
 # How many bytes deflate unpacks from one, at best.
 _DEFLATE_RATIO = 1032
@@ -88,7 +88,8 @@ def _open_image(path: Path) -> Image.Image:
         raise UserError(f"{path} is no readable image ({one_line(error)}); get it again, or remove it.") from None
     if math.prod(image.size) > _MAX_PIXELS:
         raise UserError(
-            f"{path} claims {_size_text(image.size)} pixels, more than a base set may have; make it smaller."
+            f"{path} claims {_size_text(image.size)} pixels, more than a base set's images may have ({_MAX_PIXELS:,}); "
+            "make it smaller."
         )
     if problem:
         raise UserError(f"{path} {problem}; a base set has still images of 8 bits, grey or RGB: convert it.")

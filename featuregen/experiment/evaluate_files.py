@@ -99,7 +99,7 @@ def _evaluate_model(path: Path, experiment: Experiment) -> dict[str, Any]:
     trained = experiment.load_model(path)
     run = {
         "seed": trained.record.get("settings", {}).get("seed"),
-        "train_accuracy": trained.record.get("train_accuracy"),
+        "train_accuracy": _train_accuracy(trained),
         **experiment.evaluate(trained.model).to_dict(),
     }
     return {
@@ -131,7 +131,11 @@ def run_record(trained: TrainedModel) -> dict[str, Any]:
     return {
         "seed": record["settings"].get("seed"),
         **{name: record["accuracy"][name] for name in ("clean", "l2", "linf")},
-        # What somebody else's file says of its training cannot be measured again.
-        "train_accuracy": None if trained.found else record["train_accuracy"],
+        "train_accuracy": _train_accuracy(trained),
         "seconds": sum(record["seconds"].values()),
     }
+
+
+def _train_accuracy(trained: TrainedModel) -> float | None:
+    """What somebody else's file says of its training cannot be measured again."""
+    return None if trained.found else trained.record.get("train_accuracy")

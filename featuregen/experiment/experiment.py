@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from featuregen.data.sources import load_images
 from featuregen.errors import UserError
 from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
-from featuregen.experiment.model_cache import LabelledImages, ModelCache
+from featuregen.experiment.model_cache import LabelledImages, ModelCache, is_found
 from featuregen.interop.load import load_model
 from featuregen.models.classifier import Classifier, check_logits
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
@@ -28,6 +29,7 @@ from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
 from featuregen.runtime.paths import check_output_folder, check_utf8
 from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import DatasetInfo
+from featuregen.storage.schema import Array, CorruptFile
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, make_plan
 from featuregen.synthesis.kinds import find_kind
@@ -205,7 +207,7 @@ class Experiment:
         self.check_fits(model, str(path))
         check_logits(model, str(path))
         digest = "" if is_checkpoint(path) else read_model_record(path)["weights_sha256"]
-        return TrainedModel(model, model.record, Path(path), digest)
+        return TrainedModel(model, model.record, Path(path), digest, is_found(digest, model.record))
 
     @cached_property
     def models(self) -> ModelCache:
@@ -290,6 +292,17 @@ class Experiment:
             )
         if info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
             raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
+
+    def check_base_rows(self, path: Path, columns: Mapping[str, Array]) -> None:
+        """Refuse a dataset whose columns name rows that the training images do not have."""
+        rows = len(self.base.train)
+        for name, values in columns.items():
+            if (beyond := values >= rows).any():
+                row = int(beyond.argmax())
+                raise CorruptFile(
+                    f"{path}: column '{name}' is damaged: row {row} holds {values[row]}, and {self.base.name} has "
+                    f"{rows} training images."
+                )
 
     def _check_rows(self, name: str, rows: int, available: int, which: str) -> None:
         if rows > available:

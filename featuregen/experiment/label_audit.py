@@ -112,7 +112,9 @@ def _judges(experiment: Experiment) -> dict[str, TrainedModel]:
 
 def _stored(experiment: Experiment, folder: Path, kind: str) -> tuple[LabelledImages, torch.Tensor]:
     path = dataset_path(folder, experiment.base.name, kind)
-    index = read_columns(path, ["index"])["index"]
+    columns = read_columns(path, ["index"])
+    experiment.check_base_rows(path, columns)
+    index = columns["index"]
     return experiment.training_images(FeatureDataset(path)), torch.from_numpy(index).to(experiment.device)
 
 

@@ -197,7 +197,6 @@ class ModelCache:
         # The number of models and the headline radius change no model's accuracy.
         settings = {name: value for name, value in settings.items() if name not in ("seeds", "headline")}
         digest, accuracy = read_model_record(path)["weights_sha256"], record.get("accuracy")
-        found = not is_remembered("training", [digest, record.get("train_accuracy")])
         measured = self._is_measured(accuracy, settings)
         believed = measured and is_remembered("accuracy", [digest, accuracy])
         if measured and not believed:
@@ -208,7 +207,7 @@ class ModelCache:
             record["seconds"]["evaluation"] = time.perf_counter() - started
             remember("accuracy", [digest, record["accuracy"]])
             save_model(model, path, record)
-        return TrainedModel(model, record, path, digest, found)
+        return TrainedModel(model, record, path, digest, is_found(digest, record))
 
     def _is_measured(self, accuracy: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
         if not accuracy or accuracy.get("settings") != settings:
@@ -237,6 +236,11 @@ class ModelCache:
     def _path(self, settings: dict[str, Any]) -> Path:
         key = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
         return self.folder / f"{self._config.model.architecture}-{key}.safetensors"
+
+
+def is_found(digest: str, record: Mapping[str, Any]) -> bool:
+    """Whether the weights of this digest were not trained on this machine to what the record says."""
+    return not is_remembered("training", [digest, record.get("train_accuracy")])
 
 
 def _was_trained_with(path: Path, settings: Mapping[str, Any]) -> bool:

@@ -36,18 +36,18 @@ def draw_preview(experiment: Experiment, data: FeatureDataset, picture: Path, fo
     info = data.info
     check_can_be_drawn(info.image_shape, data.path)
     experiment.check_made_from_base(info)
-    plan = _recorded_plan(data)
+    plan = _recorded_plan(experiment, data)
     with_base = np.flatnonzero(plan.index >= 0)
     # Rows of an imported file need not know their base image, nor how their noise was drawn.
     rows = with_base[_one_per_class(plan.source_labels[with_base])] if len(with_base) else _one_per_class(plan.labels)
     base = start = np.empty((0, *info.image_shape), dtype=np.float32)
     if len(with_base):
         base = _base_images(experiment, plan.index[rows])
-    if "synthesis" in info.recipe:
-        noise, seed = info.recipe["synthesis"]["noise"], info.recipe["seed"]
-        start = start_images(experiment.base.train, plan, rows, noise, seed).numpy()
-    elif (plan.start_index[rows] >= 0).all():
-        start = _base_images(experiment, plan.start_index[rows])
+    noise, starts = info.recipe.get("synthesis", {}).get("noise"), plan.start_index[rows]
+    if (starts >= 0).all():
+        start = _base_images(experiment, starts)
+    elif noise is not None and len(with_base) and (starts < 0).all():
+        start = start_images(experiment.base.train, plan, rows, noise, info.recipe["seed"]).numpy()
     images = {"base image": base, "start image": start, "result": data.fetch(rows).numpy()}
     grid = [Row(name if len(shown) else f"{name} unknown", shown) for name, shown in images.items()]
     names = [*info.classes, "?"]
@@ -88,7 +88,7 @@ def write_results(experiment: Experiment, results: dict[str, Any], folder: Path,
 
 def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -> Path:
     datasets = {kind: FeatureDataset(path) for kind, path in files.items()}
-    plans = {kind: _recorded_plan(data) for kind, data in datasets.items()}
+    plans = {kind: _recorded_plan(experiment, data) for kind, data in datasets.items()}
     common = set.intersection(*(set(plan.index.tolist()) for plan in plans.values()))
     index = np.array(sorted(common), dtype=np.int64)
     shown = index[_one_per_class(experiment.base.train.labels[index])]
@@ -101,7 +101,8 @@ def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -
     return draw_grid(picture, grid)
 
 
-def _recorded_plan(data: FeatureDataset) -> RowPlan:
+def _recorded_plan(experiment: Experiment, data: FeatureDataset) -> RowPlan:
+    experiment.check_base_rows(data.path, data.columns("index", "start_index"))
     return RowPlan(**data.columns("index", "source_labels", "labels", "start_index"))
 
 
