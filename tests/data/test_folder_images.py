@@ -84,6 +84,12 @@ def test_transparent_pixels_are_refused_and_opaque_ones_read(tmp_path: Path, mod
         assert "transparent" in refused(path)
 
 
+def test_pictures_larger_than_a_base_set_may_have_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    path = folder(tmp_path / "set", "L", "L")
+    Image.new("L", (2049, 2048)).save(odd(path))
+    assert f"{odd(path)} claims 2049×2048 pixels, more than a base set's images may have (4,194,304)" in refused(path)
+
+
 def test_more_than_8_bits_are_refused_and_not_made_white(tmp_path: Path) -> None:
     path = folder(tmp_path / "set", "L", "L")
     deep = np.random.default_rng(0).integers(0, 2**16, SIZE, dtype=np.uint16)

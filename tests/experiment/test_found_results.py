@@ -66,6 +66,14 @@ def test_forged_accuracies_are_measured_again(received: Path) -> None:
     assert "measured again" not in again.err and again.json()["models"][0]["runs"][0]["train_accuracy"] is None
 
 
+def test_the_training_accuracy_of_a_found_model_is_not_shown(tmp_path: Path) -> None:
+    mine, theirs = model("standard"), Path(shutil.copy(model("standard"), tmp_path / "theirs.safetensors"))
+    changed(theirs, lambda record: record.update(train_accuracy=0.123456))
+    ran = done("evaluate", mine, theirs, "--json")
+    known, claimed = (row["runs"][0]["train_accuracy"] for row in ran.json()["models"])
+    assert known is not None and claimed is None and "0.123456" not in ran.out
+
+
 def test_what_this_machine_made_is_believed_wherever_it_lies(received: Path, tmp_path: Path) -> None:
     shutil.copytree(received / "models", tmp_path / "moved" / "models")
     ran = done("evaluate", received / "det.h5", "--out", tmp_path / "moved", "--json")
