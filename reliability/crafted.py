@@ -147,7 +147,7 @@ def _run_all(
     cases: list[Case], servers: list[Server], world: Path, folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "seed": options.seed, "hardware": hardware(torch.device("cpu"), ()), "classes": {}, "runs": [],
+        "seed": options.seed, "hardware": hardware(torch.device("cpu"), ()), "classes": {}, "review": {}, "runs": [],
     }  # fmt: skip
     if options.out and options.out.exists():
         record["runs"] = json.loads(options.out.read_text(encoding="utf-8"))["runs"]
@@ -176,8 +176,10 @@ def _run_all(
         thread.start()
     for thread in threads:
         thread.join()
-    record["classes"] = summary(record["runs"])
+    record |= {"classes": summary(record["runs"]), "review": crafted_review.violations_by_row(record["runs"])}
     save(options.out, record)
+    rows = [count for count in record["review"].values() if count is not None]
+    print(f"rows of the review: {len(rows)} have run, {sum(map(bool, rows))} with violations")
     for name, counts in record["classes"].items():
         print(f"{name:<14}{counts['runs']:>6,} runs {counts['violations']:>6,} violations  {counts['peak_mib']:>5} MiB")
     return record

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 # The case of the review, as its table names it, and how the names of the cases here begin.
 ROWS: dict[str, tuple[str, ...]] = {
     # The ten worst.
@@ -116,6 +119,16 @@ ROWS: dict[str, tuple[str, ...]] = {
     "models/arithmetic.json deep": ("kept/arithmetic deep/",),
 }  # fmt: skip
 _BEGINNINGS = tuple(beginning for beginnings in ROWS.values() for beginning in beginnings)
+
+
+def violations_by_row(runs: Iterable[Mapping[str, Any]]) -> dict[str, int | None]:
+    """For each row of the review, how many of its runs had violations; None where none of them has run."""
+    found = [(str(run["name"]), bool(run["problems"])) for run in runs]
+    counts: dict[str, int | None] = {}
+    for row, beginnings in ROWS.items():
+        of_row = [bad for name, bad in found if name.startswith(beginnings)]
+        counts[row] = sum(of_row) if of_row else None
+    return counts
 
 
 def is_of_review(name: str) -> bool:

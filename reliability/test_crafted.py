@@ -244,6 +244,13 @@ def test_the_command_samples_tells_and_goes_on(
     assert crafted.main([*words[:2], "--only", "sums/wrong/2"]) == 0 and ran[-1] == "sums/wrong/2"
 
 
+def test_violations_are_counted_by_row_of_the_review() -> None:
+    names = ["kept/seconds empty/reproduce", "kept/seconds empty/make", "kept/seconds deep/make"]
+    runs = [{"name": name, "problems": ["traceback"] if name == names[1] else []} for name in names]
+    rows = crafted_review.violations_by_row(runs)
+    assert (rows["seconds/det.json empty"], rows["seconds/det.json deep"], rows["code runs"]) == (1, 0, None)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
