@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from featuregen.cli.options import (
 )
 from featuregen.config.loader import from_dict
 from featuregen.config.schema import PGD, Model, Norm
+from featuregen.config.serialize import json_document
 from featuregen.errors import UserError
 from featuregen.runtime.console import show, show_json, show_paths
 from featuregen.runtime.paths import check_output_folder
@@ -78,7 +78,7 @@ def transfer(
     check_replaceable(*files, force=force)
     results = run(Experiment(settings, out), networks, attack, out, force)
     check_replaceable(*files, force=force)
-    atomic_write(files[0], json.dumps(results, indent=1))
+    atomic_write(files[0], json_document(results))
     picture = transfer_scatter(results, files[1])
     if json_:
         show_json(results)

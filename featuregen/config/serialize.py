@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -147,3 +148,17 @@ def shown_name(path: str | os.PathLike[str]) -> str:
 def canonical_json(value: Any) -> str:
     """JSON with one spelling per value, for digests and cache keys."""
     return json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def json_document(value: Any) -> str:
+    """Indented JSON for a file; what JSON has no number for, such as nan, is null."""
+    return json.dumps(finite(value), indent=1, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

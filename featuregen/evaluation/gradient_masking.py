@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from featuregen.attacks.api import attack
 from featuregen.compute.optimize import frozen_eval
 from featuregen.config.loader import from_dict
+from featuregen.config.serialize import json_document
 from featuregen.errors import CheckFailed, UserError
 from featuregen.evaluation.attack_run import AttackInputs
 from featuregen.evaluation.masking_checks import (
@@ -178,5 +178,5 @@ def gradient_masking_to_file(
         "seed": seed,
         "software": versions(compute),
     }
-    atomic_write(path, json.dumps(record, indent=1))
+    atomic_write(path, json_document(record))
     return record

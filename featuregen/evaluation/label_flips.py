@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from featuregen.attacks.api import attack as run_attack
 from featuregen.attacks.registry import find_attack
 from featuregen.config.loader import from_dict
 from featuregen.config.schema import Norm
-from featuregen.config.serialize import shown_name, to_dict
+from featuregen.config.serialize import json_document, shown_name, to_dict
 from featuregen.errors import UserError, printable
 from featuregen.evaluation.accuracy import predict
 from featuregen.evaluation.attack_run import AttackInputs
@@ -176,7 +175,7 @@ def label_flips_to_folder(
             "models": _between_models(titles, attacks, measured, seed),
         },
     }
-    atomic_write(folder / "flips.json", json.dumps(record, indent=1))
+    atomic_write(folder / "flips.json", json_document(record))
     atomic_write(folder / "flips.csv", flips_csv(record))
     return record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,6 @@ from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
 from featuregen.runtime.paths import check_output_folder, check_utf8
 from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import DatasetInfo
-from featuregen.storage.schema import Array, CorruptFile
 from featuregen.storage.torch_dataset import FeatureDataset
 from featuregen.synthesis.generate import RowPlan, make_plan
 from featuregen.synthesis.kinds import find_kind
@@ -292,17 +290,6 @@ class Experiment:
             )
         if info.base.get("test_sha256", base.test.sha256) != base.test.sha256:
             raise UserError(f"{info.path} goes with another test set than {base.name} has here; choose it with --data.")
-
-    def check_base_rows(self, path: Path, columns: Mapping[str, Array]) -> None:
-        """Refuse a dataset whose columns name rows that the training images do not have."""
-        rows = len(self.base.train)
-        for name, values in columns.items():
-            if (beyond := values >= rows).any():
-                row = int(beyond.argmax())
-                raise CorruptFile(
-                    f"{path}: column '{name}' is damaged: row {row} holds {values[row]}, and {self.base.name} has "
-                    f"{rows} training images."
-                )
 
     def _check_rows(self, name: str, rows: int, available: int, which: str) -> None:
         if rows > available:

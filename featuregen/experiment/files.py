@@ -1,4 +1,4 @@
-"""Files of earlier runs: the settings they record, and models found by their weights."""
+"""Files of earlier runs: the settings and rows they record, and models found by their weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from featuregen.config.loader import from_dict, with_overrides
 from featuregen.config.schema import Config, Data, check_consistency
+from featuregen.data.base_dataset import BaseDataset
 from featuregen.data.sources import NAMED_SETS
 from featuregen.errors import UserError
 from featuregen.experiment.experiment import Experiment
@@ -18,6 +19,7 @@ from featuregen.models.io import read_model_record
 from featuregen.runtime.atomic import atomic_path
 from featuregen.runtime.torch_files import is_checkpoint
 from featuregen.storage.reader import read_info
+from featuregen.storage.schema import Array, CorruptFile
 
 
 def find_by_weights(weights: str, folders: Iterable[Path]) -> Path | None:
@@ -28,6 +30,18 @@ def find_by_weights(weights: str, folders: Iterable[Path]) -> Path | None:
             if read_model_record(file)["weights_sha256"] == weights:
                 return file
     return None
+
+
+def check_base_rows(path: Path, columns: Mapping[str, Array], base: BaseDataset) -> None:
+    """Refuse a dataset whose columns name rows that the training images do not have."""
+    rows = len(base.train)
+    for name, values in columns.items():
+        if (beyond := values >= rows).any():
+            row = int(beyond.argmax())
+            raise CorruptFile(
+                f"{path}: column '{name}' is damaged: row {row} holds {values[row]}, and {base.name} has {rows} "
+                "training images."
+            )
 
 
 def copy_model(cached: Path, path: Path, force: bool) -> Path:

@@ -24,6 +24,7 @@ from featuregen.errors import UserError
 from featuregen.evaluation.label_audit import audit_labels, nearest_neighbour
 from featuregen.experiment.dataset_job import dataset_path
 from featuregen.experiment.experiment import Experiment
+from featuregen.experiment.files import check_base_rows
 from featuregen.experiment.model_cache import LabelledImages
 from featuregen.models.io import TrainedModel
 from featuregen.runtime.atomic import atomic_write
@@ -113,7 +114,7 @@ def _judges(experiment: Experiment) -> dict[str, TrainedModel]:
 def _stored(experiment: Experiment, folder: Path, kind: str) -> tuple[LabelledImages, torch.Tensor]:
     path = dataset_path(folder, experiment.base.name, kind)
     columns = read_columns(path, ["index"])
-    experiment.check_base_rows(path, columns)
+    check_base_rows(path, columns, experiment.base)
     index = columns["index"]
     return experiment.training_images(FeatureDataset(path)), torch.from_numpy(index).to(experiment.device)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featuregen.config.serialize import shown_name
+from featuregen.config.serialize import json_document, shown_name
 from featuregen.experiment.experiment import Experiment
+from featuregen.experiment.files import check_base_rows
 from featuregen.experiment.stages import TITLES
 from featuregen.report.html import write_report
 from featuregen.report.image_grid import Row, check_can_be_drawn, draw_grid
@@ -64,7 +64,7 @@ def check_results_free(folder: Path, force: bool = False) -> None:
 def write_results(experiment: Experiment, results: dict[str, Any], folder: Path, force: bool = False) -> Path:
     """results.json, table.md, the pictures, and report.html, which carries them all."""
     check_results_free(folder, force)
-    text = json.dumps(results, indent=1)
+    text = json_document(results)
     atomic_write(folder / "results.json", text)
     remember("results", hashlib.sha256(text.encode()).hexdigest())
     atomic_write(folder / "table.md", f"{MARKDOWN}\n{results_markdown(results)}")
@@ -102,7 +102,7 @@ def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -
 
 
 def _recorded_plan(experiment: Experiment, data: FeatureDataset) -> RowPlan:
-    experiment.check_base_rows(data.path, data.columns("index", "start_index"))
+    check_base_rows(data.path, data.columns("index", "start_index"), experiment.base)
     return RowPlan(**data.columns("index", "source_labels", "labels", "start_index"))
 
 

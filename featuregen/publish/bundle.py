@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featuregen.config.serialize import json_document
 from featuregen.errors import UserError
 from featuregen.interop.export import replaced_folder
 from featuregen.publish.card import write_card
@@ -76,7 +76,7 @@ def write_folder(bundle: Bundle, out: Path, force: bool = False) -> Path:
         if bundle.preview:
             bundle.preview(folder / contents.preview)
         if bundle.results:
-            text = json.dumps(bundle.results, indent=1)
+            text = json_document(bundle.results)
             (folder / contents.results).write_text(text, encoding="utf-8")
             # Whoever shares them here has chosen to show them.
             remember("results", hashlib.sha256(text.encode()).hexdigest())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import sys
 import traceback
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, TypeVar
 
+from featuregen.config.serialize import finite
 from featuregen.errors import printable
 
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ def show_paths(paths: Iterable[object], *, beside_results: bool = False) -> None
 
 def show_json(value: Any) -> None:
     """JSON on standard output, in ASCII and of any length; what JSON has no number for, such as nan, is null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, ensure_ascii=True, allow_nan=False)
     # The one control character that JSON leaves as it is.
     _write_line(text.replace("\x7f", "\\u007f"), sys.stdout)
 
@@ -147,12 +147,3 @@ def _write_beside_bars(line: str) -> None:
         bars.write(line)
     else:
         _write_line(line, sys.stderr)
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that are not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
