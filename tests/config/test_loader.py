@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from featuregen.config.kinds import KINDS
 from featuregen.config.loader import config_names, did_you_mean, from_dict, load_config, with_overrides
 from featuregen.config.schema import PGD, Config, Data, Synthesis, Training
-from featuregen.config.serialize import canonical_json, to_dict
+from featuregen.config.serialize import canonical_json, json_document, to_dict
 from featuregen.errors import UserError
 
 ROBUST = "sources: {robust: {attack: {eps: 0.5}}}\n"
@@ -275,6 +276,11 @@ def test_round_trip_of_parts(settings: Any) -> None:
 def test_recorded_settings_are_checked_when_read() -> None:
     with pytest.raises(UserError, match=r"a\.h5: eps is -1; it must be at least 0\."):
         from_dict(PGD, {"eps": -1}, "a.h5")
+
+
+def test_json_documents_hold_no_number_that_json_has_not() -> None:
+    text = json_document({"a": math.nan, "b": [math.inf, 1.5, (2, "x")], "c": None})
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [None, 1.5, [2, "x"]], "c": None}
 
 
 def test_canonical_json_has_one_spelling(tmp_path: Path, full: Config) -> None:
