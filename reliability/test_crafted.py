@@ -69,6 +69,7 @@ def by_name() -> dict[str, Case]:
     return {case.name: case for case in crafted.cases_by_hand({})}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_crafted_input_does_no_harm(
     name: str, server: Server, world: Path, by_name: dict[str, Case], tmp_path: Path

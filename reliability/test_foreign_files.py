@@ -38,6 +38,10 @@ COMMANDS = {
     "export npz": ("export det.h5 --format npz", ["det.npz"]),
     "import": ("import released --kind det --config tiny.yaml --data digits --within 1.1 --out it.h5", ["it.h5"]),
 }
+# Those that take seconds each, or write as another command does.
+_SLOW = ("make-dataset", "attack", "attack --sanity", "transfer", "remake", "export madry", "export npz", "import")
+_KINDS = ("hard link", "pipe")
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in COMMANDS]
 # What earlier versions, or this one, write beside an output.
 BESIDE = ("{}.partial", "{}.finishing", "{}.old", "{}.lock", ".{}.featuregen-partial", ".{}.featuregen-lock")
 
@@ -77,8 +81,9 @@ def run_tidily(name: str) -> Ran:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((name, "link") for name in COMMANDS),
-        *((name, kind) for name in ("make-dataset --out", "preview", "share") for kind in ("hard link", "pipe")),
+        *(pytest.param(*each.values, "link", marks=each.marks) for each in EACH),
+        *(("make-dataset --out", kind) for kind in _KINDS),
+        *(pytest.param(name, kind, marks=pytest.mark.slow) for name in ("preview", "share") for kind in _KINDS),
     ],
 )
 def test_nothing_is_written_through_the_links_of_a_received_folder(
@@ -106,7 +111,13 @@ def test_nothing_is_written_through_the_links_of_a_received_folder(
 
 
 @pytest.mark.parametrize("place", ["datasets_out", "datasets_out/models", "datasets_out/flips", "models", "it-folder"])
-@pytest.mark.parametrize("name", ["make-dataset", "flips", "transfer", "train", "remake"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("make-dataset", "flips", "transfer", "remake")),
+    ],
+)
 def test_folders_that_are_links_are_not_followed(tmp_path: Path, room: Path, name: str, place: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -136,7 +147,7 @@ def own_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [own_file, own_folder])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_persons_own_files_beside_an_output_survive(room: Path, name: str, make: Callable[[Path], None]) -> None:
     """What is called as featuregen's unfinished dataset is only ever renamed."""
     prepare(name)
@@ -155,7 +166,7 @@ def test_a_persons_own_files_beside_an_output_survive(room: Path, name: str, mak
     assert before
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", EACH)
 def test_commands_are_done_beside_a_persons_own_files(room: Path, name: str) -> None:
     """Of the names in use elsewhere, none stops a command."""
     prepare(name)
@@ -167,7 +178,7 @@ def test_commands_are_done_beside_a_persons_own_files(room: Path, name: str) -> 
     assert run_tidily(name).code in (0, 1)
 
 
-BY_COMMAND = {
+BY_COMMAND: dict[str, list[str]] = {
     "make-dataset --out": ["it.png"],
     "attack": ["it.png"],
     "attack --sanity": ["it.json", "it.png"],
@@ -177,7 +188,14 @@ BY_COMMAND = {
 }
 
 
-@pytest.mark.parametrize(("name", "output"), [(name, each) for name, outputs in BY_COMMAND.items() for each in outputs])
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        pytest.param(name, output, marks=pytest.mark.slow if name in _SLOW else ())
+        for name, outputs in BY_COMMAND.items()
+        for output in outputs
+    ],
+)
 def test_a_persons_own_picture_or_table_needs_force(room: Path, name: str, output: str) -> None:
     path, words = Path(output), COMMANDS[name][0].split()
     path.parent.mkdir(parents=True, exist_ok=True)
