@@ -6,7 +6,6 @@ never rewritten, and a full disk is an ordinary error (HDF5 aborts the process w
 
 from __future__ import annotations
 
-import itertools
 import os
 import struct
 import zlib
@@ -23,6 +22,7 @@ from featuregen.config.serialize import canonical_json
 from featuregen.errors import UserError
 from featuregen.runtime.atomic import is_at, lock, unlock
 from featuregen.runtime.console import log
+from featuregen.runtime.kept_files import set_aside
 from featuregen.runtime.paths import is_file, open_file, read_start
 from featuregen.storage.schema import COLUMNS, SOURCE, Array, Header, column_dtype, column_shape, difference
 
@@ -125,11 +125,7 @@ class Journal:
 
     def _set_aside(self) -> None:
         """Keep a file that is damaged, or not featuregen's, under another name."""
-        name = f"{self.path.name}.damaged"
-        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        free = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
-        os.rename(self.path, free)
-        log(f"note: {self.path} is damaged, or not featuregen's; it is now called {free.name}, and row 0 is next")
+        set_aside(self.path, RecordError(f"{self.path} is damaged, or not featuregen's."))
         self.close()
         self._batches, self.rows = [], 0
         self._open()

@@ -199,8 +199,8 @@ def test_what_is_no_journal_is_set_aside(tmp_path: Path, capsys: pytest.CaptureF
     journal_path(path).write_bytes(left)
     (tmp_path / "a.h5.partial.damaged").write_text("an earlier one")
     assert write(path) == write(tmp_path / "whole.h5")
-    assert "it is now called a.h5.partial.damaged-2" in capsys.readouterr().err
-    assert (tmp_path / "a.h5.partial.damaged-2").read_bytes() == left
+    assert "it is set aside as a.h5.partial.2.damaged, and made again" in capsys.readouterr().err
+    assert (tmp_path / "a.h5.partial.2.damaged").read_bytes() == left
     assert (tmp_path / "a.h5.partial.damaged").read_text() == "an earlier one"
 
 
