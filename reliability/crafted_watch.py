@@ -19,6 +19,7 @@ LONGEST_LINE = 300
 PEAK = 1 << 30
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 _SENTENCE = re.compile(r"(error|failed): \S")
+_SET_ASIDE = re.compile(r"(\.\d+)?\.damaged(?=/|$)")
 _PAGES = (".md", ".html", ".csv", ".svg")
 Traces = dict[str, tuple[object, ...]]
 
@@ -44,10 +45,16 @@ def _trace_of(path: bytes) -> tuple[object, ...]:
 
 
 def changes(before: Traces, after: Traces, allowed: Iterable[str] = (), new: bool = False) -> list[str]:
-    """What became of the files that were there; with `new`, which others there are, too."""
+    """What became of the files that were there; with `new`, which others there are, too.
+
+    A file that is set aside, whole and under a name that tells so, has not become anything.
+    """
     patterns = list(allowed)
+    aside = {(_SET_ASIDE.sub("", name), seen) for name, seen in after.items() if name not in before}
     found = []
     for name in sorted({*before, *(after if new else ())}):
+        if name not in after and (name, before[name]) in aside:
+            continue
         if before.get(name) != after.get(name) and not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
             what = "gone" if name not in after else "new" if name not in before else "changed"
             found.append(f"{name[:60]!r} is {what}")
@@ -59,7 +66,7 @@ def said_wrong(step: Step, run: Run) -> list[str]:
     problems = []
     json_wanted = "--json" in step.words
     for stream, content in (("stdout", run.out), ("stderr", run.err)):
-        text = content.decode("utf-8", "surrogateescape")
+        text = content.decode(step.environment.get("PYTHONIOENCODING", "utf-8"), "surrogateescape")
         if odd := forbidden(text):
             problems.append(f"{odd} on {stream}")
         longest = max(map(len, text.split("\n")))

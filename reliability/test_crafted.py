@@ -105,13 +105,17 @@ def main(words):
         "outside": lambda: Path("../o/new").write_text("x"),
         "own": lambda: Path("mine").write_text("x"),
         "own gone": lambda: Path("mine").unlink(),
+        "own aside": lambda: Path("mine").rename("mine.2.damaged") and 0,
+        "own aside in part": lambda: Path("mine.damaged").write_text("min") and Path("mine").unlink(),
         "page": lambda: Path("a.md").write_text("\\x1b"),
         "left": lambda: subprocess.Popen(["sleep", "1000"], start_new_session=True) and 0,
         "new": lambda: Path("new").write_text("x") and 0,
     }[words[0]]() if words[0] != "fine" else 0
 """
 NOTICED = {
-    "fine": "", "sentence": "", "new": "", "traceback": "traceback", "escapes": "control characters on stdout",
+    "fine": "", "sentence": "", "new": "", "own aside": "",
+    "own aside in part": "a file of the person, 'mine' is gone",
+    "traceback": "traceback", "escapes": "control characters on stdout",
     "bidi": "bidirectional", "no utf-8": "no UTF-8", "long": "a line of 301", "silent": "0 sentences",
     "two sentences": "2 sentences", "code": "exit code 7", "crash": "exit code -11", "memory": "MiB at its peak",
     "too much": "traceback", "link": "outside the folder, 'precious.txt' is changed",
