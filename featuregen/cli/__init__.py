@@ -34,6 +34,7 @@ from featuregen.cli.share import share
 from featuregen.cli.train import train
 from featuregen.cli.transfer import transfer
 from featuregen.cli.verify import verify
+from featuregen.errors import UserError
 from featuregen.runtime.console import close_standard_streams, log_error, log_traceback, open_standard_streams
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
     _shorten_spin_wait()
     install_signal_handlers()
     try:
-        code = run_with_exit_code(lambda: app(words))
+        code = run_with_exit_code(lambda: _run(words))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     except Exception as error:
@@ -91,6 +92,16 @@ def main(words: Sequence[str] | None = None) -> int:
         log_error(f"error: Cannot write standard output: {lost.strerror}.")
         code = 2
     return code
+
+
+def _run(words: Sequence[str] | None) -> None:
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    # Libraries that scikit-learn imports read it, and one of them raises.
+    if not all(part.strip().isdecimal() and int(part) for part in threads.split(",")):
+        raise UserError(
+            f"OMP_NUM_THREADS is '{threads[:50]}' in the environment; set a number of threads, or unset it."
+        )
+    app(words)
 
 
 def _shorten_spin_wait() -> None:

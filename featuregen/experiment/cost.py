@@ -22,7 +22,8 @@ from featuregen.data.base_dataset import DatasetSize
 from featuregen.data.sources import size_of
 from featuregen.evaluation.accuracy import predict
 from featuregen.experiment.stages import WorkCount, stages, work_by_title
-from featuregen.models.classifier import count_parameters
+from featuregen.interop.load import load_model
+from featuregen.models.classifier import check_images, count_parameters
 from featuregen.runtime.device import ComputeSpec, configure_process, free_memory
 from featuregen.synthesis.generate import class_loss
 from featuregen.training.loop import can_group, train_many
@@ -103,6 +104,8 @@ def estimate_cost(config: Config, out: Path) -> CostEstimate:
     """Measure for a few seconds; write nothing and download nothing."""
     configure_process(config.runtime.threads)
     size = size_of(config.data)
+    for path in filter(None, (config.sources.standard_from, config.sources.robust_from)):
+        check_images(load_model(Path(path)), path, size.name, size.image_shape, size.classes)
     return cost_of(config, size, load_or_autotune(config, size.image_shape, size.classes, out / "models", keep=False))
 
 

@@ -21,7 +21,7 @@ from featuregen.evaluation.accuracy import evaluate
 from featuregen.experiment.dataset_job import DatasetJob, Shard, dataset_path, shard_job
 from featuregen.experiment.model_cache import LabelledImages, ModelCache, is_found
 from featuregen.interop.load import load_model
-from featuregen.models.classifier import Classifier, check_logits
+from featuregen.models.classifier import Classifier, check_images, check_logits
 from featuregen.models.io import Accuracy, TrainedModel, read_model_record
 from featuregen.runtime.device import ComputeSpec, configure_process, resolve_device
 from featuregen.runtime.distributed import SINGLE_PROCESS, DistInfo
@@ -267,12 +267,7 @@ class Experiment:
 
     def check_fits(self, model: Classifier, name: str) -> None:
         """Refuse a model of other images than the base dataset's."""
-        expected = (self.base.image_shape, len(self.base.classes))
-        if (model.image_shape, model.classes) != expected:
-            raise UserError(
-                f"{name} takes images of shape {model.image_shape} in {model.classes} classes, but {self.base.name} "
-                f"has {expected[0]} in {expected[1]}; choose the image set it was trained on with --data."
-            )
+        check_images(model, name, self.base.name, self.base.image_shape, len(self.base.classes))
 
     def check_made_from_base(self, info: DatasetInfo) -> None:
         """Refuse a dataset of other images: models trained on it are tested on this base dataset's test images."""

@@ -120,6 +120,15 @@ class Classifier(nn.Module):
         return self.logits(x)
 
 
+def check_images(model: Classifier, name: str, image_set: str, image_shape: tuple[int, int, int], classes: int) -> None:
+    """Refuse a model of other images than those of an image set."""
+    if (model.image_shape, model.classes) != (image_shape, classes):
+        raise UserError(
+            f"{name} takes images of shape {model.image_shape} in {model.classes} classes, but {image_set} has "
+            f"{image_shape} in {classes}; choose the image set it was trained on with --data."
+        )
+
+
 @torch.no_grad()
 def check_logits(model: Classifier, name: str) -> None:
     """Raise CheckFailed for weights that are finite and too large to compute with; the message begins with the name."""

@@ -50,6 +50,12 @@ def test_what_is_written_is_not_what_was_printed(tmp_path: Path) -> None:
     assert ran.returncode == 0 and (tmp_path / "det.npz").read_bytes().startswith(b"PK")
 
 
+@pytest.mark.parametrize("threads", ["abc", "0", "2,x", ""])
+def test_a_number_of_threads_that_is_none(threads: str, tmp_path: Path) -> None:
+    ran = shell("$FEATUREGEN attacks", tmp_path, OMP_NUM_THREADS=threads)
+    assert ran.returncode == 2 and f"error: OMP_NUM_THREADS is '{threads}'" in ran.stderr and without_traceback(ran)
+
+
 def test_a_reader_that_has_gone(tmp_path: Path) -> None:
     ran = shell(f"$FEATUREGEN info {model('standard')} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
     assert ran.returncode in (0, 1) and without_traceback(ran), ran.stderr

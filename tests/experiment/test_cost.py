@@ -17,9 +17,11 @@ from featuregen.experiment.cost import Throughput
 from featuregen.experiment.experiment import Experiment
 from featuregen.experiment.reproduce import reproduce
 from featuregen.experiment.stages import WorkCount, stages, work_by_title
+from featuregen.models.io import save_model
+from featuregen.models.registry import build_model
 from featuregen.report.cost import cost_table
 from featuregen.training.loop import train_many
-from tests.helpers.cli_runs import done, refused, tiny
+from tests.helpers.cli_runs import done, model, refused, tiny
 
 SMALL = (
     "evaluation.seeds=2", "evaluation.rows=30", "runtime.jobs=1", "sources.seeds=1", "honesty.eps=[0.5]",
@@ -112,6 +114,16 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path: Path) -> None:
             stage["seconds"] == pytest.approx(Throughput(*plan["rates"].values()).seconds(work))
             and stage["stage"] in told
         )
+
+
+def test_a_dry_run_reads_the_source_models_that_are_named(tmp_path: Path) -> None:
+    words = ("reproduce", "--config", tiny(), "--out", tmp_path / "out", "--dry-run")
+    done(*words, "--standard-from", model("standard"))
+    (tmp_path / "m.safetensors").write_bytes(model("standard").read_bytes()[:-100])
+    assert "m.safetensors" in refused(*words, "--standard-from", tmp_path / "m.safetensors")
+    save_model(build_model("convnet", (3, 8, 8), classes=10, width=2), tmp_path / "rgb.safetensors")
+    told = refused(*words, "--robust-from", tmp_path / "rgb.safetensors")
+    assert "takes images of shape (3, 8, 8)" in told and "but digits has (1, 8, 8)" in told
 
 
 def test_more_work_takes_longer_and_larger_batches_more_memory(tmp_path: Path) -> None:
