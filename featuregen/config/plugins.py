@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def load_plugin(path: Path) -> None:
 
     Only a file that the user names may be loaded, never one that a dataset, a model or a config names.
     """
-    file = path.resolve()
+    file = Path(os.path.realpath(path))
     if file in _loaded:
         return
     if not file.is_file() or file.suffix != ".py":

@@ -44,6 +44,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
     info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {name} is packed in a way that numpy never uses; write it with numpy.savez.")
     with archive.open(info) as stream:
         shape, dtype = _npy_header(stream)
         start = stream.tell()

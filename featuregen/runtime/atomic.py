@@ -93,7 +93,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     with os_errors_as_user_errors(target):
         check_output_folder(target)
         # A name for the temporary folder is made from that of the target.
-        target = target if target.name not in ("", "..") else target.resolve()
+        target = target if target.name not in ("", "..") else Path(os.path.realpath(target))
         work = partial_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked_file(lock_path(target), 0.0, target, empty=True):

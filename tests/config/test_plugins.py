@@ -58,6 +58,12 @@ def test_a_file_that_fails_is_a_sentence(tmp_path: Path, text: str, message: str
     assert loaded_plugins() == ()
 
 
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    with pytest.raises(UserError, match=r"loop\.py is no Python file"):
+        load_plugin(tmp_path / "loop.py")
+
+
 @pytest.mark.parametrize("name", ["nowhere.py", "", "letter.txt"])
 def test_what_is_no_python_file_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, "x = 1", "letter.txt")

@@ -123,6 +123,17 @@ def test_a_member_that_declares_more_than_deflate_can_pack_is_refused(tmp_path: 
         load(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_are_packed_as_numpy_packs_them(tmp_path: Path, method: int) -> None:
+    """Other packings can ask for gigabytes, and their errors are of other types."""
+    arrays = make_arrays()
+    path = save(tmp_path / "odd.npz", {k: v for k, v in arrays.items() if k != "x_train"})
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("x_train.npy", npy_header((12, 4, 5, 3)) + arrays["x_train"].tobytes())
+    with pytest.raises(UserError, match=r"odd\.npz: x_train is packed in a way that numpy never uses"):
+        load(path)
+
+
 def test_version_2_headers_are_read(tmp_path: Path) -> None:
     arrays = make_arrays()
     path = save(tmp_path / "v2.npz", {k: v for k, v in arrays.items() if k != "x_train"})
