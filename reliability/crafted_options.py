@@ -210,7 +210,8 @@ ODD_PATHS: dict[str, tuple[str, Callable[[Place], object] | None]] = {
 PATH_USES: dict[str, tuple[str, ...]] = {
     "info": ("info", "P"), "verify": ("verify", "P"), "remake": ("remake", "P"),
     "share": ("share", "P", "--without-source"), "evaluate": ("evaluate", "P"),
-    "preview": ("preview", "P"), "export": ("export", "P", "--format", "npz"), "diff": ("diff", "P", "good.h5"),
+    "preview": ("preview", "P"), "export": ("export", "P", "--format", "npz"),
+    "export a model": ("export", "P", "--format", "robustness"), "diff": ("diff", "P", "good.h5"),
     "diff second": ("diff", "good.h5", "P"), "attack": ("attack", "P", *ATTACK),
     "flips": ("flips", "P", "--eps", "0.1"), "import": ("import", "P", "--kind", "det"),
     "merge": ("merge", "P", "shard-2.h5", "--out", "m.h5"),
@@ -268,5 +269,7 @@ def _path_cases() -> Iterator[Case]:
 
             given = tuple(path if word == "P" else word for word in words)
             codes = ANY if any(word in use for word in _LENIENT) else ONLY_REFUSED
+            # An empty word is a script's variable that was never set.
+            codes = ONLY_REFUSED if name == "nothing" else codes
             codes = ANY if name in ("dotted", "an option", "no permission", "slash", "glob") else codes
             yield case(f"paths/{use} {name}", given, prepare, codes)

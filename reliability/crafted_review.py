@@ -80,11 +80,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     },
     **{f"{use} esc": (f"paths/{use} esc", f"paths/{use} long esc") for use in ("make-dataset --data", "train --data",
             "verify --data", "evaluate --data", "share --data")},
-    "evaluate fifo": ("paths/evaluate fifo",), "export ''": ("paths/export nothing",),
+    "evaluate fifo": ("paths/evaluate fifo",), "export ''": ("paths/export nothing", "paths/export a model nothing"),
     "--config ''": ("paths/reproduce --config nothing", "paths/train --config nothing"),
     "--results fifo": ("paths/share --results fifo",),
     # Shared folders.
-    "remake of tampered": ("shared/tampered, digests agree/remake of tampered",),
+    "remake of tampered": ("shared/tampered, digest left/remake",),
     "BSD style wrong sum": ("sums/BSD style wrong sum",),
     "SHA256SUMS is a FIFO": ("sums/SHA256SUMS is a FIFO",),
     "results.json: huge int": ("shared/results.json: clean huge-int",),
