@@ -74,7 +74,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes that multiprocessing has spawned below one: not its tracker of resources, and no helper of another kind."""
+    """Processes that multiprocessing has spawned below one, and no helpers of other kinds."""
     found = []
     for child in _descendants(pid):
         with contextlib.suppress(OSError):

@@ -46,10 +46,9 @@ ROWS: dict[str, tuple[str, ...]] = {
         name: (f"checkpoints/{name}, ",)
         for name in (
             "laughs-set", "prod-of-bigints", "prod-of-tensors", "old-keys", "laughs-tuple-dictkey",
-            "laughs-tuple-model-key",
+            "laughs-tuple-model-key", "set-add-of-tensors",
         )
     },
-    "set-add-of-tensors": ("checkpoints/laughs-set-of-tuples",),
     "laughs-storage-key-20": ("checkpoints/key-of-laughs",),
     # YAML, options, paths.
     "yaml binary": ("yaml/binary/",),
