@@ -39,8 +39,10 @@ ROWS: dict[str, tuple[str, ...]] = {
             "five channels", "index beyond", "rob start beyond", "eps list 1e5", "restarts 1e12",
         )
     },
-    "child is itself": ("hdf5/child is itself/",), "right sibling itself": ("hdf5/right sibling itself/",),
-    "leaf sibling cycle": ("hdf5/leaf sibling cycle/", "hdf5/chunk leaf cycle/"),
+    # HDF5 2.0 follows no sibling in the tree of a group, and notices a circle there while it looks a name up.
+    "child is itself": ("hdf5/child is itself",),
+    "right sibling itself": ("hdf5/right sibling itself/", "hdf5/chunk sibling is itself/"),
+    "leaf sibling cycle": ("hdf5/leaf sibling cycle/", "hdf5/chunk leaf cycle/", "hdf5/chunk leaves in a circle/"),
     # Checkpoints.
     **{
         name: (f"checkpoints/{name}, ",)
@@ -111,7 +113,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "SIGTERM to a worker": ("workers/SIGTERM to a worker",), "SIGSEGV to a worker": ("workers/SIGSEGV to a worker",),
     **{f"pictures: {name}": (f"pictures/{name}/",) for name in ("class name in latin-1", "class with escape",
             "a FIFO among the pictures", "all 4096x4096 (few KB each)")},
-    **{f"base set: {name}": (f"base sets/{name}/",) for name in ("child is itself", "sibling is itself", "gzip bomb")},
+    **{f"base set: {name}": (f"base sets/{name}/", f"base sets/chunk {name}/")
+        for name in ("child is itself", "sibling is itself")},
+    "base set: gzip bomb": ("base sets/gzip bomb/",),
     **{f"seconds/det.json {name}": (f"kept/seconds {name}/",) for name in ("empty", "number", "deep")},
     **{f"judged {name}": (f"kept/judged {name}/",) for name in ("empty", "half", "list", "number", "binary",
             "empty object", "deep")},
