@@ -34,11 +34,12 @@ ROWS: dict[str, tuple[str, ...]] = {
             "source-list", "source-settings-text", "software-device-esc", "software-batch-4301", "norm-list",
             "norm-dict",
             "base-split-esc", "base-split-esc-name", "classes-esc", "classes-surrogate", "classes-long", "classes-200k",
-            "rate-inf", "range-nan", "15k text attributes", "software-batch-huge", "config-threads", "index max",
+            "rate-inf", "range-nan", "15k text attributes", "software-batch-huge", "index max",
             "start max",
             "five channels", "index beyond", "rob start beyond", "eps list 1e5", "restarts 1e12",
         )
     },
+    "config-threads": ("records/config-threads/", "records/config-threads-1024/"),
     # HDF5 2.0 follows no sibling in the tree of a group, and notices a circle there while it looks a name up.
     "child is itself": ("hdf5/child is itself",),
     "right sibling itself": ("hdf5/right sibling itself/", "hdf5/chunk sibling is itself/"),
