@@ -38,6 +38,8 @@ from featuregen.config.loader import did_you_mean
 from featuregen.errors import UserError, printable
 from reliability import (
     crafted_accidents,
+    crafted_base_sets,
+    crafted_checkpoints,
     crafted_files,
     crafted_folders,
     crafted_hdf5,
@@ -64,8 +66,8 @@ def cases_by_hand(commands: dict[str, list[dict[str, Any]]]) -> list[Case]:
     """Every case that has a name of its own."""
     found: list[Case] = []
     for module in (
-        crafted_records, crafted_hdf5, crafted_models, crafted_files, crafted_settings, crafted_folders, crafted_shared,
-        crafted_accidents, crafted_kept, crafted_systems,
+        crafted_records, crafted_hdf5, crafted_base_sets, crafted_models, crafted_checkpoints, crafted_files,
+        crafted_settings, crafted_folders, crafted_shared, crafted_accidents, crafted_kept, crafted_systems,
     ):  # fmt: skip
         found += module.by_hand()
     return found + list(crafted_options.by_hand(commands))

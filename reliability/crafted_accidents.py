@@ -74,12 +74,12 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes below one, save those that only track resources or fork others."""
+    """Processes that multiprocessing has spawned below one, and no helpers of other kinds."""
     found = []
     for child in _descendants(pid):
         with contextlib.suppress(OSError):
-            words = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"resource_tracker" not in words and b"forkserver" not in words:
+            # Between fork and exec, every child has its parent's words.
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
 

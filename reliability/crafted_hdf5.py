@@ -1,23 +1,21 @@
-"""HDF5 files with a few bytes changed where the library follows them: nodes, heaps, counts, headers, bombs."""
+"""HDF5 files with a few bytes changed where the library follows them: nodes, heaps, counts, headers."""
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from random import Random
 
-import h5py
-import numpy as np
-
-from reliability.crafted_case import ANY, NOT_FINE, Case, Place, case
+from reliability.crafted_case import Case, Place, case
 from reliability.crafted_datasets import beside
 from reliability.crafted_records import COMMANDS, words_of
-from reliability.crafted_world import SOURCE, arrays
+from reliability.crafted_world import SOURCE
 
 _NODE_HEAD, _WORD = 24, 8
+# Bytes of a node of a group: 32 children at most, and a key around each. Where the superblock has the file's length.
+_GROUP_NODE, _END_OF_FILE = _NODE_HEAD + (32 + 33) * _WORD, 40
 _UNDEFINED = 2**64 - 1
 Patch = Callable[[bytearray], None]
 
@@ -79,6 +77,25 @@ def _chunk_child_itself(data: bytearray, at: int) -> None:
 
 def _sibling(offset: int) -> Callable[[bytearray, int], None]:
     return lambda data, at: _word(data, at + offset, at)
+
+
+def _second_child_itself(data: bytearray) -> None:
+    """Every name is found through the first child, and whoever lists all names comes to the second."""
+    at, end = _nodes(bytes(data), 0)[0], len(data)
+    leaf = bytes(data[at : at + _GROUP_NODE])
+    last = leaf[_NODE_HEAD + 2 * _WORD : _NODE_HEAD + 3 * _WORD]
+    data += leaf
+    data[at + 5 : at + 8] = struct.pack("<BH", 1, 2)
+    children = struct.pack("<Q", end), last, struct.pack("<Q", at), last
+    data[at + _NODE_HEAD + _WORD : at + _NODE_HEAD + 5 * _WORD] = b"".join(children)
+    _word(data, _END_OF_FILE, len(data))
+
+
+def _leaves_in_a_circle(data: bytearray) -> None:
+    """Two leaves of chunks, of columns that are alike: each is the right sibling of the other."""
+    one, other = _nodes(bytes(data), 1)[-2:]
+    _word(data, one + 16, other)
+    _word(data, other + 16, one)
 
 
 def _leaf_cycle(data: bytearray, at: int) -> None:
@@ -144,6 +161,7 @@ def _header_size(data: bytearray) -> None:
 # Names as in the review where it has them.
 PATCHES: dict[str, Patch] = {
     "child is itself": _in_group_tree(_child_itself),
+    "child is itself, names are found": _second_child_itself,
     "right sibling itself": _in_group_tree(_sibling(16)),
     "left sibling itself": _in_group_tree(_sibling(8)),
     "sibling is itself": _in_group_tree(lambda data, at: [_sibling(16)(data, at), _sibling(8)(data, at)]),
@@ -154,6 +172,7 @@ PATCHES: dict[str, Patch] = {
     "child undefined": _in_group_tree(lambda data, at: _word(data, at + 32, _UNDEFINED)),
     "chunk child is itself": _in_chunk_trees(_chunk_child_itself),
     "chunk sibling is itself": _in_chunk_trees(_sibling(16)),
+    "chunk leaves in a circle": _leaves_in_a_circle,
     "chunk leaf cycle": _in_chunk_trees(_leaf_cycle),
     "chunk level 255": _in_chunk_trees(lambda data, at: data.__setitem__(at + 5, 255)),
     "chunk entries 65535": _in_chunk_trees(lambda data, at: struct.pack_into("<H", data, at + 6, 65535)),
@@ -173,8 +192,8 @@ PATCHES: dict[str, Patch] = {
     "header continues beyond": _continuation(2**45),
     "header of 65535 messages": _header_count,
     "header of 2 GB": _header_size,
-    "end of file beyond": lambda data: _word(data, 40, 2**62),
-    "end of file 0": lambda data: _word(data, 40, 0),
+    "end of file beyond": lambda data: _word(data, _END_OF_FILE, 2**62),
+    "end of file 0": lambda data: _word(data, _END_OF_FILE, 0),
     "base address 8": lambda data: _word(data, 24, 8),
     "cut in half": lambda data: data.__delitem__(slice(len(data) // 2, None)),
     "cut at the end": lambda data: data.__delitem__(slice(-100, None)),
@@ -197,7 +216,6 @@ def by_hand() -> Iterator[Case]:
 
         for command in COMMANDS:
             yield case(f"hdf5/{name}/{command}", words_of(command), prepare)
-    yield from _sets()
     for command, path in (("info", SOURCE), ("verify", "tiny.yaml"), ("info", "tiny.yaml"), ("verify", SOURCE)):
         yield case(f"hdf5/of another kind/{command} {path}", (command, path), beside)
 
@@ -225,96 +243,3 @@ def drawn(random: Random, world: Path) -> Case:
         patched(place, patch)
 
     return case(f"hdf5/~{signature.decode()}-{at}-{value}-{width}/{command}", words_of(command), prepare)
-
-
-# Base sets in HDF5 ---------------------------------------------------------------------------------
-
-_SET_COMMANDS: dict[str, tuple[str, ...]] = {
-    "verify": ("verify", "good.h5", "--data", "set.h5"), "preview": ("preview", "good.h5", "--data", "set.h5"),
-    "make": ("make-dataset", "det", "--config", "tiny.yaml", "--data", "set.h5", "--out", "o.h5"),
-    "evaluate": ("evaluate", "good.h5", "--data", "set.h5"), "info": ("info", "set.h5"),
-    "train": ("train", "--config", "tiny.yaml", "--data", "set.h5", "--out", "t.safetensors"),
-    "reproduce": ("reproduce", "--config", "tiny.yaml", "--data", "set.h5", "--dry-run"),
-}  # fmt: skip
-
-
-def _write_set(path: Path, **how: object) -> None:
-    with h5py.File(path, "w", locking=False) as file:
-        for name, values in arrays().items():
-            file.create_dataset(name, data=values, **(how if values.ndim > 1 else {}))
-
-
-def bomb(path: Path, gigabytes: int = 4) -> None:
-    """One chunk of zeros for each array, which unpacks to gigabytes."""
-    _write_set(path)
-    rows = 60
-    with h5py.File(path, "r+", locking=False) as file:
-        for name in ("x_train", "x_test"):
-            del file[name]
-            side = int((gigabytes * 2**30 / rows / 3) ** 0.5)
-            made = file.create_dataset(
-                name, (rows, side, side, 3), np.uint8, chunks=(rows, side, side, 3), compression="gzip"
-            )
-            packer = zlib.compressobj(9)
-            packed = b"".join(packer.compress(bytes(2**24)) for _ in range(gigabytes * 8)) + packer.flush()
-            made.id.write_direct_chunk((0, 0, 0, 0), packed)
-
-
-def _sets() -> Iterator[Case]:
-    def write(patch: Patch | None, place: Place) -> None:
-        beside(place)
-        _write_set(place.work / "set.h5", chunks=(20, 8, 8, 3), compression="gzip")
-        if patch:
-            data = bytearray((place.work / "set.h5").read_bytes())
-            patch(data)
-            place.write("set.h5", bytes(data))
-
-    for name in (
-        "child is itself", "sibling is itself", "chunk child is itself", "chunk sibling is itself", "chunk leaf cycle",
-        "leaf sibling cycle", "names heap at itself", "member is the root", "chunk size 4G", "cut in half",
-        "end of file beyond",
-    ):  # fmt: skip
-        for command, words in _SET_COMMANDS.items():
-            prepare = lambda place, patch=PATCHES[name]: write(patch, place)  # noqa: E731
-            yield case(f"base sets/{name}/{command}", words, prepare)
-
-    def prepare_bomb(place: Place) -> None:
-        beside(place)
-        bomb(place.work / "set.h5", 2)
-
-    for command, words in _SET_COMMANDS.items():
-        yield case(f"base sets/gzip bomb/{command}", words, prepare_bomb, NOT_FINE if command != "reproduce" else ANY)
-    for name, edit in _SET_EDITS.items():
-
-        def prepare_edit(place: Place, edit: Callable[[h5py.File], object] = edit) -> None:
-            write(None, place)
-            with h5py.File(place.work / "set.h5", "r+", locking=False) as file:
-                edit(file)
-
-        for command, words in _SET_COMMANDS.items():
-            yield case(f"base sets/{name}/{command}", words, prepare_edit)
-
-
-def _other(name: str, values: object) -> Callable[[h5py.File], object]:
-    def edit(file: h5py.File) -> None:
-        del file[name]
-        file[name] = values
-
-    return edit
-
-
-_SET_EDITS: dict[str, Callable[[h5py.File], object]] = {
-    "labels are text": _other("y_train", np.array([b"a"] * 60)),
-    "labels are negative": _other("y_train", np.full(60, -1)),
-    "labels of 2^62": _other("y_train", np.full(60, 2**62)),
-    "labels are NaN": _other("y_train", np.full(60, np.nan)),
-    "pixels are NaN": _other("x_train", np.full((60, 8, 8, 3), np.nan)),
-    "no pictures": _other("x_train", np.zeros((0, 8, 8, 3), np.uint8)),
-    "no test": lambda file: file.__delitem__("x_test"),
-    "a group": lambda file: [file.__delitem__("x_train"), file.create_group("x_train")],
-    "an outside link": _other("x_train", h5py.ExternalLink("good.h5", "images")),
-    "a device link": _other("x_train", h5py.ExternalLink("fifo.h5", "images")),
-    "five channels": _other("x_train", np.zeros((60, 8, 8, 5), np.uint8)),
-    "one pixel": lambda file: [_other(f"x_{part}", np.zeros((60, 1, 1, 3), np.uint8))(file) for part in ("train",
-            "test")],
-}  # fmt: skip

@@ -118,6 +118,8 @@ def by_hand(commands: Mapping[str, list[dict[str, Any]]]) -> Iterator[Case]:
 
 _DRY = ("reproduce", "--config", "tiny.yaml", "--dry-run", "--set")
 _MAKE = ("make-dataset", *BASE["make-dataset"])
+# Without a source, one is trained and evaluated first.
+_TRAIN_AND_MAKE = ("make-dataset", "det", "--config", "tiny.yaml", "--out", "o.h5", "--rows", "10", "--steps", "1")
 _NAMED: dict[str, tuple[str, ...]] = {
     **{f"reproduce --dry-run --set {key}=0xff… (5000)": (*_DRY, f"{key}=0x" + "f" * 5000)
        for key in ("sources.seeds", "fresh.det", "evaluation", "evaluation.l2", "evaluation.linf", "evaluation.seeds",
@@ -130,6 +132,9 @@ _NAMED: dict[str, tuple[str, ...]] = {
     "make-dataset --set seed=99… (5000)": (*_MAKE, "--set", "seed=" + "9" * 5000),
     "make-dataset --set synthesis.det.batch_size=2147483647": (*_MAKE, "--set", "synthesis.det.batch_size=2147483647"),
     "make-dataset --set synthesis.det.steps=1e12": (*_MAKE, "--set", "synthesis.det.steps=1000000000000"),
+    **{f"make-dataset --set {key}={value[:13]}, no source": (*_TRAIN_AND_MAKE, "--set", f"{key}={value}")
+       for key, value in (("evaluation.restarts", "1000000000000"), ("evaluation.steps", "1000000000000"),
+           ("evaluation.l2", "[" + "0.5," * 20_000 + "0.5]"), ("runtime.threads", "1024"))},
     "make-dataset --seed 99… (5000)": (*_MAKE, "--seed", "9" * 5000),
     "make-dataset --steps 99… (5000)": (*_MAKE, "--steps", "9" * 5000),
     "make-dataset --rows 99… (5000)": (*_MAKE, "--rows", "9" * 5000),
@@ -210,7 +215,8 @@ ODD_PATHS: dict[str, tuple[str, Callable[[Place], object] | None]] = {
 PATH_USES: dict[str, tuple[str, ...]] = {
     "info": ("info", "P"), "verify": ("verify", "P"), "remake": ("remake", "P"),
     "share": ("share", "P", "--without-source"), "evaluate": ("evaluate", "P"),
-    "preview": ("preview", "P"), "export": ("export", "P", "--format", "npz"), "diff": ("diff", "P", "good.h5"),
+    "preview": ("preview", "P"), "export": ("export", "P", "--format", "npz"),
+    "export a model": ("export", "P", "--format", "robustness"), "diff": ("diff", "P", "good.h5"),
     "diff second": ("diff", "good.h5", "P"), "attack": ("attack", "P", *ATTACK),
     "flips": ("flips", "P", "--eps", "0.1"), "import": ("import", "P", "--kind", "det"),
     "merge": ("merge", "P", "shard-2.h5", "--out", "m.h5"),
@@ -268,5 +274,7 @@ def _path_cases() -> Iterator[Case]:
 
             given = tuple(path if word == "P" else word for word in words)
             codes = ANY if any(word in use for word in _LENIENT) else ONLY_REFUSED
+            # An empty word is a script's variable that was never set.
+            codes = ONLY_REFUSED if name == "nothing" else codes
             codes = ANY if name in ("dotted", "an option", "no permission", "slash", "glob") else codes
             yield case(f"paths/{use} {name}", given, prepare, codes)

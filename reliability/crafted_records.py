@@ -25,7 +25,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "info": ("info", "F"), "info-json": ("info", "F", "--json"), "verify": ("verify", "F"),
     "verify-source": ("verify", "F", "--data", "digits", "--source", SOURCE), "verify-json": ("verify", "F", "--json"),
     "diff": ("diff", "F", "good.h5"), "diff-json": ("diff", "good.h5", "F", "--json"), "remake": ("remake", "F"),
-    "remake-source": ("remake", "F", "--source", SOURCE, "--data", "digits"), "evaluate": ("evaluate", "F"),
+    "remake-source": ("remake", "F", "--source", SOURCE, "--data", "digits"),
+    "remake-cpu": ("remake", "F", "--device", "cpu"), "evaluate": ("evaluate", "F"),
     "evaluate-json": ("evaluate", "F", "--json", "--seeds", "1"), "preview": ("preview", "F"),
     "share": ("share", "F", "--source", SOURCE), "share-alone": ("share", "F", "--without-source"),
     "imagefolder": ("export", "F", "--format", "imagefolder"), "npz": ("export", "F", "--format", "npz"),
@@ -105,6 +106,7 @@ def _many_attributes(file: h5py.File) -> dict[str, str]:
     return {f"note{number}": "x" for number in range(15_000)}
 
 
+_OTHER_WEIGHTS = _bare("source_model", ["weights_sha256"], f'"{"0" * 64}"')
 _CLASSES = json.dumps([f"{number}_x" for number in range(100_000)])
 # Names as in the review; the file that is edited, and how.
 BY_HAND: dict[str, tuple[str, Edit]] = {
@@ -112,9 +114,11 @@ BY_HAND: dict[str, tuple[str, Edit]] = {
             '{"name": "lbfgs", "c": ' + "9" * 400 + ', "norm": "l2", "eps": 0.5}')),
     "kind-attacked-e": ("attacked.h5", _bare("recipe", ["attack", "target"], '["3"]')),
     "kind-attacked-eps-list": ("attacked.h5", _field("recipe", "attack", "eps")("list")),
-    "kind-attacked-split": ("attacked.h5", _field("base", "split")("gone")),
+    # The rows are those of the base set it names, and a split that is not recorded would be the training images.
+    "kind-attacked-split": ("det.h5", _both(set_text("kind", "attacked"), _field("base", "split")("gone"), _bare(
+            "recipe", ["attack"], '{"name": "pgd", "norm": "l2", "eps": 0.5, "steps": 2, "target": null}'))),
     "kind-attacked-of-det": ("det.h5", set_text("kind", "attacked")),
-    "kind-unknown-nosyn": ("det.h5", _both(set_text("kind", "robusta"), _field("config", "synthesis")("gone"))),
+    "kind-unknown-nosyn": ("det.h5", _both(set_text("kind", "robusta"), _field("recipe", "synthesis")("gone"))),
     "kind-unknown": ("det.h5", set_text("kind", "robusta")),
     "kind-esc": ("det.h5", set_text("kind", f"det{ESCAPES}")),
     "citation-esc": ("det.h5", set_text("citation", f"Someone{ESCAPES}\u202e")),
@@ -131,10 +135,13 @@ BY_HAND: dict[str, tuple[str, Edit]] = {
     "synthesis-none": ("det.h5", _field("recipe", "synthesis")("none")),
     "seed-gone": ("det.h5", _field("recipe", "seed")("gone")),
     "shard-zero": ("shard-1.h5", _bare("recipe", ["shard", "of"], "0")),
-    "shard-text": ("shard-1.h5", _bare("recipe", ["shard", "first"], '"0"')),
+    "shard-text": ("shard-1.h5", _bare("recipe", ["shard", "of"], '"2"')),
+    "shard-first-text": ("shard-1.h5", _bare("recipe", ["shard", "first"], '"0"')),
     "shard-list": ("det.h5", _bare("recipe", ["shard"], "[1, 2]")),
-    "source-list": ("det.h5", set_text("source_model", "[]")),
-    "source-settings-text": ("det.h5", _field("source_model", "settings")("text")),
+    "source-is-list": ("det.h5", set_text("source_model", "[]")),
+    # Settings matter where no model of these weights is found, so that one has to be trained.
+    "source-list": ("det.h5", _both(_field("source_model", "settings")("list"), _OTHER_WEIGHTS)),
+    "source-settings-text": ("det.h5", _both(_field("source_model", "settings")("text"), _OTHER_WEIGHTS)),
     "software-device-esc": ("det.h5", _field("software", "device")("esc")),
     "software-batch-4301": ("det.h5", _bare("software", ["batch"], '"' + "9" * 4301 + '"')),
     "software-batch-huge": ("det.h5", _bare("software", ["batch"], '"1000000000000"')),

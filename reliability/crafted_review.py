@@ -34,22 +34,24 @@ ROWS: dict[str, tuple[str, ...]] = {
             "source-list", "source-settings-text", "software-device-esc", "software-batch-4301", "norm-list",
             "norm-dict",
             "base-split-esc", "base-split-esc-name", "classes-esc", "classes-surrogate", "classes-long", "classes-200k",
-            "rate-inf", "range-nan", "15k text attributes", "software-batch-huge", "config-threads", "index max",
+            "rate-inf", "range-nan", "15k text attributes", "software-batch-huge", "index max",
             "start max",
             "five channels", "index beyond", "rob start beyond", "eps list 1e5", "restarts 1e12",
         )
     },
-    "child is itself": ("hdf5/child is itself/",), "right sibling itself": ("hdf5/right sibling itself/",),
-    "leaf sibling cycle": ("hdf5/leaf sibling cycle/", "hdf5/chunk leaf cycle/"),
+    "config-threads": ("records/config-threads/", "records/config-threads-1024/"),
+    # HDF5 2.0 follows no sibling in the tree of a group, and notices a circle there while it looks a name up.
+    "child is itself": ("hdf5/child is itself",),
+    "right sibling itself": ("hdf5/right sibling itself/", "hdf5/chunk sibling is itself/"),
+    "leaf sibling cycle": ("hdf5/leaf sibling cycle/", "hdf5/chunk leaf cycle/", "hdf5/chunk leaves in a circle/"),
     # Checkpoints.
     **{
         name: (f"checkpoints/{name}, ",)
         for name in (
             "laughs-set", "prod-of-bigints", "prod-of-tensors", "old-keys", "laughs-tuple-dictkey",
-            "laughs-tuple-model-key",
+            "laughs-tuple-model-key", "set-add-of-tensors",
         )
     },
-    "set-add-of-tensors": ("checkpoints/laughs-set-of-tuples",),
     "laughs-storage-key-20": ("checkpoints/key-of-laughs",),
     # YAML, options, paths.
     "yaml binary": ("yaml/binary/",),
@@ -80,11 +82,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     },
     **{f"{use} esc": (f"paths/{use} esc", f"paths/{use} long esc") for use in ("make-dataset --data", "train --data",
             "verify --data", "evaluate --data", "share --data")},
-    "evaluate fifo": ("paths/evaluate fifo",), "export ''": ("paths/export nothing",),
+    "evaluate fifo": ("paths/evaluate fifo",), "export ''": ("paths/export nothing", "paths/export a model nothing"),
     "--config ''": ("paths/reproduce --config nothing", "paths/train --config nothing"),
     "--results fifo": ("paths/share --results fifo",),
     # Shared folders.
-    "remake of tampered": ("shared/tampered, digests agree/remake of tampered",),
+    "remake of tampered": ("shared/tampered, digest left/remake",),
     "BSD style wrong sum": ("sums/BSD style wrong sum",),
     "SHA256SUMS is a FIFO": ("sums/SHA256SUMS is a FIFO",),
     "results.json: huge int": ("shared/results.json: clean huge-int",),
@@ -112,7 +114,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "SIGTERM to a worker": ("workers/SIGTERM to a worker",), "SIGSEGV to a worker": ("workers/SIGSEGV to a worker",),
     **{f"pictures: {name}": (f"pictures/{name}/",) for name in ("class name in latin-1", "class with escape",
             "a FIFO among the pictures", "all 4096x4096 (few KB each)")},
-    **{f"base set: {name}": (f"base sets/{name}/",) for name in ("child is itself", "sibling is itself", "gzip bomb")},
+    **{f"base set: {name}": (f"base sets/{name}/", f"base sets/chunk {name}/")
+        for name in ("child is itself", "sibling is itself")},
+    "base set: gzip bomb": ("base sets/gzip bomb/",),
     **{f"seconds/det.json {name}": (f"kept/seconds {name}/",) for name in ("empty", "number", "deep")},
     **{f"judged {name}": (f"kept/judged {name}/",) for name in ("empty", "half", "list", "number", "binary",
             "empty object", "deep")},
