@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -96,11 +97,12 @@ def changed(tree: Any, random: Random) -> Any:
     for _ in range(random.choice((1, 1, 2, 4))):
         places = list(_places(tree))
         if not places:
-            return random.choice(ODD)
+            return deepcopy(random.choice(ODD))
         holder, key = random.choice(places)
         kind = random.random()
         if kind < 0.7:
-            holder[key] = random.choice(ODD)
+            # A copy, or a later change inside it would change every other input, or make a node that holds itself.
+            holder[key] = deepcopy(random.choice(ODD))
         elif kind < 0.8:
             del holder[key]
         elif kind < 0.9 and isinstance(holder, dict):

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import h5py
@@ -22,6 +23,7 @@ from featuregen.errors import UserError
 from featuregen.runtime.device import tune_malloc
 from reliability import fuzz
 from reliability.fuzz import counted, pattern_of
+from reliability.fuzz_bytes import ODD, changed
 from reliability.fuzz_pool import HANG_TIMEOUT, Verdict, verdicts
 from reliability.fuzz_targets import Target, input_of, targets
 
@@ -112,6 +114,13 @@ BAD: dict[str, tuple[Callable[[], Any], str, str]] = {
     "an essay": (lambda: tells("a" * 10)(), "refused", "aaaaaaaaaa"),
     "control characters": (mumbles, "unprintable text", "x1b"),
 }  # fmt: skip
+
+
+def test_no_change_of_a_tree_changes_the_next_one() -> None:
+    before = repr(ODD)
+    for seed in range(3000):
+        json.dumps(changed({"a": {"b": [1, 2]}, "c": 3}, Random(seed)))
+    assert repr(ODD) == before
 
 
 def test_memory_that_was_kept_before_is_no_hiding_place() -> None:
