@@ -116,7 +116,7 @@ BY_HAND: dict[str, tuple[str, Edit]] = {
     "kind-attacked-eps-list": ("attacked.h5", _field("recipe", "attack", "eps")("list")),
     # The rows are those of the base set it names, and a split that is not recorded would be the training images.
     "kind-attacked-split": ("det.h5", _both(set_text("kind", "attacked"), _field("base", "split")("gone"), _bare(
-            "recipe", ["attack"], '{"name": "pgd", "norm": "l2", "eps": 0.5, "steps": 2, "target": null}'))),
+            "recipe", ["attack"], '{"name": "pgd", "norm": "l2", "eps": 0.5, "steps": 2, "target": ""}'))),
     "kind-attacked-of-det": ("det.h5", set_text("kind", "attacked")),
     "kind-unknown-nosyn": ("det.h5", _both(set_text("kind", "robusta"), _field("recipe", "synthesis")("gone"))),
     "kind-unknown": ("det.h5", set_text("kind", "robusta")),

@@ -64,7 +64,9 @@ def remake(
 def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, device: str | None) -> Experiment:
     if "imported" in info.recipe:
         raise UserError(f"{info.path} was imported, so its record does not say how to make it; there is nothing to do.")
-    split = info.base.get("split", "train")
+    if info.kind == ATTACKED and "attack" not in info.recipe:
+        raise UserError(f"{info.path} does not record the attack that made it; get it again, or attack a model again.")
+    split = _recorded_split(info)
     if split not in SPLITS:
         raise UserError(
             f"{info.path} was made from the rows of {info.base.get('name')}, another dataset; attack that one again."
@@ -78,6 +80,10 @@ def _recorded_experiment(info: DatasetInfo, folder: Path, data: str | None, devi
             f"{config.data.name} has {digest[:12]}; name its base set with --data."
         )
     return Experiment(config, folder, base=base)
+
+
+def _recorded_split(info: DatasetInfo) -> str:
+    return str(info.base.get("split", "train"))
 
 
 def _recorded_settings(info: DatasetInfo, data: str | None, device: str | None) -> Config:
@@ -127,7 +133,7 @@ def _attack_again(info: DatasetInfo, experiment: Experiment, out: Path, source: 
         _require_model(info, found_on, experiment, out, None) if (found_on := info.recipe.get("found_on")) else None
     )
     config = experiment.config
-    inputs = inputs_from_split(experiment.base, info.base["split"], info.rows, config.seed, experiment.device)
+    inputs = inputs_from_split(experiment.base, _recorded_split(info), info.rows, config.seed, experiment.device)
     attack_to_file(
         out, AttackRun(target, inputs, name, chosen, target_class, origin, info.dtype), seed=config.seed,
         batch_size=config.evaluation.batch_size, compute=experiment.compute, config=to_record(config), force=force,

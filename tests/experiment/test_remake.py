@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def test_an_attack_is_made_again(tmp_path: Path) -> None:
     assert "the same, byte for byte" in done("remake", path, "--source", own).out
     shutil.copy(own, tmp_path / "own.safetensors")
     assert "the same, byte for byte" in done("remake", path, "--out", tmp_path / "again.h5").out
+
+
+def test_without_a_split_the_rows_of_an_attack_are_training_images(sent: Path) -> None:
+    attack = {"name": "fgsm", "norm": "l2", "eps": 0.1, "target": ""}
+    with edited(sent) as root:
+        base, recipe = (json.loads(root.attrs[name]) for name in ("base", "recipe"))
+        del base["split"]
+        root.attrs["kind"] = "attacked"
+        root.attrs["base"] = json.dumps(base)
+        root.attrs["recipe"] = json.dumps({"seed": recipe["seed"], "attack": attack})
+    sealed(sent)
+    ran = run("remake", sent, "--source", model("standard"))
+    made = info(sent.with_name("det-remade.h5"))
+    assert ran.code == 1 and made["base"]["split"] == "train" and made["recipe"]["attack"]["name"] == "fgsm"
 
 
 def test_an_attack_from_another_model_is_made_again(tmp_path: Path) -> None:
@@ -148,6 +163,7 @@ AXES = (("x", "images"), ("y", "labels"))
     ("change", "words"),
     [
         ({"recipe": {"imported": {}}}, "was imported"),
+        ({"kind": "attacked"}, "does not record the attack"),
         ({"base": {"name": "det.h5", "split": "dataset", "sha256": "00"}}, "was made from the rows of det.h5"),
     ],
 )
