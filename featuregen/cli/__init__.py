@@ -35,7 +35,7 @@ from featuregen.cli.train import train
 from featuregen.cli.transfer import transfer
 from featuregen.cli.verify import verify
 from featuregen.errors import UserError
-from featuregen.runtime.console import close_standard_streams, log_error, log_traceback, open_standard_streams
+from featuregen.runtime.console import close_standard_streams, log, log_error, log_traceback, open_standard_streams
 
 app = typer.Typer(
     name="featuregen",
@@ -95,12 +95,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str] | None) -> None:
+    # What libraries make of either is no sentence: one that scikit-learn imports raises, and MKL ends the process.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    # Libraries that scikit-learn imports read it, and one of them raises.
-    if not all(part.strip().isdecimal() and int(part) for part in threads.split(",")):
-        raise UserError(
-            f"OMP_NUM_THREADS is '{threads[:50]}' in the environment; set a number of threads, or unset it."
-        )
+    if not all(part.strip().isdecimal() for part in threads.split(",")):
+        log(f"note: OMP_NUM_THREADS is '{threads[:50]}', which is no number of threads, and is ignored")
+        del os.environ["OMP_NUM_THREADS"]
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The current folder has been deleted; change to one that exists.") from None
     app(words)
 
 

@@ -50,10 +50,16 @@ def test_what_is_written_is_not_what_was_printed(tmp_path: Path) -> None:
     assert ran.returncode == 0 and (tmp_path / "det.npz").read_bytes().startswith(b"PK")
 
 
-@pytest.mark.parametrize("threads", ["abc", "0", "2,x", ""])
+@pytest.mark.parametrize("threads", ["abc", "2,x", ""])
 def test_a_number_of_threads_that_is_none(threads: str, tmp_path: Path) -> None:
-    ran = shell("$FEATUREGEN attacks", tmp_path, OMP_NUM_THREADS=threads)
-    assert ran.returncode == 2 and f"error: OMP_NUM_THREADS is '{threads}'" in ran.stderr and without_traceback(ran)
+    ran = shell("$FEATUREGEN reproduce --dry-run", tmp_path, OMP_NUM_THREADS=threads)
+    assert ran.returncode == 0 and f"note: OMP_NUM_THREADS is '{threads}', which" in ran.stderr, ran.stderr
+
+
+def test_a_process_that_starts_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    ran = shell("cd gone; rmdir ../gone; $FEATUREGEN reproduce --dry-run", tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 2 and "error: The current folder has been deleted" in ran.stderr and without_traceback(ran)
 
 
 def test_a_reader_that_has_gone(tmp_path: Path) -> None:
