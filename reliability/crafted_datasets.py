@@ -94,7 +94,11 @@ def set_column(name: str, values: Any, **how: Any) -> Edit:
         del file[name]
         array = np.asarray(values)
         chunks = (max(1, array.shape[0]), *array.shape[1:]) if array.ndim else None
-        file.create_dataset(name, data=array, **({"chunks": chunks, "fletcher32": bool(array.ndim)} | how))
+        # Of no rows, only a column that may grow can be stored in chunks.
+        empty = {"maxshape": (None,) * array.ndim} if array.ndim and not array.size else {}
+        if chunks:
+            chunks = tuple(max(1, length) for length in chunks)
+        file.create_dataset(name, data=array, **({"chunks": chunks, "fletcher32": bool(array.ndim)} | empty | how))
 
     return edit
 

@@ -27,7 +27,8 @@ def info(
     from featuregen.interop.load import is_model_file, model_header
 
     if is_model_file(file):
-        show_json(model_header(file))
+        header = model_header(file)
+        show_json(header if json_ else _shortened(header))
         return
     from featuregen.storage.reader import read_info
 
@@ -36,6 +37,17 @@ def info(
         show_json(content.to_dict())
     else:
         show(describe(content))
+
+
+def _shortened(value: Any) -> Any:
+    """The same with long texts cut, for a terminal."""
+    if isinstance(value, str):
+        # JSON writes any other character as up to twelve.
+        longest = 200 if value.isascii() and value.isprintable() else 16
+        return value if len(value) <= longest else f"{value[:longest]}…"
+    if isinstance(value, dict):
+        return {_shortened(key): _shortened(item) for key, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def describe(info: DatasetInfo) -> str:

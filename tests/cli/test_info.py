@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featuregen.models.io import read_model_record
+from featuregen.models.io import read_model_record, save_model
+from featuregen.models.registry import build_model
 from tests.helpers.cli_runs import dataset, done, info, model
 
 
@@ -31,3 +32,10 @@ def test_the_table_of_models() -> None:
     for name in ("convnet", "resnet9"):
         assert name in output
     assert "--config" not in output and len(output.splitlines()) > 4
+
+
+def test_long_texts_of_a_model_are_cut_for_a_terminal(tmp_path: Path) -> None:
+    record = {"note": "x" * 100_000, "ü" * 5000: ["\x1b" * 5000, 1.5]}
+    save_model(build_model("convnet", (1, 8, 8), classes=10, width=2), tmp_path / "m.safetensors", record)
+    assert max(map(len, done("info", tmp_path / "m.safetensors").out.splitlines())) <= 300
+    assert done("info", tmp_path / "m.safetensors", "--json").json()["record"] == record
