@@ -12,6 +12,7 @@ from featuregen.cli.attacks import attacks
 from featuregen.cli.diff import diff
 from featuregen.cli.errors import (
     OneLineErrors,
+    Terminated,
     install_signal_handlers,
     run_with_exit_code,
     single_process,
@@ -79,6 +80,14 @@ def main(words: Sequence[str] | None = None) -> int:
     open_standard_streams()
     _shorten_spin_wait()
     install_signal_handlers()
+    try:
+        return _run_to_end(words)
+    except KeyboardInterrupt as error:
+        # A signal that came while the command was ending.
+        return 143 if isinstance(error, Terminated) else 130
+
+
+def _run_to_end(words: Sequence[str] | None) -> int:
     try:
         code = run_with_exit_code(lambda: _run(words))
     except SystemExit as end:

@@ -120,3 +120,18 @@ def test_ctrl_c_before_a_command_starts_is_no_traceback(
     monkeypatch.setattr(cli, "app", interrupted)
     monkeypatch.setattr(cli, "install_signal_handlers", lambda: None)
     assert cli.main(["info"]) == 130 and capsys.readouterr().err.startswith("stopped; ")
+
+
+@pytest.mark.parametrize(("error", "code"), [(errors.Terminated, 143), (KeyboardInterrupt, 130)])
+@pytest.mark.parametrize("place", ["log", "close_standard_streams"])
+def test_a_signal_while_a_command_ends_is_no_traceback(
+    error: type[KeyboardInterrupt], code: int, place: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def interrupted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "install_signal_handlers", lambda: None)
+    monkeypatch.setattr(errors if place == "log" else cli, place, interrupted)
+    assert cli.main(["info"]) == code and "Traceback" not in capsys.readouterr().err
