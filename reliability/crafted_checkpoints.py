@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from reliability.crafted_case import ANY, ONLY_REFUSED, Case, Place, case
+from reliability.crafted_case import ONLY_REFUSED, Case, Place, case
 from reliability.crafted_pickles import checkpoints, storage, tensor, whole
 from reliability.crafted_world import ATTACK
 
@@ -30,8 +30,9 @@ def _doubling(times: int = 60) -> bytes:
 _SET = b"cbuiltins\nset\n(]"
 _SIZE = b"ctorch\nSize\n("
 _TENSOR_CALL = (
-    b"ctorch._utils\n_rebuild_tensor_v2\n((VstorageX\nctorch\nFloatStorage\nV0\nVcpu\nJ\xff\xff\xff\x7ftQK\x00(K\x02t(K\x01tI00\nNtR"
-).replace(b"VstorageX", b"Vstorage")
+    b"ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nJ\xff\xff\xff\x7ftQ"
+    b"K\x00(K\x02t(K\x01tI00\nNtR"
+)
 _BIG = b"\x8a\xff" + b"\x7f" * 255
 _NUMBERS = 1 << 14
 _STORED = storage(count=b"M" + struct.pack("<H", _NUMBERS))
@@ -114,9 +115,7 @@ def by_hand() -> Iterator[Case]:
                 place.write(path, make())
 
         for command, words in COMMANDS.items():
-            # A dry run opens no more of a model than its name.
-            codes = ANY if command == "standard-from" else ONLY_REFUSED
-            yield case(f"checkpoints/{name}/{command}", words, prepare, codes)
+            yield case(f"checkpoints/{name}/{command}", words, prepare, ONLY_REFUSED)
 
 
 @cache

@@ -92,25 +92,25 @@ def ended_wrong(step: Step, run: Run) -> list[str]:
     """What is wrong with the exit code, the sentence, the time and the memory."""
     if run.hung:
         return ["no end"]
-    problems = []
-    err = run.err.decode("utf-8", "replace")
-    if step.memory_limit:
-        # Libraries that get no memory end a process as they like; reliability/kills.py compares what is left.
-        pass
-    elif run.code == TRACEBACK_CODE or "Traceback (most recent call last)" in err:
-        problems.append("traceback")
-    elif run.code not in step.codes:
-        wanted = " or ".join(map(str, sorted(step.codes)))
-        problems.append(f"exit code {run.code} instead of {wanted}")
-    elif run.code in (1, 2) and 2 not in step.closed:
-        sentences = [line for line in err.split("\n") if _SENTENCE.match(line)]
-        if len(sentences) != 1:
-            problems.append(f"{len(sentences)} sentences that begin with error: or failed:")
+    # Libraries that get no memory end a process as they like; reliability/kills.py compares what is left.
+    problems = [] if step.memory_limit else _exit_wrong(step, run)
     if run.peak > PEAK:
         problems.append(f"{run.peak >> 20} MiB at its peak")
     if run.left:
         problems.append(f"{run.left} processes left running")
     return problems
+
+
+def _exit_wrong(step: Step, run: Run) -> list[str]:
+    err = run.err.decode("utf-8", "replace")
+    if run.code == TRACEBACK_CODE or "Traceback (most recent call last)" in err:
+        return ["traceback"]
+    if run.code not in step.codes:
+        return [f"exit code {run.code} instead of {' or '.join(map(str, sorted(step.codes)))}"]
+    sentences = sum(bool(_SENTENCE.match(line)) for line in err.split("\n"))
+    if run.code in (1, 2) and 2 not in step.closed and sentences != 1:
+        return [f"{sentences} sentences that begin with error: or failed:"]
+    return []
 
 
 def pages_wrong(before: Traces, place: Place) -> list[str]:

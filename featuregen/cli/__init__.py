@@ -12,8 +12,8 @@ from featuregen.cli.attacks import attacks
 from featuregen.cli.diff import diff
 from featuregen.cli.errors import (
     OneLineErrors,
-    Terminated,
     install_signal_handlers,
+    interrupt_code,
     run_with_exit_code,
     single_process,
     with_exit_code,
@@ -84,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run_to_end(words)
     except KeyboardInterrupt as error:
         # A signal that came while the command was ending.
-        return 143 if isinstance(error, Terminated) else 130
+        return interrupt_code(error)
 
 
 def _run_to_end(words: Sequence[str] | None) -> int:

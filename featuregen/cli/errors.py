@@ -161,12 +161,17 @@ def _raise_interrupt(number: int, _: object) -> None:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
+def interrupt_code(error: KeyboardInterrupt) -> int:
+    """143 for SIGTERM, and 130 for Ctrl-C."""
+    return 143 if isinstance(error, Terminated) else 130
+
+
 def _interrupt_code(error: BaseException | None) -> int | None:
     """130 for Ctrl-C and 143 for SIGTERM, also where a library's cleanup failed and raised another error."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    if error:
-        return 143 if isinstance(error, Terminated) else 130
+    if isinstance(error, KeyboardInterrupt):
+        return interrupt_code(error)
     return 128 + _received_signals[-1] if _received_signals else None
 
 

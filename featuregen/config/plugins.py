@@ -17,6 +17,7 @@ def load_plugin(path: Path) -> None:
 
     Only a file that the user names may be loaded, never one that a dataset, a model or a config names.
     """
+    # Of a link to itself, Path.resolve raises what is no OSError before Python 3.13.
     file = Path(os.path.realpath(path))
     if file in _loaded:
         return

@@ -102,8 +102,9 @@ def _draw_kinds(experiment: Experiment, files: dict[str, Path], picture: Path) -
 
 
 def _recorded_plan(experiment: Experiment, data: FeatureDataset) -> RowPlan:
-    check_base_rows(data.path, data.columns("index", "start_index"), experiment.base)
-    return RowPlan(**data.columns("index", "source_labels", "labels", "start_index"))
+    columns = data.columns("index", "source_labels", "labels", "start_index")
+    check_base_rows(data.path, {name: columns[name] for name in ("index", "start_index")}, experiment.base)
+    return RowPlan(**columns)
 
 
 def _base_images(experiment: Experiment, index: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -40,6 +40,7 @@ def _run_in_workers(experiment: Experiment, rounds: list[list[Stage]], workers: 
         with WorkerPool(workers, _start_worker, *process, *setup) as pool:
             for number, stages in enumerate(rounds, 1):
                 tasks = [(_run_stage, (stage,)) for stage in stages]
+                # The bar is all that is wanted of them: results lie in files.
                 for _ in progress(pool.run(tasks), f"round {number} of {len(rounds)}", len(tasks)):
                     pass
     except WorkerLost as lost:

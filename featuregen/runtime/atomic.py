@@ -80,6 +80,7 @@ def remove_partial(path: Path) -> None:
     """Remove what a killed run has left of writing a file."""
     partial = partial_path(path)
     if os.path.lexists(partial):
+        # Whoever has locked the file last removes it.
         with _locked_file(partial, LOCK_TIMEOUT, path):
             pass
 
@@ -92,7 +93,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """An empty folder to fill; when the block ends, it replaces `target`."""
     with os_errors_as_user_errors(target):
         check_output_folder(target)
-        # A name for the temporary folder is made from that of the target.
+        # A name for the temporary folder is made from that of the target. Of a link to itself, Path.resolve raises what
+        # is no OSError before Python 3.13.
         target = target if target.name not in ("", "..") else Path(os.path.realpath(target))
         work = partial_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -102,14 +102,13 @@ def close_standard_streams() -> OSError | None:
     lost = None
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            with suppress(ValueError):  # closed already
+                stream.flush()
         except OSError as error:
             # Or Python would try once again as it ends, and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and not isinstance(error, BrokenPipeError):
                 lost = error
-        except ValueError:  # closed already
-            pass
     return lost
 
 

@@ -137,7 +137,8 @@ def _check_optimizer_state(state: Mapping[int, Mapping[str, Tensor]], optimizer:
 
 def _from_safetensors(content: bytes) -> dict[str, Any]:
     """A state file of an early 0.1.0: tensors are named "part name", and the metadata holds the rest as JSON."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    # As text: from bytes, Python would guess the encoding.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
     record = json.loads(header["__metadata__"]["featuregen-halfway"])
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     optimizer: dict[int, dict[str, Tensor]] = defaultdict(dict)

@@ -315,6 +315,7 @@ def test_signals_end_the_wait_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     finally:
         signal.signal(signal.SIGTERM, before)
     # Killed, but perhaps not gone yet; what nobody has waited for stays a zombie.
+    # The deadline ends a hang; no machine is that slow.
     deadline = time.monotonic() + 300
     while set(states_of(group[0])) - {"Z"}:
         assert time.monotonic() < deadline
